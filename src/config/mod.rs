@@ -1,0 +1,267 @@
+//! The configuration as the rest of the crate sees it: complete, validated, every default filled in.
+//!
+//! Owns the plain data of `lb.toml` and the defaults' values. Reading and judging the file is `file` and
+//! `validate`; what a mistake looks like is `error`. A `Config` that exists is a good one: there is no second
+//! check anywhere. Host names are still names here; the daemon resolves them before it builds a table.
+
+use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A whole configuration. Listeners and pools stand in the order of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub runtime: Runtime,
+    pub admin: Admin,
+    pub log: Log,
+    pub listeners: Vec<Listener>,
+    pub pools: Vec<Pool>,
+}
+
+/// `[runtime]`: limits of the whole process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Worker threads; `None` is one for each core that the process may run on.
+    pub workers: Option<usize>,
+    /// Client connections served at once, over which new ones are refused with an RST. `None` is as many as the
+    /// file descriptor limit carries; beyond it, clients wait in the accept queue.
+    pub max_connections: Option<usize>,
+    /// How long sessions may go on after a stop has begun.
+    pub drain_timeout: Duration,
+    /// How long a stopping process reports "not ready" while it still accepts.
+    pub lame_duck: Duration,
+}
+
+/// `[admin]`: where the HTTP endpoint for people and scrapers listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// A loopback address or a unix socket; `None` (`listen = "off"`) is no admin endpoint at all.
+    pub listen: Option<BindAddr>,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub level: Level,
+    pub format: Format,
+    pub access: Access,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// Where the line of each session goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    Off,
+    Stdout,
+    Stderr,
+    /// Appended to; opened again when the path names another file (log rotation).
+    File(PathBuf),
+}
+
+/// `[listeners.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub name: ListenerName,
+    /// At least one address.
+    pub bind: Vec<BindAddr>,
+    pub pool: PoolName,
+    /// Connections that the kernel completes before we accept them, for each socket.
+    pub backlog: u32,
+    /// A session that moves no byte for this long is reset.
+    pub idle_timeout: Duration,
+    /// A session of which one direction has ended is reset after this long without a byte; zero ends it as soon
+    /// as that first FIN has been delivered.
+    pub half_close_timeout: Duration,
+    /// The time without a sign of life before the kernel probes a peer, on both sides; a dead peer is given up
+    /// after twice this. `None` (`keepalive = "off"`) never probes.
+    pub keepalive: Option<Duration>,
+}
+
+/// `[pools.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    pub name: PoolName,
+    pub balance: Balance,
+    /// May be empty, if the file says so explicitly.
+    pub members: Vec<Member>,
+    pub connect: Connect,
+    pub health: Health,
+}
+
+/// How a pool chooses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    Random,
+    /// From `target = "failover:(…)"`.
+    Failover(Group),
+}
+
+impl Balance {
+    /// The name that the config, `/status` and the metrics use.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::Failover(_) => "failover",
+        }
+    }
+}
+
+/// A failover group: the first choice is random, the others follow in sequence. Groups nest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// An index into [`Pool::members`].
+    Member(usize),
+    /// Never empty; `Member` indices ascend from left to right through the whole tree.
+    Any(Vec<Group>),
+}
+
+/// One entry of `backends`, or one target of a failover group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub address: Address,
+    /// 1 to [`limits::MAX_WEIGHT`].
+    pub weight: u16,
+    /// What logs, metrics and `/status` call it, instead of its address.
+    pub name: Option<String>,
+    /// `lb.toml:14:9: pools.web.backends[2]`, for mistakes that show only when the name is resolved.
+    pub place: String,
+}
+
+/// Where a member is: an endpoint, or a host name still to be resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    Endpoint(Endpoint),
+    Host { host: Arc<str>, port: u16 },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.fmt(f),
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// `[pools.NAME.connect]`: the bound on finding a backend for one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connect {
+    /// For one attempt.
+    pub timeout: Duration,
+    /// Each on a backend not yet tried; 1 to [`limits::MAX_ATTEMPTS`].
+    pub attempts: u8,
+    /// For all attempts together; each gets the smaller of `timeout` and what remains of this.
+    pub budget: Duration,
+}
+
+/// `[pools.NAME.health]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub probe: Probe,
+    /// From one probe to the next, jittered.
+    pub interval: Duration,
+    /// Instead of `interval` while a change of state is pending.
+    pub fast_interval: Duration,
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend up.
+    pub rise: u16,
+    /// Failures in a row that take it down.
+    pub fall: u16,
+    pub initial: Initial,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// A TCP (or unix) connect that succeeds.
+    Tcp,
+    /// Backends count as up without being asked.
+    None,
+}
+
+/// What a backend counts as before its first probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initial {
+    /// Down until one success.
+    Down,
+    Up,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self { workers: None, max_connections: None, drain_timeout: Duration::from_secs(60), lame_duck: Duration::ZERO }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Level::Info, format: Format::Text, access: Access::Off }
+    }
+}
+
+impl Default for Connect {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(5), attempts: 3, budget: Duration::from_secs(10) }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            probe: Probe::Tcp,
+            interval: Duration::from_secs(2),
+            fast_interval: Duration::from_millis(500),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            initial: Initial::Down,
+        }
+    }
+}
+
+/// The bounds within which the file's numbers must lie.
+pub mod limits {
+    use std::time::Duration;
+
+    pub const MAX_WORKERS: usize = 1_024;
+    pub const MAX_CONNECTIONS: usize = 100_000_000;
+    /// Also the size of the inline list of backends that a session has tried.
+    pub const MAX_ATTEMPTS: u8 = 16;
+    /// As in HAProxy, so that weights can be carried over.
+    pub const MAX_WEIGHT: u16 = 256;
+    pub const MAX_BACKENDS: usize = 65_535;
+    pub const MAX_BACKLOG: u32 = 1 << 20;
+    /// Of rise and fall.
+    pub const MAX_STREAK: u16 = 1_000;
+    /// The longest name of a listener, pool or backend, in bytes.
+    pub const MAX_NAME: usize = 128;
+    /// The deepest nesting of failover groups.
+    pub const MAX_GROUP_DEPTH: usize = 16;
+    /// The largest file that is read, in bytes.
+    pub const MAX_FILE: u64 = 16 << 20;
+    pub const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+    pub const DEFAULT_ADMIN: &str = "127.0.0.1:9900";
+    pub const DEFAULT_BACKLOG: u32 = 4_096;
+    pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+    pub const DEFAULT_HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+    pub const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(60);
+}
