@@ -1,0 +1,158 @@
+//! The stop of the process as a signal, and the only place that spawns tasks.
+//!
+//! Owns the stages of a stop and the counting of what still has to finish; decides no deadline and closes no
+//! socket. A task that panics harms itself alone: the runtime contains it, and its guards run. Next: `daemon`,
+//! which moves the stages on, and the acceptors, which watch them.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+/// How far a stop has come. Stages only ever go forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    #[default]
+    Serving,
+    /// Accept what is queued, close the listening sockets, let sessions finish.
+    Draining,
+    /// Reset what is left.
+    Aborting,
+}
+
+/// The sending half, held by the daemon.
+#[derive(Debug)]
+pub struct Stopper(watch::Sender<Stage>);
+
+/// The receiving half, held by everybody else.
+#[derive(Clone, Debug)]
+pub struct Drain(watch::Receiver<Stage>);
+
+/// A new stop signal, at [`Stage::Serving`].
+#[must_use]
+pub fn channel() -> (Stopper, Drain) {
+    let (sender, receiver) = watch::channel(Stage::default());
+    (Stopper(sender), Drain(receiver))
+}
+
+impl Stopper {
+    /// Moves to `stage`, unless the stop is already further.
+    pub fn advance(&self, stage: Stage) {
+        self.0.send_if_modified(|current| {
+            let forward = stage > *current;
+            if forward {
+                *current = stage;
+            }
+            forward
+        });
+    }
+}
+
+impl Drain {
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        *self.0.borrow()
+    }
+
+    /// Waits until the stop has reached `stage`. A daemon that is gone counts as [`Stage::Aborting`].
+    pub async fn reached(&mut self, stage: Stage) {
+        // An error means that the sender is gone: nothing will be served any more.
+        let _ = self.0.wait_for(|current| *current >= stage).await;
+    }
+}
+
+/// Counts what is alive on one thread, by guards.
+#[derive(Clone, Debug, Default)]
+pub struct Living(Rc<LivingInner>);
+
+#[derive(Debug, Default)]
+struct LivingInner {
+    count: Cell<usize>,
+    none_left: Notify,
+}
+
+/// One thing alive, until it is dropped.
+#[derive(Debug)]
+pub struct Alive(Rc<LivingInner>);
+
+impl Living {
+    #[must_use]
+    pub fn enter(&self) -> Alive {
+        self.0.count.set(self.0.count.get() + 1);
+        Alive(Rc::clone(&self.0))
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.count.get()
+    }
+
+    /// Waits until nothing is alive.
+    pub async fn none_left(&self) {
+        while self.count() > 0 {
+            self.0.none_left.notified().await;
+        }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let left = self.0.count.get() - 1;
+        self.0.count.set(left);
+        if left == 0 {
+            // Keeps a permit if nobody waits yet; `none_left` checks the count again after each wake.
+            self.0.none_left.notify_one();
+        }
+    }
+}
+
+/// Spawns a task on the current thread's `LocalSet`.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn spawn_local<F: Future + 'static>(task: F) -> JoinHandle<F::Output> {
+    tokio::task::spawn_local(task)
+}
+
+/// Spawns a task on the current runtime.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn spawn<F>(task: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(task)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn stages_only_go_forward() {
+        let (stopper, mut drain) = channel();
+        stopper.advance(Stage::Aborting);
+        stopper.advance(Stage::Draining);
+        drain.reached(Stage::Draining).await;
+        assert_eq!(drain.stage(), Stage::Aborting);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn waiting_ends_when_the_last_guard_goes() {
+        let living = Living::default();
+        living.none_left().await;
+        let (first, second) = (living.enter(), living.enter());
+        let waiting = tokio::task::LocalSet::new();
+        let waiter = living.clone();
+        let task = waiting.run_until(async move {
+            let waiter = spawn_local(async move { waiter.none_left().await });
+            tokio::task::yield_now().await;
+            drop(first);
+            tokio::task::yield_now().await;
+            assert!(!waiter.is_finished());
+            drop(second);
+            waiter.await.unwrap();
+        });
+        task.await;
+        assert_eq!(living.count(), 0);
+    }
+}

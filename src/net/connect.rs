@@ -1,0 +1,124 @@
+//! One attempt to connect to a backend.
+//!
+//! Owns the nonblocking connect and the verdict on whose fault a failure is; the time limit and the next attempt
+//! are the session's business. The set-up reactor watches the socket only until the connect is decided.
+
+use super::stream::Stream;
+use crate::metrics::ConnectErrorReason;
+use crate::name::{BackendAddr, Endpoint};
+use crate::sys;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+use tokio::io::Interest;
+
+/// A unix socket with a full accept queue can't be waited for by readiness; it is tried again this often.
+const UNIX_RETRY: Duration = Duration::from_millis(10);
+
+/// Why an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectError(pub Errno);
+
+impl ConnectError {
+    /// Whether this process or host lacks something; such an error says nothing about the backend.
+    #[must_use]
+    pub fn is_ours(self) -> bool {
+        self.reason().is_ours()
+    }
+
+    /// Whether no other backend could be connected to either.
+    #[must_use]
+    pub fn affects_all_backends(self) -> bool {
+        matches!(self.reason(), ConnectErrorReason::NoFd | ConnectErrorReason::NoMemory)
+    }
+
+    #[must_use]
+    pub fn reason(self) -> ConnectErrorReason {
+        match self.0 {
+            Errno::CONNREFUSED | Errno::NOENT => ConnectErrorReason::Refused,
+            Errno::TIMEDOUT => ConnectErrorReason::Timeout,
+            Errno::HOSTUNREACH | Errno::HOSTDOWN => ConnectErrorReason::Unreachable,
+            Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE => ConnectErrorReason::Reset,
+            Errno::MFILE | Errno::NFILE => ConnectErrorReason::NoFd,
+            Errno::ADDRNOTAVAIL => ConnectErrorReason::NoPort,
+            Errno::NOBUFS | Errno::NOMEM => ConnectErrorReason::NoMemory,
+            Errno::NETUNREACH | Errno::NETDOWN | Errno::PERM | Errno::ACCESS => ConnectErrorReason::NoRoute,
+            _ => ConnectErrorReason::Other,
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::io::Error::from(self.0).fmt(f)
+    }
+}
+
+impl From<Errno> for ConnectError {
+    fn from(error: Errno) -> Self {
+        Self(error)
+    }
+}
+
+/// Connects a nonblocking socket; waits as long as the kernel does, so the caller sets the limit.
+pub async fn connect(address: &BackendAddr, keepalive: Option<Duration>) -> Result<Stream, ConnectError> {
+    match &address.0 {
+        Endpoint::Tcp(address) => {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = open(family)?;
+            sockopt::set_tcp_nodelay(&socket, true)?;
+            sockopt::set_socket_oobinline(&socket, true)?;
+            if let Some(idle) = keepalive {
+                set_keepalive(&socket, idle)?;
+            }
+            match rustix::net::connect(&socket, address) {
+                Ok(()) => Ok(Stream::new(socket)),
+                Err(Errno::INPROGRESS | Errno::INTR) => decided(socket).await,
+                Err(error) => Err(error.into()),
+            }
+        }
+        Endpoint::Unix(path) => {
+            let address = SocketAddrUnix::new(&**path)?;
+            loop {
+                let socket = open(AddressFamily::UNIX)?;
+                match rustix::net::connect(&socket, &address) {
+                    Ok(()) => return Ok(Stream::new(socket)),
+                    Err(Errno::AGAIN) => drop(socket),
+                    Err(error) => return Err(error.into()),
+                }
+                tokio::time::sleep(UNIX_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Lets the kernel find a dead peer: after `idle` without a sign of life it probes, and it gives up after twice
+/// `idle`, whether the peer owes an answer to a probe or an acknowledgement of data (`TCP_USER_TIMEOUT`).
+pub fn set_keepalive<Fd: AsFd>(socket: Fd, idle: Duration) -> rustix::io::Result<()> {
+    let idle = idle.max(Duration::from_secs(1));
+    let interval = (idle / PROBES).max(Duration::from_secs(1));
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, idle)?;
+    sockopt::set_tcp_keepintvl(&socket, interval)?;
+    sockopt::set_tcp_keepcnt(&socket, PROBES)?;
+    sockopt::set_tcp_user_timeout(&socket, u32::try_from((idle * 2).as_millis()).unwrap_or(u32::MAX))
+}
+
+/// Keepalive probes before the kernel gives up.
+const PROBES: u32 = 4;
+
+fn open(family: AddressFamily) -> Result<OwnedFd, Errno> {
+    socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+}
+
+async fn decided(socket: OwnedFd) -> Result<Stream, ConnectError> {
+    let watched = sys::watch(socket, Interest::WRITABLE)?;
+    // Fails only when the runtime shuts down, and this task with it.
+    watched.writable().await.map_err(|_| Errno::CANCELED)?.retain_ready();
+    let stream = Stream::new(watched.into_inner());
+    stream.take_error()?;
+    Ok(stream)
+}

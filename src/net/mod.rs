@@ -1,0 +1,7 @@
+//! Sockets and bytes: listening, connecting, and the relay. Knows no pool and no route.
+
+pub mod connect;
+pub mod listen;
+pub mod relay;
+pub mod resolve;
+pub mod stream;

@@ -1,0 +1,44 @@
+//! Lets a worker's runtime drive its engine: waits for the inner epoll or the next deadline, then takes turns.
+//!
+//! Owns no state of sessions. Between two turns it yields, so that accepting and connecting are never starved.
+
+use super::{Engine, Owner, Turn};
+use crate::sys;
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::time::{Sleep, sleep_until};
+
+/// How far ahead the timer is set when the engine has no deadline.
+const NEVER: Duration = Duration::from_secs(24 * 3_600);
+
+/// Runs until it is dropped; fails only if epoll itself does.
+pub async fn drive<O: Owner>(engine: Rc<RefCell<Engine<O>>>) -> io::Result<Infallible> {
+    let inner = sys::watch(engine.borrow().epoll.try_clone()?, Interest::READABLE)?;
+    let mut timer = pin!(sleep_until((Instant::now() + NEVER).into()));
+    loop {
+        let next_look = engine.borrow().next_look().unwrap_or_else(|| Instant::now() + NEVER);
+        set_earlier(timer.as_mut(), next_look);
+        let ready = tokio::select! {
+            ready = inner.readable() => Some(ready?),
+            () = timer.as_mut() => None,
+        };
+        while engine.borrow_mut().turn(Instant::now())? == Turn::Busy {
+            tokio::task::yield_now().await;
+        }
+        if let Some(mut ready) = ready {
+            ready.clear_ready();
+        }
+    }
+}
+
+/// Deadlines mostly move away as bytes flow; then the timer may fire early, which is cheaper than setting it anew.
+fn set_earlier(timer: std::pin::Pin<&mut Sleep>, at: Instant) {
+    if timer.is_elapsed() || at < timer.deadline().into_std() {
+        timer.reset(at.into());
+    }
+}

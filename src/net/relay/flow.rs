@@ -1,0 +1,350 @@
+//! One direction of a session: bytes from one end to the other, by copying or by splice(2).
+//!
+//! Owns what was read and not yet written (a small buffer or a pipe, never both, and neither while idle) and how
+//! far the direction has come. Decides nothing about the session: it reports what stopped it. Invariants: nothing
+//! is read while something waits to be written, so a slow reader throttles its peer; an end of file is passed on
+//! only after everything before it, and only if it is one. Next: `entry`, which turns reports into an end.
+
+use super::pipe::{PIPE_SIZE, Pipe, Pipes};
+use crate::net::stream::Stream;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use rustix::pipe::SpliceFlags;
+
+/// What a worker's flows share.
+pub struct Shared {
+    /// Bytes pass through here within one call; nothing stays in it.
+    pub buffer: Box<[u8]>,
+    pub pipes: Pipes,
+    /// Times that a flow wanted to splice and had to copy for want of a pipe.
+    pub fallbacks: u64,
+}
+
+/// The size of the shared buffer, and of one chunk while other sessions wait for their turn.
+pub const CHUNK: usize = 64 * 1024;
+/// What one flow may move in a turn when nobody else has work.
+const ALONE: usize = 16 * CHUNK;
+/// Big reads must have moved this much, in a row, before splicing pays: a pipe costs short connections three
+/// calls more.
+const SPLICE_AFTER: u32 = 128 * 1024;
+/// A read of at least this much is big.
+const BIG: usize = 16 * 1024;
+/// What is read at once while the sink is slow or no pipe is to be had, so that what it can't take stays small.
+const THROTTLED: usize = 16 * 1024;
+
+const SPLICE_FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+
+/// How much a flow may move before others get their turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// One chunk.
+    Fair,
+    /// Several larger ones: no other session has work.
+    Alone,
+}
+
+impl Budget {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Fair => CHUNK,
+            Self::Alone => ALONE,
+        }
+    }
+}
+
+/// One end of a session: its socket, and what epoll has said of it since the last call that would block.
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact that epoll reports, and all combine freely")]
+pub struct End {
+    /// `None` once it is closed while the session still has something to do for the other end.
+    pub stream: Option<Stream>,
+    pub readable: bool,
+    pub writable: bool,
+    /// The peer has sent a FIN, or is gone: a short read does not mean that nothing more will come.
+    pub hung_up: bool,
+    /// The peer marked a byte as urgent, at which reads stop short: only EAGAIN means drained.
+    pub urgent: bool,
+    /// The socket has an error pending or has reported one.
+    pub failed: bool,
+    /// An error that a write has taken from the socket, so that a later read would find an end of file instead.
+    pub write_error: Option<Errno>,
+}
+
+impl End {
+    pub fn new(stream: Stream) -> Self {
+        Self {
+            stream: Some(stream),
+            readable: false,
+            writable: true,
+            hung_up: false,
+            urgent: false,
+            failed: false,
+            write_error: None,
+        }
+    }
+
+    /// Whether an end of file from this end may be one that the kernel made up after it told us of a reset.
+    fn end_of_file_is_doubtful(&self) -> bool {
+        // EPIPE is the error of a peer that had sent its FIN before: that end was real.
+        self.write_error.is_some_and(|error| error != Errno::PIPE)
+    }
+}
+
+/// The two ends of a flow and what it may use, for one call of [`Flow::pump`].
+pub struct Link<'a> {
+    pub source: &'a mut End,
+    pub sink: &'a mut End,
+    pub shared: &'a mut Shared,
+    pub budget: Budget,
+    /// Bytes that the sink has taken in this call.
+    pub moved: usize,
+}
+
+/// How far a direction has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// The source's FIN was read; what came before it may still be on its way.
+    Ending,
+    /// The FIN was passed on.
+    Done,
+    /// Nothing more is read; what was read is still delivered.
+    Cut,
+}
+
+/// Why [`Flow::pump`] stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// One of the ends isn't ready, or there is nothing left to do.
+    Blocked,
+    /// The budget is spent; there is more.
+    Budget,
+    SourceFailed(Errno),
+    SinkFailed(Errno),
+}
+
+pub struct Flow {
+    stage: Stage,
+    /// The sink was slower than the source the last time.
+    throttled: bool,
+    /// Bytes of big reads in a row.
+    streak: u32,
+    /// Bytes in `pipe`.
+    piped: u32,
+    leftover: Option<Box<Leftover>>,
+    pipe: Option<Box<Pipe>>,
+}
+
+struct Leftover {
+    bytes: Box<[u8]>,
+    written: usize,
+}
+
+impl Flow {
+    pub fn new() -> Self {
+        Self { stage: Stage::Open, throttled: false, streak: 0, piped: 0, leftover: None, pipe: None }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Nothing more will be written: all was delivered to the kernel, and the FIN, if there was one, passed on.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.stage, Stage::Done | Stage::Cut) && self.holds_nothing()
+    }
+
+    /// Reads no more; what was read is still delivered.
+    pub fn cut(&mut self) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Cut;
+        }
+    }
+
+    /// Its sink is gone: forgets what it holds.
+    pub fn abandon(&mut self) {
+        *self = Self { stage: if self.is_done() { Stage::Done } else { Stage::Cut }, ..Self::new() };
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.leftover.is_none() && self.piped == 0
+    }
+
+    /// Moves bytes until an end blocks or the budget is spent.
+    pub fn pump(&mut self, link: &mut Link<'_>) -> Stop {
+        loop {
+            if let Err(stop) = self.deliver(link) {
+                return stop;
+            }
+            match self.stage {
+                Stage::Open => {}
+                Stage::Ending => return self.pass_on_fin(link),
+                Stage::Done | Stage::Cut => return Stop::Blocked,
+            }
+            if !link.source.readable || !link.sink.writable {
+                return Stop::Blocked;
+            }
+            if link.moved >= link.budget.bytes() {
+                return Stop::Budget;
+            }
+            if let Err(stop) = self.fetch(link) {
+                return stop;
+            }
+        }
+    }
+
+    /// Writes what was read before. `Ok` only if nothing is left of it.
+    fn deliver(&mut self, link: &mut Link<'_>) -> Result<(), Stop> {
+        while !self.holds_nothing() {
+            let Some(sink) = link.sink.stream.as_ref() else {
+                self.abandon();
+                return Err(Stop::Blocked);
+            };
+            if !link.sink.writable {
+                return Err(Stop::Blocked);
+            }
+            let written = match (&self.leftover, &self.pipe) {
+                (Some(leftover), _) => rustix::net::send(sink, leftover.rest(), SendFlags::NOSIGNAL),
+                (None, Some(pipe)) => {
+                    rustix::pipe::splice(&pipe.read, None, sink, None, self.piped as usize, SPLICE_FLAGS)
+                }
+                (None, None) => unreachable!("bytes that are counted as piped are in a pipe"),
+            };
+            match written {
+                Ok(bytes) => {
+                    link.moved += bytes;
+                    self.delivered(bytes, link.shared);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    link.sink.writable = false;
+                    self.throttled = true;
+                    return Err(Stop::Blocked);
+                }
+                Err(error) => return Err(Stop::SinkFailed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn delivered(&mut self, bytes: usize, shared: &mut Shared) {
+        if let Some(leftover) = &mut self.leftover {
+            leftover.written += bytes;
+            if leftover.rest().is_empty() {
+                self.leftover = None;
+            }
+        } else {
+            self.piped -= bytes as u32;
+            if self.piped == 0
+                && let Some(pipe) = self.pipe.take()
+            {
+                shared.pipes.give_back(pipe);
+            }
+        }
+    }
+
+    /// Reads one chunk and, when copying, offers it to the sink at once.
+    fn fetch(&mut self, link: &mut Link<'_>) -> Result<(), Stop> {
+        let bulk = self.streak >= SPLICE_AFTER;
+        let pipe = if bulk { link.shared.pipes.take() } else { None };
+        let fetched = if let Some(pipe) = pipe {
+            self.splice(link, pipe)
+        } else {
+            link.shared.fallbacks += u64::from(bulk);
+            self.copy(link, if bulk || self.throttled { THROTTLED } else { CHUNK })
+        };
+        match fetched {
+            Ok(Fetched::Bytes) | Err(Failure::Source(Errno::INTR)) => Ok(()),
+            Ok(Fetched::EndOfFile) => match link.source.write_error {
+                Some(error) if link.source.end_of_file_is_doubtful() => Err(Stop::SourceFailed(error)),
+                _ => {
+                    self.stage = Stage::Ending;
+                    Ok(())
+                }
+            },
+            Err(Failure::Source(Errno::AGAIN)) => {
+                link.source.readable = false;
+                if link.moved < BIG {
+                    // It trickles: copying is as cheap, and notices a drained socket without a second call.
+                    self.streak = 0;
+                }
+                Err(Stop::Blocked)
+            }
+            Err(Failure::Source(error)) => Err(Stop::SourceFailed(error)),
+            Err(Failure::Sink(error)) => Err(Stop::SinkFailed(error)),
+        }
+    }
+
+    fn splice(&mut self, link: &mut Link<'_>, pipe: Box<Pipe>) -> Result<Fetched, Failure> {
+        let Some(source) = link.source.stream.as_ref() else { return Err(Failure::Source(Errno::AGAIN)) };
+        let chunk = match link.budget {
+            Budget::Fair => CHUNK,
+            Budget::Alone => PIPE_SIZE,
+        };
+        // The pipe is empty here, so EAGAIN can only mean an empty socket.
+        match rustix::pipe::splice(source, None, &pipe.write, None, chunk, SPLICE_FLAGS) {
+            Ok(bytes) if bytes > 0 => {
+                self.piped = bytes as u32;
+                self.pipe = Some(pipe);
+                Ok(Fetched::Bytes)
+            }
+            nothing => {
+                link.shared.pipes.give_back(pipe);
+                nothing.map(|_| Fetched::EndOfFile).map_err(Failure::Source)
+            }
+        }
+    }
+
+    fn copy(&mut self, link: &mut Link<'_>, limit: usize) -> Result<Fetched, Failure> {
+        let (Some(source), Some(sink)) = (link.source.stream.as_ref(), link.sink.stream.as_ref()) else {
+            return Err(Failure::Source(Errno::AGAIN));
+        };
+        let buffer = &mut link.shared.buffer[..limit];
+        let (read, _) = rustix::net::recv(source, &mut *buffer, RecvFlags::empty()).map_err(Failure::Source)?;
+        if read == 0 {
+            return Ok(Fetched::EndOfFile);
+        }
+        if read < limit && !link.source.hung_up && !link.source.urgent {
+            link.source.readable = false;
+        }
+        self.streak = if read >= BIG { self.streak.saturating_add(read as u32) } else { 0 };
+        let written = match rustix::net::send(sink, &buffer[..read], SendFlags::NOSIGNAL) {
+            Ok(bytes) => bytes,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(error) => return Err(Failure::Sink(error)),
+        };
+        link.moved += written;
+        if written < read {
+            self.leftover = Some(Box::new(Leftover { bytes: buffer[written..read].into(), written: 0 }));
+        } else if read == CHUNK {
+            self.throttled = false;
+        }
+        Ok(Fetched::Bytes)
+    }
+
+    fn pass_on_fin(&mut self, link: &mut Link<'_>) -> Stop {
+        if let Some(sink) = &link.sink.stream
+            && let Err(error) = sink.send_fin()
+        {
+            self.stage = Stage::Cut;
+            return Stop::SinkFailed(error);
+        }
+        self.stage = Stage::Done;
+        Stop::Blocked
+    }
+}
+
+enum Fetched {
+    Bytes,
+    EndOfFile,
+}
+
+enum Failure {
+    Source(Errno),
+    Sink(Errno),
+}
+
+impl Leftover {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+}

@@ -1,0 +1,310 @@
+//! The relay engine of a worker: bytes both ways for tens of thousands of sessions, on the worker's own thread.
+//!
+//! A session comes here once its backend is connected, and is from then on one small slab entry: no task, no
+//! timer entry, and while idle no buffer and no pipe. Both sockets are registered once, edge-triggered, in an
+//! epoll of the engine's own, whose descriptor the worker's runtime watches (`drive`). Owns fairness (a turn is
+//! bounded in events, a session's part of it in bytes), the quiet-time limits, and the honest end of each session
+//! (`entry`). Knows no pool and no log: an [`Owner`] travels with each session and is told of its end.
+//!
+//! Read next: [`Engine::turn`], then `entry` (one session), `flow` (one direction), `pipe`.
+
+mod drive;
+mod entry;
+mod flow;
+mod pipe;
+#[cfg(test)]
+mod tests;
+
+pub use drive::drive;
+
+use crate::name::{Direction, Side};
+use crate::net::stream::Stream;
+use entry::{Entry, Step};
+use flow::{Budget, CHUNK, Shared};
+use pipe::Pipes;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// Milliseconds since the engine began.
+pub type Millis = u64;
+
+/// Events taken in one turn.
+const EVENTS: usize = 256;
+/// The shortest time between two looks at every session for its quiet-time limit.
+const SWEEP: Millis = 100;
+
+/// The limits of a relayed session.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Without a byte in either direction.
+    pub idle: Millis,
+    /// Without a byte after one direction has ended; 0 ends the session with its first FIN.
+    pub half_close: Millis,
+    /// Without progress in delivering what was read before a reset is passed on.
+    pub linger: Millis,
+}
+
+/// How the relay of a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayEnd {
+    /// Both sides have sent their FIN, and both were passed on.
+    Complete,
+    /// This side has reset the connection.
+    Reset(Side),
+    /// The kernel has given this side up (keepalive or `TCP_USER_TIMEOUT`) or can't reach it.
+    Lost(Side, Errno),
+    IdleTimeout,
+    HalfCloseTimeout,
+    /// This side's FIN ended the session, as a half-close time-out of zero asks for.
+    HalfClosed(Side),
+    /// The process is stopping and the drain deadline has passed.
+    Aborted,
+    /// A bug of ours; the session was reset.
+    Panicked,
+}
+
+impl RelayEnd {
+    fn of_error(side: Side, error: Errno) -> Self {
+        match error {
+            Errno::CONNRESET | Errno::PIPE => Self::Reset(side),
+            error => Self::Lost(side, error),
+        }
+    }
+
+    /// Whether a slow but living reader of what is left may take its time.
+    fn waits_for_progress(self) -> bool {
+        !matches!(self, Self::Reset(Side::Client) | Self::Lost(Side::Client, _))
+    }
+}
+
+/// What travels with a session through the engine: its guards and its record.
+pub trait Owner {
+    /// The sink of `direction` has taken so many bytes more.
+    fn moved(&mut self, direction: Direction, bytes: usize);
+    /// This side's socket is closed although the session still delivers something to the other.
+    fn closed(&mut self, side: Side);
+    /// The session is over and its sockets are closed.
+    fn ended(self, end: RelayEnd);
+}
+
+/// What a turn has left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There may be more to do at once.
+    Busy,
+    /// Nothing until the next event or [`Engine::next_look`].
+    Idle,
+}
+
+pub struct Engine<O> {
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    entries: Slab<Entry<O>>,
+    /// Sessions that spent their budget.
+    ready: VecDeque<usize>,
+    /// Sessions whose end is decided but not yet delivered.
+    closing: Vec<usize>,
+    shared: Shared,
+    started: Instant,
+    next_sweep: Millis,
+    next_closing: Millis,
+}
+
+impl<O: Owner> Engine<O> {
+    /// An engine that holds at most `max_pipes` pipes at once.
+    pub fn new(max_pipes: usize, now: Instant) -> io::Result<Self> {
+        Ok(Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(EVENTS),
+            entries: Slab::new(),
+            ready: VecDeque::new(),
+            closing: Vec::new(),
+            shared: Shared { buffer: vec![0; CHUNK].into(), pipes: Pipes::new(max_pipes), fallbacks: 0 },
+            started: now,
+            next_sweep: Millis::MAX,
+            next_closing: Millis::MAX,
+        })
+    }
+
+    /// Takes over a session whose two sockets are connected and registered nowhere else.
+    ///
+    /// If the kernel refuses to watch them, the session ends at once as lost.
+    pub fn add(&mut self, client: Stream, backend: Stream, timeouts: Timeouts, owner: O, now: Instant) {
+        let now = self.millis(now);
+        let watched = {
+            let slot = self.entries.vacant_entry();
+            let interest =
+                EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
+            let watch = |stream, side| epoll::add(&self.epoll, stream, token(slot.key(), side), interest);
+            let watched = watch(&client, Side::Client).and_then(|()| watch(&backend, Side::Backend));
+            let key = slot.key();
+            slot.insert(Entry::new(client, backend, timeouts, owner, now));
+            watched.map_err(|error| (key, error))
+        };
+        match watched {
+            Ok(()) => self.next_sweep = self.next_sweep.min(now + timeouts.idle),
+            Err((key, error)) => self.finish(key, RelayEnd::Lost(Side::Client, error)),
+        }
+    }
+
+    /// Sessions in the engine.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Pipes that exist now, and how often there was none to be had since the last call.
+    pub fn pipe_use(&mut self) -> (usize, u64) {
+        (self.shared.pipes.open(), std::mem::take(&mut self.shared.fallbacks))
+    }
+
+    /// One bounded turn: fresh events first, then the sessions that had work left, then what is due.
+    pub fn turn(&mut self, now: Instant) -> io::Result<Turn> {
+        let now = self.millis(now);
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&rustix::event::Timespec::default()))?;
+        let waiting = self.ready.len();
+        // The two ends of one session may both have events, and it may be the one that is waiting.
+        let budget = if events.len() + waiting <= 2 { Budget::Alone } else { Budget::Fair };
+        for event in &events {
+            let (key, side) = untoken(event.data);
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.notice(side, event.flags, now);
+                self.step(key, budget, now);
+            }
+        }
+        for _ in 0..waiting {
+            let Some(key) = self.ready.pop_front() else { break };
+            if let Some(entry) = self.entries.get_mut(key)
+                && std::mem::take(&mut entry.queued)
+            {
+                self.step(key, budget, now);
+            }
+        }
+        self.look_at_closing(now);
+        self.sweep(now);
+        let busy = !events.is_empty() || !self.ready.is_empty();
+        self.events = events;
+        Ok(if busy { Turn::Busy } else { Turn::Idle })
+    }
+
+    /// When the engine wants a turn even if nothing happens.
+    #[must_use]
+    pub fn next_look(&self) -> Option<Instant> {
+        match self.next_sweep.min(self.next_closing) {
+            Millis::MAX => None,
+            at => Some(self.started + Duration::from_millis(at)),
+        }
+    }
+
+    /// Resets every session; how many there were.
+    pub fn abort_all(&mut self) -> usize {
+        let keys: Vec<usize> = self.entries.iter().map(|(key, _)| key).collect();
+        for &key in &keys {
+            self.finish(key, RelayEnd::Aborted);
+        }
+        keys.len()
+    }
+
+    fn step(&mut self, key: usize, budget: Budget, now: Millis) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        // One session harms one session: a bug that panics here resets this connection and no other.
+        let step = catch_unwind(AssertUnwindSafe(|| entry.step(&mut self.shared, budget, now)))
+            .unwrap_or(Step::End(RelayEnd::Panicked));
+        match step {
+            Step::Wait => {}
+            Step::Again => {
+                if !std::mem::replace(&mut entry.queued, true) {
+                    self.ready.push_back(key);
+                }
+            }
+            Step::End(end) => return self.finish(key, end),
+        }
+        let deadline = entry.deadline();
+        if entry.is_closing() {
+            self.next_closing = self.next_closing.min(deadline);
+            if !std::mem::replace(&mut entry.listed, true) {
+                self.closing.push(key);
+            }
+        } else {
+            // Moves the sweep forward only for a session that has just become half-closed.
+            self.next_sweep = self.next_sweep.min(deadline);
+        }
+    }
+
+    fn look_at_closing(&mut self, now: Millis) {
+        if now < self.next_closing {
+            return;
+        }
+        self.next_closing = Millis::MAX;
+        for key in std::mem::take(&mut self.closing) {
+            match self.entries.get_mut(key) {
+                Some(entry) if entry.is_closing() => {
+                    if entry.deadline() <= now {
+                        self.step(key, Budget::Fair, now);
+                    }
+                }
+                // It has ended, and its key may belong to another session by now.
+                _ => continue,
+            }
+            if let Some(entry) = self.entries.get(key) {
+                self.next_closing = self.next_closing.min(entry.deadline());
+                self.closing.push(key);
+            }
+        }
+    }
+
+    /// Ends the sessions that were quiet for too long. Every session is looked at, but not more often than their
+    /// deadlines and [`SWEEP`] ask for, so that no session needs a timer of its own.
+    fn sweep(&mut self, now: Millis) {
+        if now < self.next_sweep {
+            return;
+        }
+        let mut next = Millis::MAX;
+        let mut expired = Vec::new();
+        for (key, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_closing()) {
+            match entry.deadline() {
+                deadline if deadline <= now => expired.push((key, entry.expired())),
+                deadline => next = next.min(deadline),
+            }
+        }
+        for (key, end) in expired {
+            self.finish(key, end);
+        }
+        self.next_sweep = if next == Millis::MAX { next } else { next.max(now + SWEEP) };
+    }
+
+    fn finish(&mut self, key: usize, end: RelayEnd) {
+        let entry = self.entries.remove(key);
+        // Guards and record are the owner's code; a bug in it must not take the worker down.
+        let _ = catch_unwind(AssertUnwindSafe(|| entry.finish(end)));
+        if self.entries.is_empty() {
+            self.shared.pipes.trim();
+        }
+    }
+
+    fn millis(&self, now: Instant) -> Millis {
+        now.saturating_duration_since(self.started).as_millis() as Millis
+    }
+}
+
+fn token(key: usize, side: Side) -> EventData {
+    EventData::new_u64((key as u64) << 1 | side as u64)
+}
+
+fn untoken(data: EventData) -> (usize, Side) {
+    let token = data.u64();
+    ((token >> 1) as usize, if token & 1 == 0 { Side::Client } else { Side::Backend })
+}

@@ -1,0 +1,343 @@
+//! The engine with real sockets, turned by hand: design section 5, row by row, by copying and by splice.
+
+use super::*;
+use std::cell::RefCell;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::rc::Rc;
+
+#[derive(Default)]
+struct Log {
+    moved: [usize; 2],
+    backend_closed: bool,
+    ends: Vec<RelayEnd>,
+}
+
+struct Probe(Rc<RefCell<Log>>);
+
+impl Owner for Probe {
+    fn moved(&mut self, direction: Direction, bytes: usize) {
+        self.0.borrow_mut().moved[direction as usize] += bytes;
+        assert!(bytes != PANIC_AT, "a test asked for it");
+    }
+
+    fn closed(&mut self, side: Side) {
+        self.0.borrow_mut().backend_closed |= side == Side::Backend;
+    }
+
+    fn ended(self, end: RelayEnd) {
+        self.0.borrow_mut().ends.push(end);
+    }
+}
+
+const PANIC_AT: usize = 4_711;
+const SMALL: usize = 1_000;
+/// Enough for both directions to have switched to splicing.
+const LARGE: usize = 3 << 20;
+const PATIENT: Timeouts = Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000 };
+
+struct Rig {
+    engine: Engine<Probe>,
+    client: TcpStream,
+    backend: TcpStream,
+    log: Rc<RefCell<Log>>,
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let far = listener.accept().unwrap().0;
+    far.set_nonblocking(true).unwrap();
+    near.set_nonblocking(true).unwrap();
+    (near, far)
+}
+
+impl Rig {
+    fn new(timeouts: Timeouts) -> Self {
+        let mut engine = Engine::new(8, Instant::now()).unwrap();
+        let log = Rc::new(RefCell::new(Log::default()));
+        let (client, near) = pair();
+        let (backend, far) = pair();
+        let owner = Probe(Rc::clone(&log));
+        engine.add(Stream::new(near.into()), Stream::new(far.into()), timeouts, owner, Instant::now());
+        Self { engine, client, backend, log }
+    }
+
+    fn turn(&mut self) {
+        self.engine.turn(Instant::now()).unwrap();
+    }
+
+    fn end(&self) -> Option<RelayEnd> {
+        self.log.borrow().ends.first().copied()
+    }
+
+    /// Turns until `done` says so.
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let begun = Instant::now();
+        while !done(self) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "never happened: {what}");
+            self.turn();
+        }
+    }
+
+    /// Writes `amount` bytes into one end and reads them, checked, from the other.
+    fn carry(&mut self, from: Side, amount: usize) {
+        let (mut sent, mut received) = (0, 0);
+        let (mut out, mut buffer) = (vec![0; 65_536], vec![0; 65_536]);
+        self.until("all bytes carried", |rig| {
+            let (source, sink) = match from {
+                Side::Client => (&rig.client, &rig.backend),
+                Side::Backend => (&rig.backend, &rig.client),
+            };
+            let chunk = (amount - sent).min(out.len());
+            for (at, byte) in out[..chunk].iter_mut().enumerate() {
+                *byte = pattern(sent + at);
+            }
+            if chunk > 0 {
+                sent += (&mut &*source).write(&out[..chunk]).unwrap_or(0);
+            }
+            if let Ok(count) = (&mut &*sink).read(&mut buffer) {
+                for (at, byte) in buffer[..count].iter().enumerate() {
+                    assert_eq!(*byte, pattern(received + at), "byte {}", received + at);
+                }
+                received += count;
+            }
+            received == amount
+        });
+    }
+}
+
+fn pattern(position: usize) -> u8 {
+    (position.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+fn read_end(stream: &mut TcpStream) -> Option<Result<(), ErrorKind>> {
+    match stream.read(&mut [0; 4_096]) {
+        Ok(0) => Some(Ok(())),
+        Ok(_) => None,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        Err(error) => Some(Err(error.kind())),
+    }
+}
+
+fn reset(stream: TcpStream) {
+    drop(Stream::new(stream.into()));
+}
+
+#[test]
+fn bytes_arrive_unchanged_and_an_idle_session_holds_no_pipe() {
+    let mut rig = Rig::new(PATIENT);
+    for amount in [1, SMALL, 100_000, LARGE] {
+        rig.carry(Side::Client, amount);
+        rig.carry(Side::Backend, amount);
+    }
+    assert_eq!(rig.log.borrow().moved, [1 + SMALL + 100_000 + LARGE; 2]);
+    assert!(rig.engine.pipe_use().0 > 0, "large transfers go through pipes");
+    rig.client.shutdown(Shutdown::Write).unwrap();
+    rig.backend.shutdown(Shutdown::Write).unwrap();
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::Complete));
+    assert_eq!(rig.engine.pipe_use().0, 0);
+}
+
+#[test]
+fn a_half_close_passes_and_the_late_answer_arrives() {
+    for side in Side::BOTH {
+        for amount in [SMALL, LARGE] {
+            let mut rig = Rig::new(PATIENT);
+            rig.carry(side, amount);
+            let (first, mut second) = match side {
+                Side::Client => (rig.client.try_clone().unwrap(), rig.backend.try_clone().unwrap()),
+                Side::Backend => (rig.backend.try_clone().unwrap(), rig.client.try_clone().unwrap()),
+            };
+            first.shutdown(Shutdown::Write).unwrap();
+            rig.until("the FIN passed on", |_| read_end(&mut second) == Some(Ok(())));
+            assert_eq!(rig.end(), None);
+            rig.carry(side.other(), amount);
+            second.shutdown(Shutdown::Write).unwrap();
+            rig.until("the end", |rig| rig.end().is_some());
+            assert_eq!(rig.end(), Some(RelayEnd::Complete));
+        }
+    }
+}
+
+#[test]
+fn a_reset_reaches_the_other_side_as_a_reset() {
+    for amount in [SMALL, LARGE] {
+        let mut rig = Rig::new(PATIENT);
+        rig.carry(Side::Backend, amount);
+        reset(std::mem::replace(&mut rig.backend, pair().0));
+        rig.until("the end", |rig| rig.end().is_some());
+        assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Backend)));
+        assert_eq!(read_end(&mut rig.client), Some(Err(ErrorKind::ConnectionReset)));
+
+        let mut rig = Rig::new(PATIENT);
+        rig.carry(Side::Client, amount);
+        reset(std::mem::replace(&mut rig.client, pair().0));
+        rig.until("the end", |rig| rig.end().is_some());
+        assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Client)));
+        assert_eq!(read_end(&mut rig.backend), Some(Err(ErrorKind::ConnectionReset)));
+    }
+}
+
+#[test]
+fn a_reset_after_half_close_is_still_a_reset() {
+    let mut rig = Rig::new(PATIENT);
+    rig.client.shutdown(Shutdown::Write).unwrap();
+    let mut backend = rig.backend.try_clone().unwrap();
+    rig.until("the FIN", |_| read_end(&mut backend) == Some(Ok(())));
+    drop(backend);
+    reset(std::mem::replace(&mut rig.backend, pair().0));
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Backend)));
+    assert_eq!(read_end(&mut rig.client), Some(Err(ErrorKind::ConnectionReset)));
+}
+
+/// The kernel tells a reset only once: if a write takes the error, a later read finds an end of file.
+#[test]
+fn a_write_that_finds_the_reset_first_makes_no_false_end() {
+    for _ in 0..50 {
+        let mut rig = Rig::new(PATIENT);
+        rig.carry(Side::Client, SMALL);
+        reset(std::mem::replace(&mut rig.backend, pair().0));
+        // Both events are in the same turn: the request on one side, the reset on the other.
+        rig.client.write_all(&[7; SMALL]).unwrap();
+        rig.until("the end", |rig| rig.end().is_some());
+        assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Backend)));
+        assert_eq!(read_end(&mut rig.client), Some(Err(ErrorKind::ConnectionReset)));
+    }
+}
+
+#[test]
+fn what_was_read_before_a_reset_is_delivered_before_it() {
+    let mut rig = Rig::new(PATIENT);
+    let mut sent = 0;
+    let block = vec![5; 65_536];
+    // The client does not read: sockets and pipe fill up.
+    let mut quiet = 0;
+    rig.until("everything is full", |rig| {
+        match rig.backend.write(&block) {
+            Ok(count) => (sent, quiet) = (sent + count, 0),
+            Err(_) => quiet += 1,
+        }
+        quiet > 200
+    });
+    let held = rig.log.borrow().moved[Direction::ToClient as usize];
+    assert!(sent > held && held > LARGE / 8, "{sent} sent, {held} taken by the client's kernel");
+    reset(std::mem::replace(&mut rig.backend, pair().0));
+    rig.until("the backend's socket is closed or drained", |rig| {
+        rig.turn();
+        rig.engine.closing.len() == 1
+    });
+    assert_eq!(rig.end(), None, "the client has not got everything yet");
+    let (mut received, mut buffer) = (0, vec![0; 65_536]);
+    let mut error = None;
+    rig.until("the reset", |rig| {
+        match rig.client.read(&mut buffer) {
+            Ok(0) => panic!("a false end after {received} of {sent}"),
+            Ok(count) => received += count,
+            Err(failed) if failed.kind() == ErrorKind::WouldBlock => {}
+            Err(failed) => error = Some(failed.kind()),
+        }
+        error.is_some()
+    });
+    assert_eq!(error, Some(ErrorKind::ConnectionReset));
+    assert!(received >= held, "{received} received, {held} were already with the client's kernel");
+    assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Backend)));
+}
+
+#[test]
+fn a_client_reset_frees_the_backend_although_it_does_not_read() {
+    let mut rig = Rig::new(PATIENT);
+    let block = vec![5; 65_536];
+    let mut quiet = 0;
+    rig.until("everything is full", |rig| {
+        quiet = if rig.client.write(&block).is_ok() { 0 } else { quiet + 1 };
+        quiet > 200
+    });
+    reset(std::mem::replace(&mut rig.client, pair().0));
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Client)));
+    assert_eq!(rig.engine.pipe_use().0, 0, "a pipe with data in it is closed");
+}
+
+#[test]
+fn a_half_close_time_out_of_zero_ends_with_the_first_fin_once_it_is_delivered() {
+    let mut rig = Rig::new(Timeouts { half_close: 0, ..PATIENT });
+    rig.carry(Side::Backend, LARGE);
+    rig.backend.shutdown(Shutdown::Write).unwrap();
+    let mut ended = None;
+    rig.until("the FIN at the client", |rig| {
+        ended = ended.or_else(|| read_end(&mut rig.client));
+        ended.is_some()
+    });
+    assert_eq!(ended, Some(Ok(())));
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::HalfClosed(Side::Backend)));
+    assert_eq!(read_end(&mut rig.backend), Some(Err(ErrorKind::ConnectionReset)));
+}
+
+#[test]
+fn quiet_sessions_end_by_their_own_limit() {
+    let mut rig = Rig::new(Timeouts { idle: 50, ..PATIENT });
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::IdleTimeout));
+    assert_eq!(read_end(&mut rig.client), Some(Err(ErrorKind::ConnectionReset)));
+    assert_eq!(read_end(&mut rig.backend), Some(Err(ErrorKind::ConnectionReset)));
+
+    let mut rig = Rig::new(Timeouts { half_close: 50, ..PATIENT });
+    rig.client.shutdown(Shutdown::Write).unwrap();
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::HalfCloseTimeout));
+    assert_eq!(read_end(&mut rig.client), Some(Err(ErrorKind::ConnectionReset)));
+}
+
+#[test]
+fn urgent_data_does_not_stall_what_follows_it() {
+    let mut rig = Rig::new(PATIENT);
+    rig.carry(Side::Client, 1);
+    rustix::net::send(&rig.client, b"ab!", rustix::net::SendFlags::OOB).unwrap();
+    rig.client.write_all(&[9; SMALL]).unwrap();
+    let (mut received, mut buffer) = (0, [0; 4_096]);
+    rig.until("the bytes after the urgent one", |rig| {
+        received += rig.backend.read(&mut buffer).unwrap_or(0);
+        // The urgent byte itself arrives only if the socket was made to keep it inline.
+        received >= 2 + SMALL
+    });
+}
+
+#[test]
+fn a_panic_in_one_session_resets_that_session_alone() {
+    let mut rig = Rig::new(PATIENT);
+    let log = Rc::new(RefCell::new(Log::default()));
+    let (mut client, near) = pair();
+    let (_backend, far) = pair();
+    let owner = Probe(Rc::clone(&log));
+    rig.engine.add(Stream::new(near.into()), Stream::new(far.into()), PATIENT, owner, Instant::now());
+    client.write_all(&[1; PANIC_AT]).unwrap();
+    rig.until("the end of the one", |_| !log.borrow().ends.is_empty());
+    assert_eq!(log.borrow().ends, [RelayEnd::Panicked]);
+    assert_eq!(read_end(&mut client), Some(Err(ErrorKind::ConnectionReset)));
+    rig.carry(Side::Client, SMALL);
+}
+
+#[test]
+fn without_pipes_everything_is_copied() {
+    let mut rig = Rig::new(PATIENT);
+    rig.engine.shared.pipes = Pipes::new(0);
+    rig.carry(Side::Client, LARGE);
+    rig.carry(Side::Backend, LARGE);
+    let (open, fallbacks) = rig.engine.pipe_use();
+    assert_eq!(open, 0);
+    assert!(fallbacks > 0);
+}
+
+#[test]
+fn aborting_resets_everybody_and_counts_them() {
+    let mut rig = Rig::new(PATIENT);
+    rig.carry(Side::Client, SMALL);
+    assert_eq!(rig.engine.abort_all(), 1);
+    assert_eq!(rig.end(), Some(RelayEnd::Aborted));
+    assert!(rig.engine.is_empty());
+    assert_eq!(read_end(&mut rig.client), Some(Err(ErrorKind::ConnectionReset)));
+}
