@@ -1,8 +1,10 @@
 //! tidegate, a Layer-4 TCP load balancer.
 
-#![deny(unsafe_code)]
-
 pub mod backoff;
 pub mod config;
+pub mod drain;
+pub mod metrics;
 pub mod name;
+pub mod net;
 pub mod rng;
+pub mod sys;

@@ -1,0 +1,271 @@
+//! The loop that accepts on one socket, and what each error of accept(2) means (design section 6).
+//!
+//! Owns the pace: sixteen connections a turn, then everybody else's; a pause by a timer when file descriptors run
+//! out, because readiness doesn't come back by itself then. Invariant: accepting never ends but by a stop; a socket
+//! that is broken is bound again, with backoff, while the other listeners go on.
+
+use super::admission::{Overflow, Permit};
+use super::close::CloseReason;
+use super::record::Record;
+use super::{Session, Worker};
+use crate::backoff::Backoff;
+use crate::drain::{Drain, Stage, spawn_local};
+use crate::name::ClientAddr;
+use crate::net::listen::{ListenSocket, Options, bind_again};
+use crate::net::stream::Stream;
+use crate::sys;
+use crate::table::Listener;
+use rustix::io::Errno;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+
+/// Connections accepted before other tasks get their turn.
+const ACCEPTS_PER_TURN: usize = 16;
+/// Connections lost before we could take them, in a row, after which others get their turn.
+const LOST_PER_TURN: usize = 64;
+/// The pause after a firewall refused a connection.
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+/// The shortest and longest pause while file descriptors or memory are short.
+const SHORTAGE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// How long the accept queue is left alone while as many sessions run as the file descriptors carry.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+/// The shortest and longest time between two tries to bind a broken listener again.
+const REBIND: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// What an error of accept(2) asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The queue is empty: wait for readiness.
+    Empty,
+    /// That one connection is lost: go on.
+    Lost,
+    /// Go on after a short pause.
+    Refused,
+    /// Out of file descriptors or memory: pause by a timer.
+    Shortage,
+    /// This socket will never accept again.
+    Broken,
+}
+
+/// Why a turn of accepting stopped early.
+enum Halt {
+    /// As many sessions run as the process can carry.
+    Full,
+    Error(Errno),
+}
+
+fn judge(error: Errno) -> Verdict {
+    match error {
+        Errno::AGAIN => Verdict::Empty,
+        Errno::PERM => Verdict::Refused,
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Verdict::Shortage,
+        Errno::INVAL | Errno::BADF | Errno::NOTSOCK => Verdict::Broken,
+        // EINTR, ECONNABORTED, EPROTO, ENETDOWN, ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ENONET, ENOPROTOOPT,
+        // EOPNOTSUPP, and what a future kernel may say of a connection that didn't come to be.
+        _ => Verdict::Lost,
+    }
+}
+
+/// Accepts until the stop, binding the socket again whenever it breaks.
+pub async fn run(socket: ListenSocket, options: Options, listener: Arc<Listener>, worker: Rc<Worker>, drain: Drain) {
+    let address = socket.address.clone();
+    let mut acceptor = Acceptor { listener, worker, drain, lost: 0, shortage: SHORTAGE_PAUSE.0 };
+    let mut socket = Some(socket);
+    let mut backoff = Backoff::new(REBIND.0, REBIND.1);
+    loop {
+        if let Some(socket) = socket.take() {
+            match acceptor.accept_from(&socket).await {
+                Ok(()) => return,
+                Err(error) => {
+                    let (listener, error) = (&acceptor.listener, std::io::Error::from(error));
+                    listener.socket_broke();
+                    tracing::error!(listener = %listener.name, %address, %error, "listener broke; binding it again");
+                }
+            }
+        }
+        let delay = backoff.next_delay(&mut acceptor.worker.rng.borrow_mut());
+        if acceptor.pause(delay).await == Stage::Serving {
+            match bind_again(&address, &options) {
+                Ok(bound) => {
+                    acceptor.listener.socket_mended();
+                    tracing::info!(listener = %acceptor.listener.name, %address, "listener is bound again");
+                    backoff.reset();
+                    socket = Some(bound);
+                }
+                Err(error) => tracing::warn!(listener = %acceptor.listener.name, "{error}"),
+            }
+        } else {
+            return;
+        }
+    }
+}
+
+struct Acceptor {
+    listener: Arc<Listener>,
+    worker: Rc<Worker>,
+    drain: Drain,
+    /// Connections lost in a row.
+    lost: usize,
+    /// The next pause while something is short.
+    shortage: Duration,
+}
+
+impl Acceptor {
+    /// `Ok` after the stop and with the queue emptied; an error if the socket is broken.
+    async fn accept_from(&mut self, socket: &ListenSocket) -> Result<(), Errno> {
+        let watched = sys::watch(socket.as_fd(), Interest::READABLE)?;
+        while self.drain.stage() == Stage::Serving {
+            let mut ready = tokio::select! {
+                () = self.drain.reached(Stage::Draining) => break,
+                ready = watched.readable() => ready.map_err(|_| Errno::INVAL)?,
+            };
+            match self.accept_some(socket) {
+                Ok(()) => tokio::task::yield_now().await,
+                Err(Halt::Error(Errno::AGAIN)) => ready.clear_ready(),
+                Err(halt) => self.after(halt).await?,
+            }
+        }
+        self.empty_queue(socket).await;
+        Ok(())
+    }
+
+    /// The clients that the kernel has connected already are served; those that come later are refused by it.
+    async fn empty_queue(&mut self, socket: &ListenSocket) {
+        while self.drain.stage() < Stage::Aborting && self.accept_some(socket).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Accepts a turn's worth; `Ok` if there may be more.
+    fn accept_some(&mut self, socket: &ListenSocket) -> Result<(), Halt> {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let admission = &self.worker.admission;
+            let permit = admission.admit();
+            if permit.is_none() && admission.overflow() == Overflow::Wait {
+                return Err(Halt::Full);
+            }
+            match socket.accept() {
+                Ok((client, address)) => self.serve(client, address, permit),
+                Err(error) if judge(error) == Verdict::Lost => {
+                    self.listener.metrics.accept_error(name_of(error));
+                    self.lost += 1;
+                    if self.lost >= LOST_PER_TURN {
+                        self.lost = 0;
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(Halt::Error(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, client: Stream, address: ClientAddr, permit: Option<Permit>) {
+        (self.lost, self.shortage) = (0, SHORTAGE_PAUSE.0);
+        if let Some(permit) = permit {
+            let session = Session::new(client, address, &self.listener, permit, &self.worker);
+            // Nobody waits for this task; what it must give back is held by guards, and `living` counts it.
+            drop(spawn_local(session.run()));
+        } else {
+            drop(client);
+            Record::new(address, &self.listener, None, &self.worker).finish(CloseReason::MaxConnections);
+        }
+    }
+
+    /// Pauses as the halt asks for; an error only if the socket is broken.
+    async fn after(&mut self, halt: Halt) -> Result<(), Errno> {
+        let error = match halt {
+            Halt::Error(error) => error,
+            Halt::Full => {
+                self.say_shortage("as many sessions run as the file descriptor limit carries");
+                self.pause(FULL_PAUSE).await;
+                return Ok(());
+            }
+        };
+        self.listener.metrics.accept_error(name_of(error));
+        match judge(error) {
+            Verdict::Broken => return Err(error),
+            Verdict::Shortage => {
+                self.say_shortage(&format!("can't accept: {}", std::io::Error::from(error)));
+                self.pause(self.shortage).await;
+                self.shortage = (self.shortage * 2).min(SHORTAGE_PAUSE.1);
+            }
+            Verdict::Refused => {
+                self.pause(REFUSED_PAUSE).await;
+            }
+            Verdict::Empty | Verdict::Lost => {}
+        }
+        Ok(())
+    }
+
+    fn say_shortage(&self, what: &str) {
+        if self.worker.shortage.is_due(Instant::now()) {
+            let sessions = self.worker.admission.active();
+            let listener = &self.listener.name;
+            tracing::warn!(%listener, sessions, "{what}; clients wait; raise the limit (LimitNOFILE, ulimit -n)");
+        }
+    }
+
+    /// Waits, but not beyond the stop.
+    async fn pause(&mut self, span: Duration) -> Stage {
+        tokio::select! {
+            () = self.drain.reached(Stage::Draining) => {}
+            () = tokio::time::sleep(span) => {}
+        }
+        self.drain.stage()
+    }
+}
+
+fn name_of(error: Errno) -> &'static str {
+    match error {
+        Errno::INTR => "EINTR",
+        Errno::CONNABORTED => "ECONNABORTED",
+        Errno::PROTO => "EPROTO",
+        Errno::NETDOWN => "ENETDOWN",
+        Errno::NETUNREACH => "ENETUNREACH",
+        Errno::HOSTUNREACH => "EHOSTUNREACH",
+        Errno::HOSTDOWN => "EHOSTDOWN",
+        Errno::NONET => "ENONET",
+        Errno::NOPROTOOPT => "ENOPROTOOPT",
+        Errno::OPNOTSUPP => "EOPNOTSUPP",
+        Errno::PERM => "EPERM",
+        Errno::MFILE => "EMFILE",
+        Errno::NFILE => "ENFILE",
+        Errno::NOBUFS => "ENOBUFS",
+        Errno::NOMEM => "ENOMEM",
+        Errno::INVAL => "EINVAL",
+        Errno::BADF => "EBADF",
+        Errno::NOTSOCK => "ENOTSOCK",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_of_accept_has_its_verdict() {
+        for (error, verdict) in [
+            (Errno::AGAIN, Verdict::Empty),
+            (Errno::INTR, Verdict::Lost),
+            (Errno::CONNABORTED, Verdict::Lost),
+            (Errno::PROTO, Verdict::Lost),
+            (Errno::HOSTDOWN, Verdict::Lost),
+            (Errno::PERM, Verdict::Refused),
+            (Errno::MFILE, Verdict::Shortage),
+            (Errno::NFILE, Verdict::Shortage),
+            (Errno::NOBUFS, Verdict::Shortage),
+            (Errno::NOMEM, Verdict::Shortage),
+            (Errno::INVAL, Verdict::Broken),
+            (Errno::BADF, Verdict::Broken),
+            (Errno::NOTSOCK, Verdict::Broken),
+        ] {
+            assert_eq!(judge(error), verdict, "{error:?}");
+            assert!(error == Errno::AGAIN || name_of(error) != "other", "{error:?} has a name in the metrics");
+        }
+    }
+}

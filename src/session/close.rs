@@ -1,0 +1,141 @@
+//! Why a session ended: the closed list that the log, the metrics and the choice of FIN or RST derive from.
+//!
+//! Owns the words. [`CloseReason::Complete`] is the only end in order; every other one is a reset.
+
+use crate::name::Side;
+use crate::net::relay::RelayEnd;
+
+/// The end of a session. The order is that of the metric's series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Both sides sent their FIN.
+    Complete,
+    ClientReset,
+    BackendReset,
+    /// The kernel gave the client up: no answer to keepalive probes, or no acknowledgement in time.
+    ClientLost,
+    BackendLost,
+    /// No byte in either direction for `idle_timeout`.
+    IdleTimeout,
+    /// One direction had ended, and the other was quiet for `half_close_timeout`.
+    HalfCloseTimeout,
+    /// The client's FIN ended the session, as `half_close_timeout = "0s"` asks for.
+    ClientHalfClose,
+    BackendHalfClose,
+    /// No backend was available for the first attempt.
+    NoBackend,
+    /// Every attempt failed, or none was left to try.
+    ConnectFailed,
+    /// The pool's `connect.budget` was used up.
+    ConnectBudget,
+    /// This host ran out of file descriptors, ports or memory for the connection to a backend.
+    NoResources,
+    /// Refused: `max_connections` was reached.
+    MaxConnections,
+    /// The process stopped and the session was still there at the drain deadline.
+    DrainDeadline,
+    /// A bug of ours.
+    Panic,
+}
+
+impl CloseReason {
+    pub const ALL: [Self; 16] = [
+        Self::Complete,
+        Self::ClientReset,
+        Self::BackendReset,
+        Self::ClientLost,
+        Self::BackendLost,
+        Self::IdleTimeout,
+        Self::HalfCloseTimeout,
+        Self::ClientHalfClose,
+        Self::BackendHalfClose,
+        Self::NoBackend,
+        Self::ConnectFailed,
+        Self::ConnectBudget,
+        Self::NoResources,
+        Self::MaxConnections,
+        Self::DrainDeadline,
+        Self::Panic,
+    ];
+
+    /// The value of the metric's `reason` label and of the access log, at the index of the reason.
+    pub const LABELS: [&'static str; 16] = {
+        let mut labels = [""; 16];
+        let mut index = 0;
+        while index < labels.len() {
+            labels[index] = Self::ALL[index].label();
+            index += 1;
+        }
+        labels
+    };
+
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientReset => "client_reset",
+            Self::BackendReset => "backend_reset",
+            Self::ClientLost => "client_lost",
+            Self::BackendLost => "backend_lost",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HalfCloseTimeout => "half_close_timeout",
+            Self::ClientHalfClose => "client_half_close",
+            Self::BackendHalfClose => "backend_half_close",
+            Self::NoBackend => "no_backend",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectBudget => "connect_budget",
+            Self::NoResources => "no_resources",
+            Self::MaxConnections => "max_connections",
+            Self::DrainDeadline => "drain_deadline",
+            Self::Panic => "panic",
+        }
+    }
+
+    /// Who ended the session: `both` sides in order, one side, or the `balancer`.
+    #[must_use]
+    pub const fn ended_by(self) -> &'static str {
+        match self {
+            Self::Complete => "both",
+            Self::ClientReset | Self::ClientLost | Self::ClientHalfClose => "client",
+            Self::BackendReset | Self::BackendLost | Self::BackendHalfClose | Self::ConnectFailed => "backend",
+            Self::IdleTimeout
+            | Self::HalfCloseTimeout
+            | Self::NoBackend
+            | Self::ConnectBudget
+            | Self::NoResources
+            | Self::MaxConnections
+            | Self::DrainDeadline
+            | Self::Panic => "balancer",
+        }
+    }
+
+    #[must_use]
+    pub fn of_relay(end: RelayEnd) -> Self {
+        match end {
+            RelayEnd::Complete => Self::Complete,
+            RelayEnd::Reset(Side::Client) => Self::ClientReset,
+            RelayEnd::Reset(Side::Backend) => Self::BackendReset,
+            RelayEnd::Lost(Side::Client, _) => Self::ClientLost,
+            RelayEnd::Lost(Side::Backend, _) => Self::BackendLost,
+            RelayEnd::IdleTimeout => Self::IdleTimeout,
+            RelayEnd::HalfCloseTimeout => Self::HalfCloseTimeout,
+            RelayEnd::HalfClosed(Side::Client) => Self::ClientHalfClose,
+            RelayEnd::HalfClosed(Side::Backend) => Self::BackendHalfClose,
+            RelayEnd::Aborted => Self::DrainDeadline,
+            RelayEnd::Panicked => Self::Panic,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_stands_at_its_own_index() {
+        for (index, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason:?}");
+            assert_eq!(CloseReason::LABELS[index], reason.label());
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! One client connection, from the moment it was accepted to the hand-over to the relay.
+//!
+//! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` permits,
+//! [`Session::run`] routes and connects, the worker's relay engine moves the bytes, and `record` ends it, once,
+//! whatever happened. Owns no pool and no table; it asks them. Invariants: every count is held by a guard in
+//! [`Session`] or in what it turns into, so that a cancelled task or a panic gives everything back; the client's
+//! stream resets unless the relay closes it in order.
+
+pub mod acceptor;
+pub mod admission;
+pub mod close;
+mod connect;
+mod hook;
+mod record;
+mod worker;
+
+pub use worker::{Worker, WorkerSetup};
+
+use crate::name::{ClientAddr, Direction, Side};
+use crate::net::relay::{self, RelayEnd, Timeouts};
+use crate::net::stream::Stream;
+use crate::pool::Slot;
+use crate::table::{Facts, Listener};
+use admission::Permit;
+use close::CloseReason;
+use record::{Phase, Record};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Without progress for this long, a peer that does not read forfeits what is left before a reset is passed on.
+pub const LINGER: Duration = Duration::from_secs(10);
+
+/// A client that has been admitted and has no backend yet.
+pub struct Session {
+    client: Stream,
+    record: Box<Record>,
+    worker: Rc<Worker>,
+}
+
+impl Session {
+    pub fn new(
+        client: Stream,
+        address: ClientAddr,
+        listener: &Arc<Listener>,
+        permit: Permit,
+        worker: &Rc<Worker>,
+    ) -> Self {
+        Self { client, record: Box::new(Record::new(address, listener, Some(permit), worker)), worker: Rc::clone(worker) }
+    }
+
+    /// The whole life up to the relay; ends the session itself where it goes no further.
+    pub async fn run(mut self) {
+        if self.client.take_error().is_err() {
+            // Reset while it waited in the accept queue: no backend needs to hear of it.
+            return self.close(CloseReason::ClientReset);
+        }
+        self.record.phase = Phase::Route;
+        let pool = {
+            let table = self.worker.table.load();
+            let facts = Facts { listener: &self.record.listener.name, client: self.record.client };
+            table.route(&facts).cloned()
+        };
+        let Some(pool) = pool else { return self.close(CloseReason::NoBackend) };
+
+        self.record.phase = Phase::Connect;
+        match connect::connect(&self.client, &pool, &mut self.record, &self.worker).await {
+            Ok((backend, slot)) => self.relay(backend, slot),
+            Err(reason) => self.close(reason),
+        }
+    }
+
+    /// Hands both sockets and all guards over to the engine, which ends the session from here on.
+    fn relay(mut self, backend: Stream, slot: Slot) {
+        self.record.phase = Phase::Relay;
+        let listener = &self.record.listener.config;
+        let timeouts = Timeouts {
+            idle: listener.idle_timeout.as_millis() as u64,
+            half_close: listener.half_close_timeout.as_millis() as u64,
+            linger: LINGER.as_millis() as u64,
+        };
+        let relayed = Relayed { record: self.record, slot: Some(slot) };
+        self.worker.engine.borrow_mut().add(self.client, backend, timeouts, relayed, Instant::now());
+    }
+
+    /// Resets the client; the guards and the record do the rest.
+    fn close(self, reason: CloseReason) {
+        drop(self.client);
+        self.record.finish(reason);
+    }
+}
+
+/// What travels with the sockets through the relay engine.
+pub struct Relayed {
+    record: Box<Record>,
+    slot: Option<Slot>,
+}
+
+impl relay::Owner for Relayed {
+    fn moved(&mut self, direction: Direction, bytes: usize) {
+        self.record.moved(direction, bytes as u64);
+    }
+
+    fn closed(&mut self, side: Side) {
+        if side == Side::Backend {
+            self.slot = None;
+        }
+    }
+
+    fn ended(self, end: RelayEnd) {
+        drop(self.slot);
+        self.record.finish(CloseReason::of_relay(end));
+    }
+}

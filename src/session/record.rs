@@ -1,0 +1,153 @@
+//! What is known of one session, and its one exit.
+//!
+//! Owns the metrics and the access-log line of a session. A [`Record`] ends exactly once, when it is dropped:
+//! with the reason that [`Record::finish`] was given, or, in a task that panicked or was cancelled at the drain
+//! deadline, with that. The fields of the line stand in [`Record::write`], in the order of the line.
+
+use super::admission::Permit;
+use super::close::CloseReason;
+use super::worker::Worker;
+use crate::drain::Alive;
+use crate::log::Line;
+use crate::name::{ClientAddr, Direction, SessionId};
+use crate::pool::{Backend, Pool};
+use crate::table::Listener;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Where in its life a session is; the access log says in which phase it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Admit,
+    Route,
+    Connect,
+    Relay,
+}
+
+impl Phase {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Route => "route",
+            Self::Connect => "connect",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// A connect try that came to nothing.
+pub struct FailedAttempt {
+    pub backend: Arc<str>,
+    pub outcome: &'static str,
+    pub took: Duration,
+}
+
+pub struct Record {
+    pub id: SessionId,
+    pub listener: Arc<Listener>,
+    pub client: ClientAddr,
+    pub phase: Phase,
+    pub pool: Option<Arc<Pool>>,
+    pub failed: Vec<FailedAttempt>,
+    /// The backend that was connected to, and how long its attempt took.
+    pub connected: Option<(Arc<Backend>, Duration)>,
+    /// From the first attempt to the connection, or to giving up.
+    pub connect_wait: Option<Duration>,
+    bytes: [u64; 2],
+    accepted: Instant,
+    accepted_at: SystemTime,
+    reason: Option<CloseReason>,
+    worker: Rc<Worker>,
+    _permit: Option<Permit>,
+    _alive: Alive,
+}
+
+impl Record {
+    pub fn new(client: ClientAddr, listener: &Arc<Listener>, permit: Option<Permit>, worker: &Rc<Worker>) -> Self {
+        listener.metrics.connections_total.inc();
+        listener.metrics.active.inc();
+        Self {
+            id: worker.next_session(),
+            listener: Arc::clone(listener),
+            client,
+            phase: Phase::Admit,
+            pool: None,
+            failed: Vec::new(),
+            connected: None,
+            connect_wait: None,
+            bytes: [0; 2],
+            accepted: Instant::now(),
+            accepted_at: SystemTime::now(),
+            reason: None,
+            worker: Rc::clone(worker),
+            _permit: permit,
+            _alive: worker.living.enter(),
+        }
+    }
+
+    pub fn moved(&mut self, direction: Direction, bytes: u64) {
+        super::hook::relay(self.id);
+        self.bytes[direction as usize] += bytes;
+        if let Some((backend, _)) = &self.connected {
+            backend.metrics.bytes[direction as usize].inc_by(bytes);
+        }
+    }
+
+    /// The one exit.
+    pub fn finish(mut self, reason: CloseReason) {
+        self.reason = Some(reason);
+    }
+
+    fn write(&self, line: &mut Line<'_>, reason: CloseReason, duration: Duration) {
+        line.time("time", self.accepted_at);
+        line.display("id", &self.id);
+        line.text("listener", self.listener.name.as_str());
+        line.display("client", &self.client);
+        // Until routes have conditions, the listener's own pool is the one rule.
+        line.text("rule", "default");
+        line.text("pool", self.pool.as_ref().map_or("-", |pool| pool.name.as_str()));
+        line.text("backend", self.connected.as_ref().map_or("-", |(backend, _)| &backend.label));
+        line.display("attempts", &Attempts(self));
+        line.seconds("connect", self.connect_wait.unwrap_or_default());
+        line.seconds("duration", duration);
+        line.number("to_backend", self.bytes[Direction::ToBackend as usize]);
+        line.number("to_client", self.bytes[Direction::ToClient as usize]);
+        line.text("ended_by", reason.ended_by());
+        line.text("phase", self.phase.as_str());
+        line.text("reason", reason.label());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let unfinished = if std::thread::panicking() { CloseReason::Panic } else { CloseReason::DrainDeadline };
+        let reason = self.reason.unwrap_or(unfinished);
+        let duration = self.accepted.elapsed();
+        let metrics = &self.listener.metrics;
+        metrics.closed[reason as usize].inc();
+        metrics.duration.observe(duration.as_secs_f64());
+        metrics.active.dec();
+        if let Some(access) = &self.worker.access {
+            access.borrow_mut().line(|line| self.write(line, reason, duration));
+        }
+    }
+}
+
+/// `10.0.0.1:80 refused 0.000112, 10.0.0.2:80 connected 0.000351`.
+struct Attempts<'a>(&'a Record);
+
+impl fmt::Display for Attempts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failed = self.0.failed.iter().map(|attempt| (&attempt.backend, attempt.outcome, attempt.took));
+        let connected = self.0.connected.iter().map(|(backend, took)| (&backend.label, "connected", *took));
+        for (index, (backend, outcome, took)) in failed.chain(connected).enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{backend} {outcome} {:.6}", took.as_secs_f64())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! What all sessions of one worker thread share.
+//!
+//! Owns no task: the daemon's worker thread drives the engine and runs the acceptors with this in hand.
+
+use super::Relayed;
+use super::admission::Admission;
+use crate::drain::Living;
+use crate::log::{AccessLog, AccessWriter, Every};
+use crate::name::SessionId;
+use crate::net::relay::Engine;
+use crate::rng::Rng;
+use crate::table::RoutingTable;
+use arc_swap::ArcSwap;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a worker is made from; built by the daemon, moved into the thread.
+pub struct WorkerSetup {
+    pub index: u16,
+    pub table: Arc<ArcSwap<RoutingTable>>,
+    pub admission: Arc<Admission>,
+    pub access: Option<AccessLog>,
+    pub max_pipes: usize,
+    /// Limits what is said about a shortage of file descriptors, over all workers together.
+    pub shortage: Arc<Every>,
+}
+
+pub struct Worker {
+    pub table: Arc<ArcSwap<RoutingTable>>,
+    pub admission: Arc<Admission>,
+    pub engine: Rc<RefCell<Engine<Relayed>>>,
+    pub rng: RefCell<Rng>,
+    pub access: Option<RefCell<AccessWriter>>,
+    pub shortage: Arc<Every>,
+    /// Sessions of this worker that have not ended.
+    pub living: Living,
+    index: u16,
+    sessions: Cell<u64>,
+}
+
+/// A shortage of file descriptors is said at most this often.
+pub const SHORTAGE_LOG: Duration = Duration::from_secs(10);
+
+impl Worker {
+    pub fn new(setup: WorkerSetup) -> io::Result<Self> {
+        Ok(Self {
+            table: setup.table,
+            admission: setup.admission,
+            engine: Rc::new(RefCell::new(Engine::new(setup.max_pipes, Instant::now())?)),
+            rng: RefCell::new(Rng::from_entropy()),
+            access: setup.access.map(|log| RefCell::new(log.writer())),
+            shortage: setup.shortage,
+            living: Living::default(),
+            index: setup.index,
+            sessions: Cell::new(0),
+        })
+    }
+
+    pub(super) fn next_session(&self) -> SessionId {
+        let count = self.sessions.get() + 1;
+        self.sessions.set(count);
+        SessionId::new(self.index, count)
+    }
+}
