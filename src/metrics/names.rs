@@ -1,0 +1,127 @@
+//! Every metric family once: its name, its help, its labels, and for histograms its buckets.
+//!
+//! Owns the vocabulary and nothing else; what holds the numbers is `mod`. Base units only (seconds, bytes), and
+//! never a client's address as a label: the number of series must follow the config, not the traffic.
+
+/// What a family is called and says. The labels' order is the order in which values are handed to `Family::series`.
+#[derive(Debug)]
+pub struct Name {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub labels: &'static [&'static str],
+    /// Upper bounds; empty for everything but a histogram.
+    pub buckets: &'static [f64],
+}
+
+macro_rules! names {
+    ($($const:ident = $name:literal [$($label:literal),*] $(in $buckets:ident)? : $help:literal;)*) => {
+        $(pub const $const: Name = Name {
+            name: $name,
+            help: $help,
+            labels: &[$($label),*],
+            buckets: names!(@buckets $($buckets)?),
+        };)*
+
+        /// All of the above, so that a test can judge them together.
+        #[cfg(test)]
+        pub const ALL: &[&Name] = &[$(&$const),*];
+    };
+    (@buckets) => { &[] };
+    (@buckets $buckets:ident) => { $buckets };
+}
+
+names! {
+    BUILD_INFO = "tidegate_build_info" ["version"]:
+        "Always 1; the label says which build this is.";
+    CONFIG_GENERATION = "tidegate_config_generation" []:
+        "The number of the routing table in force; it grows by one with each successful reload.";
+    MAX_CONNECTIONS = "tidegate_max_connections" []:
+        "Client connections served at once at most.";
+    PANICS = "tidegate_panics_total" []:
+        "Panics caught; each cost one session or restarted one task.";
+    TASK_RESTARTS = "tidegate_task_restarts_total" ["task"]:
+        "Tasks started again after they had ended unexpectedly.";
+    LOG_DROPPED = "tidegate_log_dropped_total" ["log"]:
+        "Log lines given up because their queue was full or their target couldn't be written.";
+    PIPES_HELD = "tidegate_pipes_held" []:
+        "Pipes that exist for splicing, in use or pooled.";
+    PIPE_FALLBACKS = "tidegate_pipe_fallbacks_total" []:
+        "Times that a session went on by copying because there was no pipe to be had.";
+    ADMIN_REFUSED = "tidegate_admin_connections_refused_total" []:
+        "Connections to the admin endpoint closed unserved because too many were open.";
+
+    LISTENER_UP = "tidegate_listener_up" ["listener"]:
+        "1 while all sockets of the listener work, else 0.";
+    LISTENER_CONNECTIONS = "tidegate_listener_connections_total" ["listener"]:
+        "Client connections accepted.";
+    LISTENER_ACTIVE = "tidegate_listener_connections_active" ["listener"]:
+        "Client connections being served now.";
+    LISTENER_ACCEPT_ERRORS = "tidegate_listener_accept_errors_total" ["listener", "errno"]:
+        "Errors of accept(2), by their symbolic name.";
+    CONNECTIONS_CLOSED = "tidegate_connections_closed_total" ["listener", "reason"]:
+        "Client connections that ended, by the reason of their end.";
+    CONNECTION_DURATION = "tidegate_connection_duration_seconds" ["listener"] in DURATION_BUCKETS:
+        "Time from accepting a client connection to its end.";
+
+    POOL_FAILOVERS = "tidegate_pool_failovers_total" ["pool"]:
+        "Connect attempts made because an earlier attempt of the same session had failed.";
+    POOL_NO_BACKEND = "tidegate_pool_no_backend_total" ["pool"]:
+        "Sessions that ended because no backend was available, or none that hadn't been tried.";
+    POOL_CONNECT_WAIT = "tidegate_pool_connect_wait_seconds" ["pool"] in CONNECT_WAIT_BUCKETS:
+        "Time from choosing the pool to a connected backend, failed attempts included.";
+
+    BACKEND_UP = "tidegate_backend_up" ["pool", "backend"]:
+        "1 while the backend's health verdict is up, else 0.";
+    BACKEND_STATE_CHANGES = "tidegate_backend_state_changes_total" ["pool", "backend"]:
+        "Times that the backend's health verdict went from up to down or back.";
+    BACKEND_CONNECTIONS = "tidegate_backend_connections_total" ["pool", "backend"]:
+        "Connections established to the backend.";
+    BACKEND_ACTIVE = "tidegate_backend_connections_active" ["pool", "backend"]:
+        "Connections to the backend now, those still being established included.";
+    BACKEND_BYTES = "tidegate_backend_bytes_total" ["pool", "backend", "direction"]:
+        "Payload relayed to the backend (to_backend) and from it (to_client).";
+    BACKEND_CONNECT_ERRORS = "tidegate_backend_connect_errors_total" ["pool", "backend", "reason"]:
+        "Connect attempts that failed; no_fd, no_port and no_memory are tidegate's own shortage.";
+    BACKEND_HEALTH_CHECKS = "tidegate_backend_health_checks_total" ["pool", "backend", "result"]:
+        "Probes by what they came to; frozen is a probe that tidegate itself could not make.";
+
+    KERNEL_LISTEN_OVERFLOWS = "tidegate_kernel_listen_overflows_total" []:
+        "Connections that the kernel gave up because an accept queue was full, in this whole network namespace.";
+    KERNEL_LISTEN_DROPS = "tidegate_kernel_listen_drops_total" []:
+        "Connection requests to listening sockets that the kernel dropped for any reason, in this whole network namespace.";
+}
+
+/// A decade each where a session is one exchange; above a minute, the time-outs that people set: ten minutes (the
+/// default idle time-out), an hour, a day. Quantiles of long-lived sessions come from the access log.
+pub const DURATION_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 86_400.0];
+
+/// From a loopback connect to the largest usual budget (10 s). The kernel repeats a lost SYN after 1 s and again
+/// 2 s later, so 1 and 3 s part "none lost" from "one lost" from "two lost".
+pub const CONNECT_WAIT_BUCKETS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_follow_the_conventions() {
+        let mut seen = BTreeSet::new();
+        for name in ALL {
+            assert!(seen.insert(name.name), "{} twice", name.name);
+            assert!(name.name.starts_with("tidegate_"), "{}", name.name);
+            assert!(name.help.ends_with('.'), "{}: the help is a sentence", name.name);
+            assert!(name.buckets.is_sorted(), "{}: buckets ascend", name.name);
+            assert_eq!(
+                name.name.ends_with("_seconds"),
+                !name.buckets.is_empty(),
+                "{}: histograms, and only they, are in seconds",
+                name.name
+            );
+            for label in name.labels {
+                assert!(!["client", "le", "quantile"].contains(label), "{}: label {label}", name.name);
+            }
+        }
+    }
+}
