@@ -1,0 +1,184 @@
+//! From a config to a table: host names become backends, listeners find their pools, and what stays is kept.
+//!
+//! Owns the expansion of members. Pure: names were resolved before (`Resolution`), nothing is bound or probed, and
+//! the previous table isn't changed, so a table that isn't wanted after all can simply be dropped. Next: `Pool::new`
+//! for how backends keep their state.
+
+use super::{Listener, RoutingTable};
+use crate::config::{self, Address, Balance, Config, Group};
+use crate::metrics::Metrics;
+use crate::name::{BackendAddr, Endpoint, PoolName};
+use crate::pool::{Members, Pool, ResolvedMember};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What the host names of a config stand for.
+#[derive(Clone, Debug, Default)]
+pub struct Resolution(HashMap<(Arc<str>, u16), Vec<SocketAddr>>);
+
+/// A table, and what somebody should be told about it.
+pub struct Built {
+    pub table: RoutingTable,
+    pub warnings: Vec<Warning>,
+}
+
+/// Something in the config that does no harm but can't be meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// Two members of a pool are the same address; the second is left out.
+    SameAddress { pool: PoolName, place: String, address: BackendAddr, first: Address },
+    /// A host name stands for no address.
+    NoAddress { pool: PoolName, place: String, member: Address },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SameAddress { place, address, first, .. } => {
+                write!(f, "{place}: {address} is already in the pool, from {first}; it is left out here")
+            }
+            Self::NoAddress { place, member, .. } => {
+                write!(f, "{place}: {member} has no address; the pool goes without it")
+            }
+        }
+    }
+}
+
+impl RoutingTable {
+    /// The table for `config`, with one of `listeners` for each of the config's.
+    ///
+    /// Backends that are in the same pool of `previous`, at the same address and by the same name, keep their
+    /// state. `now_unix_ms` is since when new ones are what they are.
+    #[must_use]
+    pub fn build(
+        config: &Config,
+        resolution: &Resolution,
+        listeners: Vec<Arc<Listener>>,
+        metrics: &Arc<Metrics>,
+        previous: Option<&Self>,
+        now_unix_ms: u64,
+    ) -> Built {
+        let mut warnings = Vec::new();
+        let pools: Vec<Arc<Pool>> = config
+            .pools
+            .iter()
+            .map(|pool| {
+                let members = Expansion::of(pool, resolution, &mut warnings);
+                let before = previous.and_then(|table| table.pool(&pool.name));
+                Arc::new(Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now_unix_ms))
+            })
+            .collect();
+        let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
+        let mut routes: Vec<_> = listeners
+            .iter()
+            .filter_map(|listener| {
+                let pool = by_name.get(&listener.config.pool)?;
+                Some((listener.name.clone(), Arc::clone(pool)))
+            })
+            .collect();
+        routes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let generation = previous.map_or(1, |table| table.generation + 1);
+        Built { table: Self { generation, listeners, pools, routes }, warnings }
+    }
+}
+
+impl Resolution {
+    /// The names that must be inserted before a table can be built from `config`, each once.
+    #[must_use]
+    pub fn wanted(config: &Config) -> Vec<(Arc<str>, u16)> {
+        let mut seen = HashSet::new();
+        config
+            .pools
+            .iter()
+            .flat_map(|pool| &pool.members)
+            .filter_map(|member| match &member.address {
+                Address::Host { host, port } => Some((Arc::clone(host), *port)),
+                Address::Endpoint(_) => None,
+            })
+            .filter(|wanted| seen.insert(wanted.clone()))
+            .collect()
+    }
+
+    /// The order of the addresses doesn't matter: a resolver that shuffles them changes nothing.
+    pub fn insert(&mut self, host: Arc<str>, port: u16, mut addresses: Vec<SocketAddr>) {
+        addresses.sort_unstable();
+        addresses.dedup();
+        self.0.insert((host, port), addresses);
+    }
+
+    fn endpoints(&self, address: &Address) -> Vec<Endpoint> {
+        match address {
+            Address::Endpoint(endpoint) => vec![endpoint.clone()],
+            Address::Host { host, port } => {
+                let found = self.0.get(&(Arc::clone(host), *port));
+                found.into_iter().flatten().copied().map(Endpoint::Tcp).collect()
+            }
+        }
+    }
+}
+
+/// The members of one pool as they are found, each address once.
+struct Expansion<'a> {
+    list: Vec<ResolvedMember>,
+    /// Which configured member an address comes from.
+    sources: HashMap<BackendAddr, &'a Address>,
+}
+
+impl<'a> Expansion<'a> {
+    fn of(pool: &'a config::Pool, resolution: &Resolution, warnings: &mut Vec<Warning>) -> Members {
+        let mut expansion = Self { list: Vec::new(), sources: HashMap::new() };
+        let indices: Vec<Vec<usize>> =
+            pool.members.iter().map(|member| expansion.add(pool, member, resolution, warnings)).collect();
+        let balance = match &pool.balance {
+            Balance::Failover(group) => Balance::Failover(expand(group, &indices)),
+            other => other.clone(),
+        };
+        Members { list: expansion.list, balance }
+    }
+
+    /// The indices of the backends that `member` stands for.
+    fn add(
+        &mut self,
+        pool: &config::Pool,
+        member: &'a config::Member,
+        resolution: &Resolution,
+        warnings: &mut Vec<Warning>,
+    ) -> Vec<usize> {
+        let endpoints = resolution.endpoints(&member.address);
+        if endpoints.is_empty() {
+            let (place, address) = (member.place.clone(), member.address.clone());
+            warnings.push(Warning::NoAddress { pool: pool.name.clone(), place, member: address });
+        }
+        let several = endpoints.len() > 1;
+        let mut indices = Vec::with_capacity(endpoints.len());
+        for address in endpoints.into_iter().map(BackendAddr) {
+            if let Some(&first) = self.sources.get(&address) {
+                let (pool, place, first) = (pool.name.clone(), member.place.clone(), first.clone());
+                warnings.push(Warning::SameAddress { pool, place, address, first });
+                continue;
+            }
+            let label = match &member.name {
+                Some(name) if several => format!("{name}/{address}").into(),
+                Some(name) => name.as_str().into(),
+                None => address.to_string().into(),
+            };
+            self.sources.insert(address.clone(), &member.address);
+            indices.push(self.list.len());
+            self.list.push(ResolvedMember { address, weight: member.weight, label });
+        }
+        indices
+    }
+}
+
+/// A failover group over backends, from one over members and the backends that each member stands for.
+fn expand(group: &Group, indices: &[Vec<usize>]) -> Group {
+    match group {
+        Group::Any(groups) => Group::Any(groups.iter().map(|group| expand(group, indices)).collect()),
+        Group::Member(member) => match indices[*member].as_slice() {
+            [index] => Group::Member(*index),
+            several => Group::Any(several.iter().copied().map(Group::Member).collect()),
+        },
+    }
+}
