@@ -4,9 +4,28 @@
 //! `validate`; what a mistake looks like is `error`. A `Config` that exists is a good one: there is no second
 //! check anywhere. Host names are still names here; the daemon resolves them before it builds a table.
 
+mod address;
+mod binds;
+mod error;
+mod file;
+mod findings;
+mod pools;
+mod section;
+mod source;
+mod syntax;
+mod target;
+mod unit;
+mod validate;
+mod words;
+
+pub use error::{Mistake, Mistakes, Place, Position, Severity, Style};
+pub use file::TABLES;
+
 use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
+use findings::Findings;
+use source::Source;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +37,32 @@ pub struct Config {
     pub log: Log,
     pub listeners: Vec<Listener>,
     pub pools: Vec<Pool>,
+}
+
+/// A good configuration, and what in it is hardly meant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<Mistake>,
+}
+
+impl Config {
+    /// Reads and judges a file. Fails with everything that is wrong with it, or with the one reason for which it
+    /// can't be read.
+    pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
+        judge(&Source::load(path)?)
+    }
+
+    /// As [`load`](Self::load), for the content of a file that is called `source_name` in messages.
+    pub fn parse(source_name: &str, bytes: &[u8]) -> Result<Loaded, Mistakes> {
+        judge(&Source::from_bytes(source_name, bytes)?)
+    }
+}
+
+fn judge(source: &Source) -> Result<Loaded, Mistakes> {
+    let findings = Findings::new(source);
+    let config = syntax::parse(&findings, |table| validate::config(&findings, file::read(&findings, table)));
+    Ok(Loaded { config, warnings: findings.finish()? })
 }
 
 /// `[runtime]`: limits of the whole process.
@@ -258,6 +303,13 @@ pub mod limits {
     /// The largest file that is read, in bytes.
     pub const MAX_FILE: u64 = 16 << 20;
     pub const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3_600);
+    /// Of durations that must not be zero.
+    pub const MIN_DURATION: Duration = Duration::from_millis(1);
+    /// The kernel counts keepalive in whole seconds, and up to 32,767 of them.
+    pub const MIN_KEEPALIVE: Duration = Duration::from_secs(1);
+    pub const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+    /// The longest path that a unix socket's address holds, in bytes: 108 with the final NUL.
+    pub const MAX_UNIX_PATH: usize = 107;
 
     pub const DEFAULT_ADMIN: &str = "127.0.0.1:9900";
     pub const DEFAULT_BACKLOG: u32 = 4_096;

@@ -1,0 +1,166 @@
+//! Which addresses get into each other's way: two listeners on one, a wildcard over another, a listener in a circle.
+//!
+//! Owns no syntax; every address here is good by itself. A wildcard counts as overlapping although the kernel would
+//! let one be bound beside it in some cases, because which of the two gets a connection would be a surprise.
+
+use super::findings::{At, Findings, Given, Placed};
+use super::validate::Bound;
+use super::{Address, Pool, address, limits};
+use crate::name::{BindAddr, Endpoint, PoolName};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+/// Reports overlapping addresses, and listeners that lead to themselves.
+pub(super) fn check(findings: &Findings, admin: &Given<Option<BindAddr>>, listeners: &[Bound], pools: &[Pool]) {
+    overlaps(findings, admin, listeners);
+    circles(findings, listeners, pools);
+}
+
+fn overlaps(findings: &Findings, admin: &Given<Option<BindAddr>>, listeners: &[Bound]) {
+    let mut taken = Taken::default();
+    let mut binds: Vec<(&At, &BindAddr)> =
+        listeners.iter().flat_map(|bound| &bound.binds).map(|bind| (&bind.at, &bind.value)).collect();
+    let default = address::bind(limits::DEFAULT_ADMIN).ok();
+    match (admin, &default) {
+        (Given::Absent, Some(default)) => _ = taken.take(&default.0, || Holder::DefaultAdmin),
+        (Given::Good(Placed { at, value: Some(bind) }), _) => binds.push((at, bind)),
+        _ => {}
+    }
+    binds.sort_by_key(|(at, _)| at.span.start);
+    for (at, bind) in binds {
+        let line = || findings.source.position(at.span.start).line;
+        let Some(Overlap { other, holder }) = taken.take(&bind.0, || Holder::Key(at.key.clone(), line())) else {
+            continue;
+        };
+        let holder = match holder {
+            Holder::Key(key, line) => format!("{key} on line {line}"),
+            Holder::DefaultAdmin => "the default of admin.listen".to_owned(),
+        };
+        let message = format!("{} overlaps {}, which is {holder}", bind.0, other);
+        findings.mistake(at, message, overlap_hint(&bind.0, &other));
+    }
+}
+
+fn overlap_hint(one: &Endpoint, other: &Endpoint) -> &'static str {
+    let is_wildcard = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(address) if address.ip().is_unspecified());
+    let is_v6 = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(SocketAddr::V6(_)));
+    match (is_wildcard(one), is_wildcard(other)) {
+        _ if one == other => "use another port or address",
+        (true, true) => "[::] takes IPv4 connections too, so keep only that one",
+        _ if is_v6(one) != is_v6(other) => "[::] takes IPv4 connections too; use another port",
+        _ => "a wildcard takes connections to every address; use another port",
+    }
+}
+
+/// Who holds an address.
+#[derive(Clone)]
+enum Holder {
+    /// The key, and the line that it is on.
+    Key(String, usize),
+    DefaultAdmin,
+}
+
+struct Overlap {
+    other: Endpoint,
+    holder: Holder,
+}
+
+/// The addresses seen so far.
+#[derive(Default)]
+struct Taken<'b> {
+    paths: HashMap<&'b Path, Holder>,
+    ports: HashMap<u16, Port<'b>>,
+}
+
+/// One port's addresses. The first of each family stands for all, as far as a wildcard is concerned.
+#[derive(Default)]
+struct Port<'b> {
+    exact: HashMap<&'b SocketAddr, Holder>,
+    first_v4: Option<(&'b SocketAddr, Holder)>,
+    first_v6: Option<(&'b SocketAddr, Holder)>,
+    wildcard_v4: Option<(&'b SocketAddr, Holder)>,
+    wildcard_v6: Option<(&'b SocketAddr, Holder)>,
+}
+
+impl<'b> Taken<'b> {
+    /// Adds an address, and returns one that it gets into the way of.
+    fn take(&mut self, endpoint: &'b Endpoint, holder: impl Fn() -> Holder) -> Option<Overlap> {
+        match endpoint {
+            Endpoint::Unix(path) => {
+                if let Some(first) = self.paths.get(&**path) {
+                    return Some(Overlap { other: endpoint.clone(), holder: first.clone() });
+                }
+                self.paths.insert(path, holder());
+                None
+            }
+            // The kernel picks a free one.
+            Endpoint::Tcp(address) if address.port() == 0 => None,
+            Endpoint::Tcp(address) => self.ports.entry(address.port()).or_default().take(address, holder()),
+        }
+    }
+}
+
+impl<'b> Port<'b> {
+    fn take(&mut self, address: &'b SocketAddr, holder: Holder) -> Option<Overlap> {
+        let exact = self.exact.get_key_value(address).map(|(&address, holder)| (address, holder.clone()));
+        let others = match (address.ip(), address.ip().is_unspecified()) {
+            (IpAddr::V4(_), false) => [&self.wildcard_v4, &self.wildcard_v6],
+            (IpAddr::V4(_), true) => [&self.first_v4, &self.wildcard_v6],
+            (IpAddr::V6(_), false) => [&self.wildcard_v6, &None],
+            (IpAddr::V6(_), true) => [&self.first_v4, &self.first_v6],
+        };
+        let overlap = exact.or_else(|| others.into_iter().flatten().next().cloned());
+        let entry = Some((address, holder));
+        let (first, wildcard) = match address {
+            SocketAddr::V4(_) => (&mut self.first_v4, &mut self.wildcard_v4),
+            SocketAddr::V6(_) => (&mut self.first_v6, &mut self.wildcard_v6),
+        };
+        if address.ip().is_unspecified() && wildcard.is_none() {
+            wildcard.clone_from(&entry);
+        }
+        if let Some((address, holder)) = &entry {
+            self.exact.entry(address).or_insert_with(|| holder.clone());
+        }
+        if first.is_none() {
+            *first = entry;
+        }
+        overlap.map(|(&other, holder)| Overlap { other: Endpoint::Tcp(other), holder })
+    }
+}
+
+/// A listener whose pool holds the listener's own address would serve itself until the descriptors are used up.
+fn circles(findings: &Findings, listeners: &[Bound], pools: &[Pool]) {
+    let endpoints = |pool: &'_ Pool| -> HashSet<Endpoint> {
+        let endpoint = |member: &super::Member| match &member.address {
+            Address::Endpoint(endpoint) => Some(endpoint.clone()),
+            Address::Host { .. } => None,
+        };
+        pool.members.iter().filter_map(endpoint).collect()
+    };
+    let members: HashMap<&PoolName, HashSet<Endpoint>> =
+        pools.iter().map(|pool| (&pool.name, endpoints(pool))).collect();
+    for Bound { listener, binds } in listeners {
+        let Some(members) = members.get(&listener.pool) else { continue };
+        for Placed { at, value: BindAddr(bind) } in binds {
+            if let Some(member) = reached(bind).into_iter().find(|endpoint| members.contains(endpoint)) {
+                let message = format!("the listener's own pool {} leads back to it at {member}", listener.pool);
+                findings.mistake(at, message, "connections would go round; use another address");
+            }
+        }
+    }
+}
+
+/// The addresses through which this machine reaches what is bound here, as far as they are known.
+fn reached(bind: &Endpoint) -> Vec<Endpoint> {
+    let local = |ip: IpAddr, port| Endpoint::Tcp(SocketAddr::new(ip, port));
+    let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    match bind {
+        Endpoint::Tcp(address) if address.port() == 0 => Vec::new(),
+        Endpoint::Tcp(SocketAddr::V4(address)) if address.ip().is_unspecified() => vec![local(v4, address.port())],
+        Endpoint::Tcp(SocketAddr::V6(address)) if address.ip().is_unspecified() => {
+            vec![local(v4, address.port()), local(v6, address.port())]
+        }
+        exact => vec![exact.clone()],
+    }
+}

@@ -1,0 +1,255 @@
+//! `lb.toml`, field for field: which tables and keys there are, and of what type and range each value is.
+//!
+//! Owns the lists of keys; there is no other place that knows them. What is read here isn't judged beyond the single
+//! value: defaults, references and everything that takes two keys to be wrong is `validate`'s.
+
+use super::findings::{At, Findings, Given, Placed};
+use super::section::{self, Section};
+use super::{Access, Format, Initial, Level, Probe, limits};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::{DeTable, DeValue};
+
+/// Each table and its keys. `NAME` is what the user calls it, `[]` an entry of a list.
+pub const TABLES: [(&str, &[&str]); 9] = [
+    ("", ROOT),
+    ("runtime", RUNTIME),
+    ("admin", ADMIN),
+    ("log", LOG),
+    ("listeners.NAME", LISTENER),
+    ("pools.NAME", POOL),
+    ("pools.NAME.backends[]", BACKEND),
+    ("pools.NAME.connect", CONNECT),
+    ("pools.NAME.health", HEALTH),
+];
+const ROOT: &[&str] = &["runtime", "admin", "log", "listeners", "pools"];
+const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_duck"];
+const ADMIN: &[&str] = &["listen"];
+const LOG: &[&str] = &["level", "format", "access"];
+const LISTENER: &[&str] = &["bind", "pool", "backlog", "idle_timeout", "half_close_timeout", "keepalive"];
+const POOL: &[&str] = &["balance", "backends", "target", "connect", "health"];
+const BACKEND: &[&str] = &["address", "weight", "name"];
+const CONNECT: &[&str] = &["timeout", "attempts", "budget"];
+const HEALTH: &[&str] = &["probe", "interval", "fast_interval", "timeout", "rise", "fall", "initial"];
+
+pub(super) struct File {
+    pub runtime: Runtime,
+    /// `admin.listen`.
+    pub admin: Given<String>,
+    pub log: Log,
+    pub listeners: Given<Vec<Listener>>,
+    pub pools: Given<Vec<Pool>>,
+}
+
+pub(super) struct Runtime {
+    pub workers: Given<usize>,
+    pub max_connections: Given<usize>,
+    pub drain_timeout: Given<Duration>,
+    pub lame_duck: Given<Duration>,
+}
+
+pub(super) struct Log {
+    pub level: Given<Level>,
+    pub format: Given<Format>,
+    pub access: Given<Access>,
+}
+
+pub(super) struct Listener {
+    pub name: Placed<String>,
+    /// The table itself.
+    pub at: At,
+    pub bind: Given<Vec<Placed<String>>>,
+    pub pool: Given<String>,
+    pub backlog: Given<u32>,
+    pub idle_timeout: Given<Duration>,
+    pub half_close_timeout: Given<Duration>,
+    pub keepalive: Given<Option<Duration>>,
+}
+
+pub(super) struct Pool {
+    pub name: Placed<String>,
+    /// The table itself.
+    pub at: At,
+    pub balance: Given<String>,
+    pub backends: Given<Vec<Backend>>,
+    pub target: Given<String>,
+    pub connect: Connect,
+    pub health: Health,
+}
+
+pub(super) struct Backend {
+    pub at: At,
+    pub address: Given<String>,
+    pub weight: Given<u16>,
+    pub name: Given<String>,
+}
+
+pub(super) struct Connect {
+    pub timeout: Given<Duration>,
+    pub attempts: Given<u8>,
+    pub budget: Given<Duration>,
+}
+
+pub(super) struct Health {
+    pub probe: Given<Probe>,
+    pub interval: Given<Duration>,
+    pub fast_interval: Given<Duration>,
+    pub timeout: Given<Duration>,
+    pub rise: Given<u16>,
+    pub fall: Given<u16>,
+    pub initial: Given<Initial>,
+}
+
+/// Reads every key, reporting what is wrong with each by itself.
+pub(super) fn read(findings: &Findings, table: &DeTable) -> File {
+    let root = Section::root(findings, table, ROOT);
+    File {
+        runtime: Runtime::read(&root.section("runtime", RUNTIME)),
+        admin: root.section("admin", ADMIN).text("listen"),
+        log: Log::read(findings, &root.section("log", LOG)),
+        listeners: root.named("listeners", LISTENER).map(|all| all.into_iter().map(Listener::read).collect()),
+        pools: root.named("pools", POOL).map(|all| all.into_iter().map(|pool| Pool::read(findings, pool)).collect()),
+    }
+}
+
+impl Runtime {
+    fn read(section: &Section) -> Self {
+        Self {
+            workers: section.integer("workers", &(1..=limits::MAX_WORKERS)),
+            max_connections: section.integer("max_connections", &(1..=limits::MAX_CONNECTIONS)),
+            drain_timeout: section.duration("drain_timeout", &(Duration::ZERO..=limits::MAX_DURATION)),
+            lame_duck: section.duration("lame_duck", &(Duration::ZERO..=limits::MAX_DURATION)),
+        }
+    }
+}
+
+impl Log {
+    fn read(findings: &Findings, section: &Section) -> Self {
+        let levels = [
+            ("error", Level::Error),
+            ("warn", Level::Warn),
+            ("info", Level::Info),
+            ("debug", Level::Debug),
+            ("trace", Level::Trace),
+        ];
+        let access = match section.text("access") {
+            Given::Good(Placed { at, value }) => match access(&value) {
+                Some(access) => Given::Good(Placed { at, value: access }),
+                None => {
+                    let message = format!("{} is nowhere to write to", super::words::quoted(&value));
+                    findings.mistake(
+                        &at,
+                        message,
+                        "use \"off\", \"stdout\", \"stderr\" or the absolute path of a file",
+                    );
+                    Given::Bad
+                }
+            },
+            Given::Absent => Given::Absent,
+            Given::Bad => Given::Bad,
+        };
+        Self {
+            level: section.choice("level", &levels),
+            format: section.choice("format", &[("text", Format::Text), ("json", Format::Json)]),
+            access,
+        }
+    }
+}
+
+fn access(text: &str) -> Option<Access> {
+    match text {
+        "off" => Some(Access::Off),
+        "stdout" => Some(Access::Stdout),
+        "stderr" => Some(Access::Stderr),
+        path if Path::new(path).is_absolute() && !path.contains('\0') && !path.ends_with('/') => {
+            Some(Access::File(PathBuf::from(path)))
+        }
+        _ => None,
+    }
+}
+
+impl Listener {
+    fn read((name, section): (Placed<String>, Section)) -> Self {
+        let above_zero = limits::MIN_DURATION..=limits::MAX_DURATION;
+        Self {
+            bind: section.texts("bind"),
+            pool: section.text("pool"),
+            backlog: section.integer("backlog", &(1..=limits::MAX_BACKLOG)),
+            idle_timeout: section.duration("idle_timeout", &above_zero),
+            half_close_timeout: section.duration("half_close_timeout", &(Duration::ZERO..=limits::MAX_DURATION)),
+            keepalive: section.duration_or_off("keepalive", &(limits::MIN_KEEPALIVE..=limits::MAX_KEEPALIVE)),
+            name,
+            at: section.at,
+        }
+    }
+}
+
+impl Pool {
+    fn read(findings: &Findings, (name, section): (Placed<String>, Section)) -> Self {
+        Self {
+            balance: section.text("balance"),
+            backends: section
+                .list("backends")
+                .map(|list| list.into_iter().map(|entry| Backend::read(findings, &entry)).collect()),
+            target: section.text("target"),
+            connect: Connect::read(&section.section("connect", CONNECT)),
+            health: Health::read(&section.section("health", HEALTH)),
+            name,
+            at: section.at,
+        }
+    }
+}
+
+impl Backend {
+    /// An address, or a table with one.
+    fn read(findings: &Findings, entry: &Placed<&section::Value>) -> Self {
+        let Placed { at, value } = entry;
+        let (address, weight, name) = match value.get_ref() {
+            DeValue::String(text) => {
+                let address = Given::Good(Placed { at: at.clone(), value: text.to_string() });
+                (address, Given::Absent, Given::Absent)
+            }
+            DeValue::Table(_) => match Section::of_value(findings, value, at.key.clone(), BACKEND) {
+                Some(section) => {
+                    let weight = section.integer("weight", &(1..=limits::MAX_WEIGHT));
+                    (section.text("address"), weight, section.text("name"))
+                }
+                None => (Given::Bad, Given::Bad, Given::Bad),
+            },
+            _ => {
+                let mut complaint = section::wrong_type(value, "a backend");
+                complaint.hint = "write \"10.0.0.1:80\" or { address = \"10.0.0.1:80\", weight = 2 }".into();
+                findings.complaint(at, complaint);
+                (Given::Bad, Given::Bad, Given::Bad)
+            }
+        };
+        Self { at: at.clone(), address, weight, name }
+    }
+}
+
+impl Connect {
+    fn read(section: &Section) -> Self {
+        let above_zero = limits::MIN_DURATION..=limits::MAX_DURATION;
+        Self {
+            timeout: section.duration("timeout", &above_zero),
+            attempts: section.integer("attempts", &(1..=limits::MAX_ATTEMPTS)),
+            budget: section.duration("budget", &above_zero),
+        }
+    }
+}
+
+impl Health {
+    fn read(section: &Section) -> Self {
+        let above_zero = limits::MIN_DURATION..=limits::MAX_DURATION;
+        let streak = 1..=limits::MAX_STREAK;
+        Self {
+            probe: section.choice("probe", &[("tcp", Probe::Tcp), ("none", Probe::None)]),
+            interval: section.duration("interval", &above_zero),
+            fast_interval: section.duration("fast_interval", &above_zero),
+            timeout: section.duration("timeout", &above_zero),
+            rise: section.integer("rise", &streak),
+            fall: section.integer("fall", &streak),
+            initial: section.choice("initial", &[("down", Initial::Down), ("up", Initial::Up)]),
+        }
+    }
+}

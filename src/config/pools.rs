@@ -1,0 +1,228 @@
+//! The pools: members from a list or from a target, and the times and counts of connect and health.
+//!
+//! Owns what is wrong within one pool. A time that isn't given shrinks to fit those that are, so that setting one
+//! key never makes another one wrong. Next: `target` for the syntax of groups, `address` for that of addresses.
+
+use super::file;
+use super::findings::{At, Complaint, Findings, Given, Placed};
+use super::target;
+use super::{Address, Balance, Connect, Group, Health, Member, Pool, Probe, address, limits, unit, words};
+use crate::name::PoolName;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Builds a pool, reporting what is wrong with it.
+pub(super) fn pool(findings: &Findings, given: file::Pool) -> Pool {
+    let name = PoolName::new(&given.name.value);
+    let connect = connect(findings, &given.connect);
+    let health = health(findings, &given.health);
+    let (balance, members) = members(findings, given);
+    Pool { name, balance, members, connect, health }
+}
+
+fn members(findings: &Findings, given: file::Pool) -> (Balance, Vec<Member>) {
+    let mut members = Members::new(findings);
+    let balance = match (&given.target, given.backends) {
+        (Given::Absent, backends) => {
+            if backends.is_absent() {
+                let hint = "write backends = [\"10.0.0.1:80\"] or target = \"failover:(tcp://a:1|tcp://b:2)\"";
+                findings.missing(&given.at, "the pool has neither backends nor a target", hint);
+            }
+            if let Some(Placed { at, .. }) = backends.good().filter(|backends| backends.value.is_empty()) {
+                let message = "the list is empty, so that every connection to this pool is refused";
+                findings.warning(at, message, "add a backend");
+            }
+            if let Given::Good(Placed { at, value: backends }) = backends {
+                backends.into_iter().for_each(|backend| members.add_backend(backend));
+                members.check_number(&at);
+            }
+            balance(findings, &given.balance)
+        }
+        (target, backends) => {
+            if let (Some(target), false) = (target.good(), backends.is_absent()) {
+                findings.mistake(&target.at, "a pool has either backends or a target", "remove one of the two");
+            }
+            if let Some(balance) = given.balance.good() {
+                findings.mistake(&balance.at, "a target says itself how to choose", "remove balance");
+            }
+            target.good().map_or(Balance::RoundRobin, |target| members.add_target(target))
+        }
+    };
+    (balance, members.all)
+}
+
+fn balance(findings: &Findings, given: &Given<String>) -> Balance {
+    let Some(Placed { at, value }) = given.good() else { return Balance::RoundRobin };
+    match value.as_str() {
+        "round_robin" => Balance::RoundRobin,
+        "random" => Balance::Random,
+        other => {
+            let hint = match other {
+                "failover" => "write target = \"failover:(tcp://a:1|tcp://b:2)\" instead of balance and backends",
+                _ => "use \"round_robin\" or \"random\"",
+            };
+            findings.mistake(at, format!("{} is not known here", words::quoted(other)), hint);
+            Balance::RoundRobin
+        }
+    }
+}
+
+/// The members so far, with what must not come twice.
+struct Members<'f> {
+    findings: &'f Findings<'f>,
+    all: Vec<Member>,
+    /// The line of each.
+    addresses: HashMap<Address, usize>,
+    /// What logs and metrics call each: its name, or its address.
+    labels: HashMap<String, usize>,
+}
+
+impl<'f> Members<'f> {
+    fn new(findings: &'f Findings) -> Self {
+        Self { findings, all: Vec::new(), addresses: HashMap::new(), labels: HashMap::new() }
+    }
+
+    fn add_backend(&mut self, given: file::Backend) {
+        if given.address.is_absent() {
+            self.findings.missing(&given.at, "address is missing", "write address = \"10.0.0.1:80\"");
+        }
+        if let Some(name) = given.name.good() {
+            check_name(self.findings, name);
+        }
+        let Given::Good(Placed { at, value: text }) = given.address else { return };
+        match address::backend(&text) {
+            Ok(address) => self.add(&given.at, &at, address, given.weight.value_or(1), given.name.into_good()),
+            Err(complaint) => self.findings.complaint(&at, complaint),
+        }
+    }
+
+    fn add_target(&mut self, target: &Placed<String>) -> Balance {
+        let part = |span| target.at.part(self.findings.source, &target.value, span);
+        match target::parse(&target.value) {
+            Ok(parsed) => {
+                for leaf in &parsed.leaves {
+                    let at = part(leaf.span.clone());
+                    match leaf.address() {
+                        Ok(address) => self.add(&at, &at, address, 1, None),
+                        Err(complaint) => self.findings.complaint(&at, complaint),
+                    }
+                }
+                self.check_number(&target.at);
+                Balance::Failover(parsed.group)
+            }
+            Err((span, complaint)) => {
+                self.findings.complaint(&part(span), complaint);
+                Balance::Failover(Group::Any(Vec::new()))
+            }
+        }
+    }
+
+    fn add(&mut self, at: &At, address_at: &At, address: Address, weight: u16, name: Option<Placed<String>>) {
+        let place = self.findings.source.place(at.span.start, &at.key);
+        let line = place.position.map_or(0, |position| position.line);
+        let label = name.as_ref().map_or_else(|| address.to_string(), |name| name.value.clone());
+        if let Some(first) = self.addresses.get(&address) {
+            let message = format!("{} is in this pool already, on line {first}", words::escaped(&address.to_string()));
+            self.findings.mistake(address_at, message, "remove one; a larger share is a matter of weight");
+        } else if let Some(first) = self.labels.get(&label) {
+            let at = name.as_ref().map_or(address_at, |name| &name.at);
+            let message = format!("the backend on line {first} is called {} already", words::quoted(&label));
+            self.findings.mistake(at, message, "use another name");
+        }
+        self.addresses.entry(address.clone()).or_insert(line);
+        self.labels.entry(label).or_insert(line);
+        self.all.push(Member { address, weight, name: name.map(|name| name.value), place: place.to_string() });
+    }
+
+    fn check_number(&self, at: &At) {
+        let number = self.all.len();
+        if number > limits::MAX_BACKENDS {
+            let hint = format!("a pool has up to {}", limits::MAX_BACKENDS);
+            self.findings.mistake(at, format!("the pool has {number} backends"), hint);
+        }
+    }
+}
+
+/// Of a backend: any text that can be printed.
+fn check_name(findings: &Findings, name: &Placed<String>) {
+    let message = match name.value.len() {
+        0 => "the name is empty".to_owned(),
+        length if length > limits::MAX_NAME => format!("the name has {length} bytes"),
+        _ if name.value.contains(words::is_unsafe) => {
+            format!("{} holds characters that can't be seen", words::quoted(&name.value))
+        }
+        _ => return,
+    };
+    findings.mistake(&name.at, message, format!("use up to {} bytes of printable text", limits::MAX_NAME));
+}
+
+fn connect(findings: &Findings, given: &file::Connect) -> Connect {
+    let default = Connect::default();
+    let budget = given.budget.good().map_or(default.budget, |placed| placed.value);
+    let timeout = Bounded { given: &given.timeout, limit: budget, limit_name: "budget", limit_given: &given.budget };
+    Connect {
+        timeout: timeout.judged(findings, default.timeout),
+        attempts: given.attempts.good().map_or(default.attempts, |placed| placed.value),
+        budget,
+    }
+}
+
+fn health(findings: &Findings, given: &file::Health) -> Health {
+    let default = Health::default();
+    let probe = given.probe.good().map_or(default.probe, |placed| placed.value);
+    if probe == Probe::None {
+        warn_of_idle_keys(findings, given);
+    }
+    let interval = given.interval.good().map_or(default.interval, |placed| placed.value);
+    let within_interval = |time: &Given<Duration>, default: Duration| {
+        let bounded = Bounded { given: time, limit: interval, limit_name: "interval", limit_given: &given.interval };
+        bounded.judged(findings, default)
+    };
+    Health {
+        probe,
+        interval,
+        fast_interval: within_interval(&given.fast_interval, default.fast_interval),
+        timeout: within_interval(&given.timeout, default.timeout),
+        rise: given.rise.good().map_or(default.rise, |placed| placed.value),
+        fall: given.fall.good().map_or(default.fall, |placed| placed.value),
+        initial: given.initial.good().map_or(default.initial, |placed| placed.value),
+    }
+}
+
+/// A time that makes sense only up to another one.
+struct Bounded<'g> {
+    given: &'g Given<Duration>,
+    limit: Duration,
+    limit_name: &'static str,
+    limit_given: &'g Given<Duration>,
+}
+
+impl Bounded<'_> {
+    /// The time as it is given, or as much of the default as fits.
+    fn judged(&self, findings: &Findings, default: Duration) -> Duration {
+        let Some(Placed { at, value }) = self.given.good() else { return default.min(self.limit) };
+        // A limit that is wrong by itself is no measure.
+        if *value > self.limit && !matches!(self.limit_given, Given::Bad) {
+            let whose = if self.limit_given.is_absent() { "default " } else { "" };
+            let (value, limit, name) = (unit::show(*value), unit::show(self.limit), self.limit_name);
+            let message = format!("{value} is longer than the {whose}{name} of {limit}");
+            findings.complaint(at, Complaint::new(message, format!("make it shorter, or {name} longer")));
+        }
+        *value
+    }
+}
+
+/// Without a probe, the keys that say how to probe do nothing.
+fn warn_of_idle_keys(findings: &Findings, given: &file::Health) {
+    let places = [
+        given.interval.good().map(|placed| &placed.at),
+        given.fast_interval.good().map(|placed| &placed.at),
+        given.timeout.good().map(|placed| &placed.at),
+        given.rise.good().map(|placed| &placed.at),
+        given.fall.good().map(|placed| &placed.at),
+        given.initial.good().map(|placed| &placed.at),
+    ];
+    for at in places.into_iter().flatten() {
+        findings.warning(at, "this has no effect with probe = \"none\"", "remove it");
+    }
+}

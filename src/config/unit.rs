@@ -1,0 +1,94 @@
+//! Durations as people write them: a number and its unit, never the number alone.
+//!
+//! Owns the bounds on what the parser is given, and the words for what they refuse. Next: `section`.
+
+use super::findings::Complaint;
+use super::words;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Longer text is no duration, and with fewer digits the parser's sums can't overflow.
+const MAX_TEXT: usize = 64;
+const MAX_DIGITS: usize = 10;
+
+/// `"5s"`, `"1m 30s"`, `"250ms"`; within `range`.
+pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, Complaint> {
+    let not_one = || {
+        let message = format!("{} is not a duration", words::quoted(text));
+        Err(Complaint::new(message, "write a number and a unit, such as \"250ms\", \"5s\", \"10m\" or \"1h\""))
+    };
+    let plain = text.trim();
+    if !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(Complaint::new(format!("{} has no unit", words::quoted(text)), format!("write \"{plain}s\"")));
+    }
+    if !is_bounded(text) {
+        return not_one();
+    }
+    if has_unit(text, "M") {
+        let message = format!("the unit M of {} means months", words::quoted(text));
+        return Err(Complaint::new(message, format!("write {} for minutes", words::quoted(&text.replace('M', "m")))));
+    }
+    let Ok(duration) = humantime::parse_duration(text) else { return not_one() };
+    if range.contains(&duration) {
+        return Ok(duration);
+    }
+    let hint = format!("use {} to {}", show(*range.start()), show(*range.end()));
+    Err(Complaint::new(format!("{} is out of range", words::quoted(text)), hint))
+}
+
+/// A duration in the words of the config.
+pub(super) fn show(duration: Duration) -> String {
+    const DAY: u64 = 24 * 3_600;
+    match duration.as_secs() {
+        days if days > DAY && days % DAY == 0 => format!("{}d", days / DAY),
+        _ => humantime::format_duration(duration).to_string(),
+    }
+}
+
+fn is_bounded(text: &str) -> bool {
+    text.len() <= MAX_TEXT && text.split(|char: char| !char.is_ascii_digit()).all(|digits| digits.len() <= MAX_DIGITS)
+}
+
+fn has_unit(text: &str, unit: &str) -> bool {
+    text.split(|char: char| !char.is_alphabetic()).any(|word| word == unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(complaint: &Complaint) -> String {
+        format!("{}; {}", complaint.message, complaint.hint)
+    }
+
+    #[test]
+    fn durations_carry_a_unit() {
+        let any = Duration::ZERO..=Duration::from_secs(366 * 24 * 3_600);
+        let good = [("5s", 5_000), ("1m 30s", 90_000), ("250ms", 250), ("0s", 0), ("1.5s", 1_500), ("1h", 3_600_000)];
+        for (text, millis) in good {
+            assert_eq!(duration(text, &any), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        let way_out = "write a number and a unit, such as \"250ms\", \"5s\", \"10m\" or \"1h\"";
+        let bad = [
+            ("5", "\"5\" has no unit; write \"5s\"".to_owned()),
+            ("0", "\"0\" has no unit; write \"0s\"".to_owned()),
+            ("", format!("\"\" is not a duration; {way_out}")),
+            ("soon", format!("\"soon\" is not a duration; {way_out}")),
+            ("-1s", format!("\"-1s\" is not a duration; {way_out}")),
+            ("5 fortnights", format!("\"5 fortnights\" is not a duration; {way_out}")),
+            ("10M", "the unit M of \"10M\" means months; write \"10m\" for minutes".to_owned()),
+            ("400d", "\"400d\" is out of range; use 0s to 366d".to_owned()),
+        ];
+        for (text, expected) in bad {
+            assert_eq!(words(&duration(text, &any).unwrap_err()), expected);
+        }
+    }
+
+    #[test]
+    fn no_sum_of_units_overflows() {
+        let any = Duration::ZERO..=Duration::MAX;
+        for text in ["18446744073709551615s 1000000000ns", &"9999999999y".repeat(5), &"9".repeat(100_000)] {
+            let _ = duration(text, &any);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! From the file as it is written to the configuration as it is meant: defaults, references, contradictions.
+//!
+//! Owns the listeners and what concerns the whole process; `pools` and `binds` are its other halves. Whatever can't
+//! be used is reported and left out, so that the rest is judged too; nobody sees the result if anything was reported.
+
+use super::file::{self, File};
+use super::findings::{At, Complaint, Findings, Given, Placed};
+use super::{Admin, Config, Listener, Log, Runtime, address, binds, limits, pools, unit, words};
+use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// Builds the configuration, reporting what is wrong with it.
+pub(super) fn config(findings: &Findings, file: File) -> Config {
+    let references = References::of(&file);
+    let admin = admin(findings, file.admin);
+    let listeners = listeners(findings, file.listeners, &references);
+    let pools = file.pools.value_or(Vec::new());
+    let pools: Vec<_> = pools.into_iter().map(|pool| self::pool(findings, pool, &references)).collect();
+    binds::check(findings, &admin, &listeners, &pools);
+    Config {
+        runtime: runtime(file.runtime),
+        admin: Admin { listen: admin.value_or(address::bind(limits::DEFAULT_ADMIN).ok()) },
+        log: log(file.log),
+        listeners: listeners.into_iter().map(|bound| bound.listener).collect(),
+        pools,
+    }
+}
+
+/// A listener with the places of its addresses.
+pub(super) struct Bound {
+    pub listener: Listener,
+    pub binds: Vec<Placed<BindAddr>>,
+}
+
+/// Who names whom.
+struct References {
+    /// `None` if the pools are not even a table.
+    pools: Option<HashSet<String>>,
+    /// The pools that listeners lead to; `None` if not every listener says so.
+    used: Option<HashSet<String>>,
+}
+
+impl References {
+    fn of(file: &File) -> Self {
+        let pools = match &file.pools {
+            Given::Good(pools) => Some(pools.value.iter().map(|pool| pool.name.value.clone()).collect()),
+            Given::Absent => Some(HashSet::new()),
+            Given::Bad => None,
+        };
+        let name = |listener: &file::Listener| Some(listener.pool.good()?.value.clone());
+        let used = file.listeners.good().and_then(|listeners| listeners.value.iter().map(name).collect());
+        Self { pools, used }
+    }
+}
+
+fn runtime(given: file::Runtime) -> Runtime {
+    let default = Runtime::default();
+    Runtime {
+        workers: given.workers.into_good().map(|placed| placed.value),
+        max_connections: given.max_connections.into_good().map(|placed| placed.value),
+        drain_timeout: given.drain_timeout.value_or(default.drain_timeout),
+        lame_duck: given.lame_duck.value_or(default.lame_duck),
+    }
+}
+
+fn log(given: file::Log) -> Log {
+    let default = Log::default();
+    Log {
+        level: given.level.value_or(default.level),
+        format: given.format.value_or(default.format),
+        access: given.access.value_or(default.access),
+    }
+}
+
+/// `None` is `"off"`.
+fn admin(findings: &Findings, given: Given<String>) -> Given<Option<BindAddr>> {
+    let Given::Good(Placed { at, value: text }) = given else { return given.map(|_| None) };
+    if text == "off" {
+        return Given::Good(Placed { at, value: None });
+    }
+    let loopback = |bind: BindAddr| match bind.0 {
+        Endpoint::Tcp(address) if !address.ip().is_loopback() => Err(Complaint::new(
+            format!("{address} can be reached from other machines"),
+            "use a loopback address such as 127.0.0.1:9900, or unix:/run/tidegate/admin.sock",
+        )),
+        _ => Ok(bind),
+    };
+    match address::bind(&text).and_then(loopback) {
+        Ok(bind) => Given::Good(Placed { at, value: Some(bind) }),
+        Err(complaint) => {
+            findings.complaint(&at, complaint);
+            Given::Bad
+        }
+    }
+}
+
+fn listeners(findings: &Findings, given: Given<Vec<file::Listener>>, references: &References) -> Vec<Bound> {
+    let empty = match &given {
+        Given::Absent => Some(At { span: 0..0, key: "listeners".into() }),
+        Given::Good(placed) if placed.value.is_empty() => Some(placed.at.clone()),
+        _ => None,
+    };
+    if let Some(at) = empty {
+        let message = match findings.source.text.trim() {
+            "" => "the file is empty",
+            _ => "there is no listener",
+        };
+        findings.missing(&at, message, "add [listeners.NAME] with bind and pool");
+    }
+    given.value_or(Vec::new()).into_iter().map(|listener| self::listener(findings, listener, references)).collect()
+}
+
+fn listener(findings: &Findings, given: file::Listener, references: &References) -> Bound {
+    check_name(findings, &given.name);
+    let idle_timeout = given.idle_timeout.good().map_or(limits::DEFAULT_IDLE_TIMEOUT, |placed| placed.value);
+    check_half_close(findings, &given.half_close_timeout, idle_timeout);
+    let binds = binds(findings, &given);
+    let listener = Listener {
+        bind: binds.iter().map(|bind| bind.value.clone()).collect(),
+        pool: PoolName::new(&reference(findings, &given, references)),
+        backlog: given.backlog.value_or(limits::DEFAULT_BACKLOG),
+        idle_timeout,
+        half_close_timeout: given.half_close_timeout.value_or(limits::DEFAULT_HALF_CLOSE_TIMEOUT.min(idle_timeout)),
+        keepalive: given.keepalive.value_or(Some(limits::DEFAULT_KEEPALIVE)),
+        name: ListenerName::new(&given.name.value),
+    };
+    Bound { listener, binds }
+}
+
+fn binds(findings: &Findings, given: &file::Listener) -> Vec<Placed<BindAddr>> {
+    if given.bind.is_absent() {
+        findings.missing(&given.at, "bind is missing", "write bind = \"0.0.0.0:8080\"");
+    }
+    let Some(Placed { at, value: texts }) = given.bind.good() else { return Vec::new() };
+    if texts.is_empty() {
+        findings.missing(at, "the list is empty", "name at least one address, such as \"0.0.0.0:8080\"");
+    }
+    let bind = |text: &Placed<String>| match address::bind(&text.value) {
+        Ok(value) => Some(Placed { at: text.at.clone(), value }),
+        Err(complaint) => {
+            findings.complaint(&text.at, complaint);
+            None
+        }
+    };
+    texts.iter().filter_map(bind).collect()
+}
+
+/// The name of the listener's pool.
+fn reference(findings: &Findings, given: &file::Listener, references: &References) -> String {
+    if given.pool.is_absent() {
+        let pools = references.pools.iter().flatten().collect::<Vec<_>>();
+        let name = if let [only] = pools[..] { only } else { "NAME" };
+        findings.missing(&given.at, "pool is missing", format!("write pool = {}", words::quoted(name)));
+    }
+    let Some(Placed { at, value: name }) = given.pool.good() else { return String::new() };
+    if let Some(pools) = references.pools.as_ref().filter(|pools| !pools.contains(name)) {
+        let hint = match words::nearest(name, pools.iter().map(String::as_str)) {
+            Some(meant) => format!("did you mean {}?", words::quoted(meant)),
+            None => format!("add [pools.{}]", words::key(name)),
+        };
+        findings.missing(at, format!("there is no pool {}", words::quoted(name)), hint);
+    }
+    name.clone()
+}
+
+fn check_half_close(findings: &Findings, half_close: &Given<Duration>, idle: Duration) {
+    let Some(Placed { at, value }) = half_close.good().filter(|placed| placed.value > idle) else { return };
+    let message = format!("{} has no effect beside the idle_timeout of {}", unit::show(*value), unit::show(idle));
+    findings.warning(at, message, "make it shorter");
+}
+
+fn pool(findings: &Findings, given: file::Pool, references: &References) -> super::Pool {
+    check_name(findings, &given.name);
+    if references.used.as_ref().is_some_and(|used| !used.contains(&given.name.value)) {
+        findings.warning(&given.name.at, "no listener leads to this pool", "remove it, or name it in a listener");
+    }
+    pools::pool(findings, given)
+}
+
+/// Of a listener or pool: it becomes a label, a part of key paths and of URLs.
+fn check_name(findings: &Findings, name: &Placed<String>) {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    let Placed { at, value } = name;
+    let message = match value.len() {
+        0 => "the name is empty".to_owned(),
+        length if length > limits::MAX_NAME => format!("the name has {length} bytes"),
+        _ if value.bytes().all(good) => return,
+        _ => format!("{} is not a name", words::quoted(value)),
+    };
+    findings.mistake(at, message, format!("use up to {} letters, digits, _ . and -", limits::MAX_NAME));
+}

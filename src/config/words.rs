@@ -1,0 +1,119 @@
+//! Words for messages: values quoted and escaped, lists joined, the key or name that was probably meant.
+//!
+//! Owns no rule about the config. Whatever is taken from a file passes through here before a person sees it.
+
+/// The longest piece of a file that a message repeats, in characters.
+const MAX_SHOWN: usize = 100;
+/// Among more names than this nobody looks for the one that was meant.
+const MAX_CANDIDATES: usize = 1_000;
+
+/// The text with whatever a terminal or log might act upon written as an escape; long text is cut.
+pub(super) fn escaped(text: &str) -> String {
+    let mut shown = String::new();
+    for (count, char) in text.chars().enumerate() {
+        if count == MAX_SHOWN {
+            shown.push('…');
+            break;
+        }
+        push_escaped(&mut shown, char);
+    }
+    shown
+}
+
+/// As [`escaped`], in quotes.
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", escaped(text).replace('"', "\\\""))
+}
+
+/// The text with each such character replaced by one visible character, so that columns stay where they are.
+pub(super) fn masked(text: &str) -> String {
+    text.chars().map(|char| if char != '\t' && is_unsafe(char) { char::REPLACEMENT_CHARACTER } else { char }).collect()
+}
+
+fn push_escaped(shown: &mut String, char: char) {
+    if is_unsafe(char) {
+        shown.extend(char.escape_default());
+    } else {
+        shown.push(char);
+    }
+}
+
+/// Control characters, and those that reverse or hide what stands beside them.
+pub(super) fn is_unsafe(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(char, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A key as it would be written in a dotted path: quoted if need be.
+pub(super) fn key(key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    if bare { escaped(key) } else { quoted(key) }
+}
+
+/// `a, b or c`.
+pub(super) fn any_of<S: AsRef<str>>(words: &[S]) -> String {
+    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    match words.split_last() {
+        None => String::new(),
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+    }
+}
+
+/// The candidate that `word` is probably a slip of: one edit off, or one for each three characters.
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > 2 * MAX_SHOWN {
+        return None;
+    }
+    let word = word.to_ascii_lowercase();
+    let plain = |text: &str| text.replace(['-', '_', '.'], "");
+    candidates
+        .take(MAX_CANDIDATES)
+        .map(|candidate| {
+            let lower = candidate.to_ascii_lowercase();
+            let edits = if plain(&lower) == plain(&word) { 0 } else { strsim::damerau_levenshtein(&word, &lower) };
+            (edits, candidate)
+        })
+        .filter(|&(edits, candidate)| edits <= (candidate.chars().count() / 3).max(1) && edits < candidate.len())
+        .min_by_key(|&(edits, _)| edits)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_acts_upon_gets_through() {
+        assert_eq!(quoted("a\x1b[31m\r\n\u{9b}\u{202e}\"z"), r#""a\u{1b}[31m\r\n\u{9b}\u{202e}\"z""#);
+        assert_eq!(escaped("grün"), "grün");
+        assert_eq!(masked("a\x1bb\tc"), "a\u{fffd}b\tc");
+    }
+
+    #[test]
+    fn long_text_is_cut() {
+        assert_eq!(escaped(&"x".repeat(1_000)).chars().count(), MAX_SHOWN + 1);
+    }
+
+    #[test]
+    fn a_slip_finds_its_key_and_a_stranger_does_not() {
+        let keys = ["bind", "pool", "idle_timeout", "backlog"];
+        for (slip, meant) in
+            [("idle_timout", "idle_timeout"), ("idle-timeout", "idle_timeout"), ("Bind", "bind"), ("pol", "pool")]
+        {
+            assert_eq!(nearest(slip, keys.into_iter()), Some(meant), "{slip}");
+        }
+        for stranger in ["", "x", "certificate", "weight"] {
+            assert_eq!(nearest(stranger, keys.into_iter()), None, "{stranger}");
+        }
+        assert_eq!(nearest("ab", ["a"].into_iter()), None, "a candidate of one letter is a slip of nothing");
+    }
+
+    #[test]
+    fn lists_read_as_sentences() {
+        assert_eq!(any_of::<&str>(&[]), "");
+        assert_eq!(any_of(&["a"]), "a");
+        assert_eq!(any_of(&["a", "b", "c"]), "a, b or c");
+    }
+}
