@@ -6,9 +6,10 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::io;
 use std::rc::Rc;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// How far a stop has come. Stages only ever go forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,6 +112,24 @@ impl Drop for Alive {
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn spawn_local<F: Future + 'static>(task: F) -> JoinHandle<F::Output> {
     tokio::task::spawn_local(task)
+}
+
+/// Tasks on the current thread's `LocalSet` whose end matters; those that are left are cancelled on drop.
+#[derive(Debug, Default)]
+pub struct LocalTasks(JoinSet<()>);
+
+impl LocalTasks {
+    pub fn spawn<F: Future<Output = ()> + 'static>(&mut self, task: F) {
+        self.0.spawn_local(task);
+    }
+
+    /// Waits for all of them; the error of the first that panicked comes at once.
+    pub async fn all_ended(&mut self) -> io::Result<()> {
+        while let Some(ended) = self.0.join_next().await {
+            ended?;
+        }
+        Ok(())
+    }
 }
 
 /// Spawns a task on the current runtime.

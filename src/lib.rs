@@ -1,16 +1,77 @@
-//! tidegate, a Layer-4 TCP load balancer.
+//! tidegate, a Layer-4 TCP load balancer: the architecture page.
+//!
+//! # The walk of a connection
+//!
+//! | step | file | what happens |
+//! |---|---|---|
+//! | accept | [`session::acceptor`] | one task for each listening socket of each worker; what an accept error means |
+//! | admit | [`session::admission`] | a permit, or a refusal before any backend is touched |
+//! | route | [`table`] | the listener's pool, from the immutable routing table |
+//! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget |
+//! | claim | [`pool`], `pool/pick/` | an available backend by the pool's policy; a slot is a guard |
+//! | relay | [`net::relay`] | bytes both ways, by copy or splice, in the worker's engine |
+//! | close | [`session::close`], `net/relay/entry.rs` | the reason, a closed list; FIN or RST follows from it |
+//! | record | `session/record.rs` | the one exit: metrics and the access-log line |
+//!
+//! # Threads
+//!
+//! A *worker* is a thread with a current-thread runtime and its own `SO_REUSEPORT` socket for each listener. What
+//! has phases and deadlines (accepting, connecting, failing over) is async code that reads top to bottom. Once both
+//! sockets are connected, the session moves into the worker's relay engine: an epoll of its own, watched by the
+//! runtime, where a session is one small slab entry without task, timer, buffer or pipe. Workers share the table and
+//! the pools, through atomics, and nothing else. The *control thread* runs the daemon's loop, the health checker and
+//! the admin endpoint. Log lines are written by threads of their own, behind bounded queues.
+//!
+//! # Layers
+//!
+//! A module uses only strictly lower layers and its own folder; `tests/tidy.rs` holds the rule.
+//!
+//! | layer | modules | is |
+//! |---|---|---|
+//! | 0 | [`name`], [`backoff`], [`rng`], [`every`], [`drain`], [`sys`] | names and helpers; `sys` has all the `unsafe` |
+//! | 1 | [`config`], [`metrics`], [`log`] | plain data, and output |
+//! | 2 | [`net`] | sockets and bytes; knows no pool and no route |
+//! | 3 | [`pool`] | choice: pure, no clock, no dice, no sockets |
+//! | 4 | [`table`] | where does it go |
+//! | 5 | [`session`], [`health`], [`admin`] | the workers, strangers to each other |
+//! | 6 | [`daemon`], [`cli`], [`demo`] | the process |
+//!
+//! # Three speeds
+//!
+//! Config changes in minutes: the [`table::RoutingTable`], swapped whole. Membership changes in seconds: a pool's
+//! view, swapped whole. Health and load change in microseconds: atomics in [`pool::Backend`]. A faster speed never
+//! forces a rebuild of a slower one.
+//!
+//! # Invariants
+//!
+//! 1. No false end: a FIN is sent only for a FIN; every other end is a reset, after what was read was delivered.
+//!    `net::stream::Stream` resets when it is dropped, so that even a panic can't make a cut look complete.
+//! 2. Half-close works both ways, with a timer that bytes reset.
+//! 3. Accepting never ends; a broken listening socket is bound again.
+//! 4. One session harms one session: a panic is one reset and a counter.
+//! 5. Memory is bounded: a slow reader throttles its peer, an idle session holds neither buffer nor pipe.
+//! 6. A bad config never replaces a good one, and every mistake in it is named at once.
+//! 7. Nothing established is cut before the drain deadline, and the accept queues are emptied before they close.
+//! 8. Log, disk and metrics failures never touch traffic: bounded queues that drop and count.
+//! 9. Counts return to zero: permits, slots, sessions and pipes are guards.
+//!
+//! A unix socket knows no reset: its peer sees an end of file where a TCP peer would see one.
 
+pub mod admin;
 pub mod backoff;
+pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod demo;
 pub mod drain;
+pub mod every;
+pub mod health;
+pub mod log;
 pub mod metrics;
 pub mod name;
 pub mod net;
-pub mod rng;
-pub mod sys;
-pub mod health;
-pub mod metrics;
-pub mod name;
 pub mod pool;
 pub mod rng;
+pub mod session;
+pub mod sys;
 pub mod table;

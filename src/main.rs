@@ -1,3 +1,7 @@
-//! The `tidegate` binary: hands the command line to the library and turns its verdict into an exit code.
+//! The `tidegate` binary: hands the command line to the library and returns its verdict as the exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

@@ -303,17 +303,19 @@ labels! {
         /// The peer said no: ECONNREFUSED, or a unix socket that isn't there.
         Refused = "refused",
         Timeout = "timeout",
-        /// No route, network or host down.
+        /// The host does not answer (EHOSTUNREACH, EHOSTDOWN).
         Unreachable = "unreachable",
         /// Established or nearly so, then reset.
         Reset = "reset",
         Other = "other",
         /// Our own shortage of file descriptors (EMFILE, ENFILE).
         NoFd = "no_fd",
-        /// Our own shortage of local ports (EADDRNOTAVAIL), or a full queue of a unix socket (EAGAIN).
+        /// Our own shortage of local ports (EADDRNOTAVAIL).
         NoPort = "no_port",
         /// Our own shortage of kernel memory (ENOBUFS, ENOMEM).
         NoMemory = "no_memory",
+        /// Our own host has no way there or forbids it (ENETUNREACH, ENETDOWN, EPERM, EACCES).
+        NoRoute = "no_route",
     }
 }
 
@@ -322,7 +324,7 @@ impl ConnectErrorReason {
     #[must_use]
     pub fn is_ours(self) -> bool {
         match self {
-            Self::NoFd | Self::NoPort | Self::NoMemory => true,
+            Self::NoFd | Self::NoPort | Self::NoMemory | Self::NoRoute => true,
             Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset | Self::Other => false,
         }
     }

@@ -182,6 +182,14 @@ pub struct Slot {
     backend: Arc<Backend>,
 }
 
+impl Slot {
+    /// The backend itself, for whoever outlives the slot.
+    #[must_use]
+    pub fn backend(&self) -> Arc<Backend> {
+        Arc::clone(&self.backend)
+    }
+}
+
 impl Deref for Slot {
     type Target = Backend;
 

@@ -73,33 +73,25 @@ fn judge(error: Errno) -> Verdict {
 pub async fn run(socket: ListenSocket, options: Options, listener: Arc<Listener>, worker: Rc<Worker>, drain: Drain) {
     let address = socket.address.clone();
     let mut acceptor = Acceptor { listener, worker, drain, lost: 0, shortage: SHORTAGE_PAUSE.0 };
-    let mut socket = Some(socket);
     let mut backoff = Backoff::new(REBIND.0, REBIND.1);
-    loop {
-        if let Some(socket) = socket.take() {
-            match acceptor.accept_from(&socket).await {
-                Ok(()) => return,
-                Err(error) => {
-                    let (listener, error) = (&acceptor.listener, std::io::Error::from(error));
-                    listener.socket_broke();
-                    tracing::error!(listener = %listener.name, %address, %error, "listener broke; binding it again");
-                }
+    let mut socket = socket;
+    while let Err(error) = acceptor.accept_from(&socket).await {
+        drop(socket);
+        let broken = acceptor.listener.mark_broken();
+        let (listener, error) = (acceptor.listener.name.clone(), std::io::Error::from(error));
+        tracing::error!(%listener, %address, %error, "listener broke; binding it again");
+        socket = loop {
+            let delay = backoff.next_delay(&mut acceptor.worker.rng.borrow_mut());
+            if acceptor.pause(delay).await > Stage::Serving {
+                return;
             }
-        }
-        let delay = backoff.next_delay(&mut acceptor.worker.rng.borrow_mut());
-        if acceptor.pause(delay).await == Stage::Serving {
             match bind_again(&address, &options) {
-                Ok(bound) => {
-                    acceptor.listener.socket_mended();
-                    tracing::info!(listener = %acceptor.listener.name, %address, "listener is bound again");
-                    backoff.reset();
-                    socket = Some(bound);
-                }
-                Err(error) => tracing::warn!(listener = %acceptor.listener.name, "{error}"),
+                Ok(bound) => break bound,
+                Err(error) => tracing::warn!(%listener, "{error}"),
             }
-        } else {
-            return;
-        }
+        };
+        drop(broken);
+        tracing::info!(%listener, %address, "listener is bound again");
     }
 }
 

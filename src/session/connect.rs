@@ -15,7 +15,7 @@ use crate::sys;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::io::Interest;
 
 /// A connect that takes longer than this is worth watching the client for a reset meanwhile.
@@ -83,7 +83,7 @@ async fn try_backends(
             Err(error) => {
                 let outcome = error.reason().as_str();
                 record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
-                slot.connect_failed(error.reason(), &error.to_string());
+                slot.connect_failed(error.reason(), &error.to_string(), unix_ms());
                 tried.push(slot.id);
                 verdict = if error.is_ours() { CloseReason::NoResources } else { CloseReason::ConnectFailed };
                 if error.affects_all_backends() {
@@ -106,4 +106,8 @@ async fn is_reset(client: &Stream) {
         // Without a watch the connect's own limits still hold.
         std::future::pending::<()>().await;
     }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -46,7 +46,11 @@ impl Session {
         permit: Permit,
         worker: &Rc<Worker>,
     ) -> Self {
-        Self { client, record: Box::new(Record::new(address, listener, Some(permit), worker)), worker: Rc::clone(worker) }
+        Self {
+            client,
+            record: Box::new(Record::new(address, listener, Some(permit), worker)),
+            worker: Rc::clone(worker),
+        }
     }
 
     /// The whole life up to the relay; ends the session itself where it goes no further.

@@ -5,7 +5,9 @@
 use super::Relayed;
 use super::admission::Admission;
 use crate::drain::Living;
-use crate::log::{AccessLog, AccessWriter, Every};
+use crate::every::Every;
+use crate::log::{AccessLog, AccessWriter};
+use crate::metrics::Metrics;
 use crate::name::SessionId;
 use crate::net::relay::Engine;
 use crate::rng::Rng;
@@ -15,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What a worker is made from; built by the daemon, moved into the thread.
 pub struct WorkerSetup {
@@ -39,10 +41,9 @@ pub struct Worker {
     pub living: Living,
     index: u16,
     sessions: Cell<u64>,
+    /// Pipes that the metrics know of.
+    pipes_seen: Cell<usize>,
 }
-
-/// A shortage of file descriptors is said at most this often.
-pub const SHORTAGE_LOG: Duration = Duration::from_secs(10);
 
 impl Worker {
     pub fn new(setup: WorkerSetup) -> io::Result<Self> {
@@ -56,7 +57,18 @@ impl Worker {
             living: Living::default(),
             index: setup.index,
             sessions: Cell::new(0),
+            pipes_seen: Cell::new(0),
         })
+    }
+
+    /// Hands buffered log lines on, and adds what this worker has counted for itself to the metrics.
+    pub fn housekeep(&self, metrics: &Metrics) {
+        if let Some(access) = &self.access {
+            access.borrow_mut().flush();
+        }
+        let (open, fallbacks) = self.engine.borrow_mut().pipe_use();
+        metrics.pipes_held.add(open as i64 - self.pipes_seen.replace(open) as i64);
+        metrics.pipe_fallbacks.inc_by(fallbacks);
     }
 
     pub(super) fn next_session(&self) -> SessionId {

@@ -20,6 +20,7 @@ pub struct Listener {
 impl Listener {
     #[must_use]
     pub fn new(config: config::Listener, metrics: ListenerMetrics, bound: Vec<BindAddr>) -> Self {
+        metrics.up.set(1);
         Self { name: config.name.clone(), config, metrics, bound, broken: AtomicUsize::new(0) }
     }
 
@@ -32,6 +33,7 @@ impl Listener {
     /// Counts a socket as broken for as long as the guard lives.
     pub fn mark_broken(self: &Arc<Self>) -> BrokenSocket {
         self.broken.fetch_add(1, Relaxed);
+        self.metrics.up.set(0);
         BrokenSocket { listener: Arc::clone(self) }
     }
 }
@@ -44,6 +46,8 @@ pub struct BrokenSocket {
 
 impl Drop for BrokenSocket {
     fn drop(&mut self) {
-        self.listener.broken.fetch_sub(1, Relaxed);
+        if self.listener.broken.fetch_sub(1, Relaxed) == 1 {
+            self.listener.metrics.up.set(1);
+        }
     }
 }

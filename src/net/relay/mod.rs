@@ -139,8 +139,7 @@ impl<O: Owner> Engine<O> {
         let now = self.millis(now);
         let watched = {
             let slot = self.entries.vacant_entry();
-            let interest =
-                EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
+            let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
             let watch = |stream, side| epoll::add(&self.epoll, stream, token(slot.key(), side), interest);
             let watched = watch(&client, Side::Client).and_then(|()| watch(&backend, Side::Backend));
             let key = slot.key();
@@ -174,7 +173,11 @@ impl<O: Owner> Engine<O> {
         let now = self.millis(now);
         let mut events = std::mem::take(&mut self.events);
         events.clear();
-        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&rustix::event::Timespec::default()))?;
+        epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&rustix::event::Timespec::default()),
+        )?;
         let waiting = self.ready.len();
         // The two ends of one session may both have events, and it may be the one that is waiting.
         let budget = if events.len() + waiting <= 2 { Budget::Alone } else { Budget::Fair };

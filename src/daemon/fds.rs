@@ -1,0 +1,99 @@
+//! File descriptors: raising the limit, and what the config needs of it.
+//!
+//! Owns the arithmetic of the start check (pure) and the two system calls around it.
+
+use crate::config::Config;
+use crate::health::MAX_PROBES;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors that the process has open at rest: standard streams, epolls, signal pipes, log files.
+const BASE: u64 = 24;
+/// For each worker: its runtime's and its engine's epolls, and their wake-ups.
+const PER_WORKER: u64 = 6;
+/// Kept for the admin endpoint.
+const ADMIN: u64 = crate::admin::MAX_CONNECTIONS as u64 + 2;
+/// A session's two sockets.
+const PER_SESSION: u64 = 2;
+/// A pipe's two ends.
+const PER_PIPE: u64 = 2;
+/// Pipes of all workers together, at most: as many sessions can splice data to a slow reader at once.
+const MAX_PIPES: u64 = 1_024;
+/// The share of what is left after the reserve that may go to pipes.
+const PIPE_SHARE: u64 = 16;
+
+/// How the descriptors are shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub max_sessions: usize,
+    pub max_pipes: usize,
+}
+
+/// Raises the soft limit as far as it goes; what it is then.
+pub fn raise_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Where that isn't allowed, the plan is made for the limit that is.
+    let _ = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Shares out `limit` descriptors; a sentence if the configured number of sessions doesn't fit.
+pub fn plan(config: &Config, workers: usize, limit: u64) -> Result<Plan, String> {
+    let binds = config.listeners.iter().map(|listener| listener.bind.len() as u64).sum::<u64>();
+    let backends = config.pools.iter().map(|pool| pool.members.len() as u64).sum::<u64>();
+    let sockets = binds * workers as u64;
+    let reserve = BASE + PER_WORKER * workers as u64 + sockets + ADMIN + backends.min(MAX_PROBES as u64);
+    if let Some(max_sessions) = config.runtime.max_connections {
+        let need = reserve + PER_SESSION * max_sessions as u64;
+        if need > limit {
+            let fits = limit.saturating_sub(reserve) / PER_SESSION;
+            return Err(format!(
+                "runtime.max_connections = {max_sessions} needs {need} file descriptors ({PER_SESSION} for each \
+                 connection and {reserve} besides), but the limit is {limit}; raise the limit (LimitNOFILE= in the \
+                 unit, `ulimit -Hn`) or lower max_connections to {fits}"
+            ));
+        }
+        return Ok(Plan { max_sessions, max_pipes: ((limit - need) / PER_PIPE).min(MAX_PIPES) as usize });
+    }
+    // With a very small limit the reserve is a hope: half goes to sessions whatever it says.
+    let left = limit.saturating_sub(reserve.min(limit / 2));
+    let max_pipes = (left / PIPE_SHARE).min(MAX_PIPES);
+    let max_sessions = (left - PER_PIPE * max_pipes) / PER_SESSION;
+    Ok(Plan { max_sessions: max_sessions.max(1) as usize, max_pipes: max_pipes as usize })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Admin, Log, Runtime};
+
+    fn config(max_connections: Option<usize>) -> Config {
+        Config {
+            runtime: Runtime { max_connections, ..Runtime::default() },
+            admin: Admin { listen: None },
+            log: Log::default(),
+            listeners: Vec::new(),
+            pools: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_config_that_does_not_fit_is_told_both_numbers_and_the_way_out() {
+        let error = plan(&config(Some(50_000)), 2, 20_000).unwrap_err();
+        let reserve = BASE + 2 * PER_WORKER + ADMIN;
+        assert!(error.contains(&format!("needs {} file descriptors", 100_000 + reserve)), "{error}");
+        assert!(error.contains("the limit is 20000"), "{error}");
+        let fits = (20_000 - reserve) / 2;
+        assert!(error.contains(&format!("lower max_connections to {fits}")), "{error}");
+        assert!(plan(&config(Some(fits as usize)), 2, 20_000).is_ok());
+    }
+
+    #[test]
+    fn whatever_the_limit_sessions_and_pipes_stay_below_it() {
+        for limit in [10, 64, 256, 1_024, 20_000, 1_048_576] {
+            let plan = plan(&config(None), 2, limit).unwrap();
+            assert!(plan.max_sessions >= 1);
+            assert!((plan.max_sessions * 2 + plan.max_pipes * 2) as u64 <= limit, "{limit}: {plan:?}");
+        }
+    }
+}

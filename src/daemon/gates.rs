@@ -1,0 +1,54 @@
+//! What the process tells others about itself: where it is bound, and systemd how far it is.
+//!
+//! Owns the format of the announcement line (one JSON object), which tests and scripts parse.
+
+use crate::name::BindAddr;
+use crate::table::Listener;
+use sd_notify::NotifyState;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+/// Where everything is bound, ports of 0 replaced by the kernel's choice.
+#[derive(Serialize)]
+pub struct Announcement {
+    ready: bool,
+    pid: u32,
+    admin: Option<String>,
+    listeners: BTreeMap<String, Vec<String>>,
+}
+
+impl Announcement {
+    pub fn new(admin: Option<&BindAddr>, listeners: &[Arc<Listener>]) -> Self {
+        let addresses = |listener: &Arc<Listener>| listener.bound.iter().map(ToString::to_string).collect();
+        Self {
+            ready: true,
+            pid: std::process::id(),
+            admin: admin.map(ToString::to_string),
+            listeners: listeners.iter().map(|listener| (listener.name.to_string(), addresses(listener))).collect(),
+        }
+    }
+
+    pub fn log(&self) {
+        for (listener, addresses) in &self.listeners {
+            tracing::info!(listener, addresses = addresses.join(" "), "listening");
+        }
+        tracing::info!(admin = self.admin.as_deref().unwrap_or("off"), "ready");
+    }
+
+    /// Whoever asked for the line and doesn't read it has lost it; that is no reason to stop.
+    pub fn print(&self) {
+        if let Ok(line) = serde_json::to_string(self) {
+            let mut stdout = std::io::stdout().lock();
+            let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        }
+    }
+}
+
+/// Tells systemd, where there is one.
+pub fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "can't notify the service manager");
+    }
+}

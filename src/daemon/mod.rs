@@ -1,0 +1,276 @@
+//! The process: it owns every task and thread, in one loop with one match over events.
+//!
+//! | who | where | waits on | ends |
+//! |---|---|---|---|
+//! | this loop | control thread | signals, events of workers, deadlines | with the process |
+//! | worker N | a thread each | its sockets, sessions, the drain signal | drained or aborted |
+//! | health checker | control thread | probes due | after the workers |
+//! | admin endpoint | control thread | its socket | last |
+//! | log writers | a thread each | their queues | flushed at exit |
+//!
+//! Panic policy: a session's panic is contained where it runs; the checker and the admin endpoint are started
+//! again (their state lives elsewhere); a worker that dies takes the process with it, non-zero, because half a
+//! balancer that looks alive is worse than a restart. Read next: `start` (what happens before), `worker`.
+
+mod fds;
+mod gates;
+mod start;
+mod supervise;
+mod worker;
+
+pub use start::resolve;
+
+use crate::admin::Phase;
+use crate::config::Config;
+use crate::drain::{self, Drain, Stage, Stopper};
+use crate::every::Every;
+use gates::{Announcement, notify};
+use sd_notify::NotifyState;
+use start::Started;
+use std::fmt;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep_until, timeout};
+use worker::{Ended, WorkerThread};
+
+/// How long workers may take to reset what is left, once told to.
+const ABORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the command line adds to the config.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Announce {
+    #[default]
+    Quiet,
+    /// One line of JSON on stdout, when ready, that says where everything is bound.
+    Stdout,
+}
+
+/// Why the process could not start or go on.
+#[derive(Debug)]
+pub enum Failure {
+    /// The file asks for something that can't be; the text has one line for each mistake.
+    Config(String),
+    /// The system refuses something that the config may rightly ask for.
+    System(String),
+    /// A bug of ours.
+    Internal(String),
+}
+
+impl Failure {
+    /// The exit code, from sysexits.h: `EX_CONFIG`, `EX_OSERR`, `EX_SOFTWARE`.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 78,
+            Self::System(_) => 71,
+            Self::Internal(_) => 70,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(text) | Self::System(text) | Self::Internal(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Runs the balancer until it is told to stop.
+pub fn run(config: &Config, announce: Announce) -> Result<(), Failure> {
+    let started = start::start(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::System(format!("can't start the control runtime: {error}")))?;
+    runtime.block_on(Daemon::new(config, announce).live(started))
+}
+
+struct Daemon<'a> {
+    config: &'a Config,
+    announce: Announce,
+    phase: watch::Sender<Phase>,
+    stopper: Stopper,
+    drain: Drain,
+}
+
+/// What the loop reacts to.
+enum Event {
+    Terminate(&'static str),
+    Hangup,
+    WorkerEnded(Ended),
+    Deadline,
+}
+
+/// How far the stop has come, as the loop sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// Not ready any more, but still accepting, until then.
+    LameDuck(Instant),
+    /// Sessions may finish until then.
+    Draining(Instant),
+    /// What is left is being reset; the process goes by then.
+    Aborting(Instant),
+}
+
+impl<'a> Daemon<'a> {
+    fn new(config: &'a Config, announce: Announce) -> Self {
+        let (stopper, drain) = drain::channel();
+        Self { config, announce, phase: watch::Sender::new(Phase::Starting), stopper, drain }
+    }
+
+    async fn live(self, started: Started) -> Result<(), Failure> {
+        let mut signals = Signals::new()?;
+        let Started { shared, sockets, admin, announcement, max_pipes, log } = started;
+        let control = supervise::Control::start(&shared, admin, self.phase.subscribe());
+        let verdict = if let Some(signal) = self.first_round(&control, &mut signals).await {
+            tracing::info!(signal, "stopped before it was ready");
+            Ok(())
+        } else {
+            let (events, mut ended) = mpsc::channel(sockets.len().max(1));
+            let workers = worker::spawn_all(sockets, &shared, max_pipes, &self.drain, &events)?;
+            self.say_ready(&announcement);
+            self.serve(workers, &mut signals, &mut ended).await
+        };
+        control.stop().await;
+        match &verdict {
+            Ok(()) => tracing::info!("stopped"),
+            Err(failure) => tracing::error!("{failure}"),
+        }
+        drop(log);
+        verdict
+    }
+
+    /// Lets the checker look at every backend once, within a bound; a signal's name if one came first.
+    async fn first_round(&self, control: &supervise::Control, signals: &mut Signals) -> Option<&'static str> {
+        let probe_limits = self.config.pools.iter().map(|pool| pool.health.timeout);
+        let bound = probe_limits.max().unwrap_or_default().min(FIRST_ROUND) + Duration::from_secs(1);
+        tokio::select! {
+            signal = signals.terminate() => Some(signal),
+            probed = timeout(bound, control.first_round()) => {
+                if probed.is_err() {
+                    tracing::warn!("some backends have not been probed within {bound:?}; starting without their verdict");
+                }
+                None
+            }
+        }
+    }
+
+    fn say_ready(&self, announcement: &Announcement) {
+        self.phase.send_replace(Phase::Ready);
+        announcement.log();
+        if self.announce == Announce::Stdout {
+            announcement.print();
+        }
+        notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    }
+
+    async fn serve(
+        &self,
+        mut workers: Vec<WorkerThread>,
+        signals: &mut Signals,
+        ended: &mut mpsc::Receiver<Ended>,
+    ) -> Result<(), Failure> {
+        let mut stop = Stop::No;
+        let mut cut = 0;
+        let hangups = Every::new(Duration::from_secs(10), Instant::now());
+        while !workers.is_empty() {
+            match self.next_event(stop, signals, ended).await {
+                Event::Terminate(signal) => stop = self.stop_further(stop, signal),
+                Event::Hangup if hangups.is_due(Instant::now()) => {
+                    tracing::warn!("SIGHUP: this version can't reload its config; restart it to change something");
+                }
+                Event::Hangup => {}
+                Event::WorkerEnded(worker) => {
+                    workers.retain(|thread| thread.index != worker.index);
+                    cut += worker.result.map_err(Failure::Internal)?;
+                }
+                Event::Deadline => match stop {
+                    Stop::LameDuck(_) => stop = self.start_draining(),
+                    Stop::Draining(_) => stop = self.start_aborting("the drain deadline has passed"),
+                    Stop::No | Stop::Aborting(_) => {
+                        return Err(Failure::Internal("the workers did not stop in time".to_owned()));
+                    }
+                },
+            }
+        }
+        if cut > 0 {
+            tracing::warn!(sessions = cut, "reset the sessions that had not finished");
+        }
+        Ok(())
+    }
+
+    async fn next_event(&self, stop: Stop, signals: &mut Signals, ended: &mut mpsc::Receiver<Ended>) -> Event {
+        let deadline = match stop {
+            Stop::No => None,
+            Stop::LameDuck(at) | Stop::Draining(at) | Stop::Aborting(at) => Some(at),
+        };
+        tokio::select! {
+            event = signals.next() => event,
+            Some(worker) = ended.recv() => Event::WorkerEnded(worker),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => Event::Deadline,
+        }
+    }
+
+    /// The first signal begins the stop, a second one ends everything now.
+    fn stop_further(&self, stop: Stop, signal: &'static str) -> Stop {
+        if stop != Stop::No {
+            return self.start_aborting("a second signal came");
+        }
+        self.phase.send_replace(Phase::Draining);
+        notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        let lame_duck = self.config.runtime.lame_duck;
+        tracing::info!(signal, ?lame_duck, drain_timeout = ?self.config.runtime.drain_timeout, "stopping");
+        if lame_duck.is_zero() { self.start_draining() } else { Stop::LameDuck(Instant::now() + lame_duck) }
+    }
+
+    fn start_draining(&self) -> Stop {
+        self.stopper.advance(Stage::Draining);
+        Stop::Draining(Instant::now() + self.config.runtime.drain_timeout)
+    }
+
+    fn start_aborting(&self, why: &str) -> Stop {
+        tracing::info!("{why}: resetting what is left");
+        self.stopper.advance(Stage::Aborting);
+        Stop::Aborting(Instant::now() + ABORT_PATIENCE)
+    }
+}
+
+/// The longest that the first round of probes may hold up the start, but for the spread of its beginning.
+const FIRST_ROUND: Duration = Duration::from_secs(5);
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let watch = |kind| signal(kind).map_err(|error| Failure::System(format!("can't watch signals: {error}")));
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Terminate("SIGTERM"),
+            _ = self.interrupt.recv() => Event::Terminate("SIGINT"),
+            _ = self.hangup.recv() => Event::Hangup,
+        }
+    }
+
+    /// The name of the next signal that asks for a stop.
+    async fn terminate(&mut self) -> &'static str {
+        loop {
+            if let Event::Terminate(signal) = self.next().await {
+                return signal;
+            }
+        }
+    }
+}

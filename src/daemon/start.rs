@@ -1,0 +1,169 @@
+//! From a good config to bound sockets and a table, in the order of design section 7, before any task runs.
+//!
+//! Owns the order. Whatever fails, fails before the first connection is accepted, and what was bound is closed.
+
+use super::Failure;
+use super::fds;
+use super::gates::Announcement;
+
+use crate::config::{Address, Config, Mistake, limits};
+use crate::every::Every;
+use crate::log::{self, AccessLog, LogGuard};
+use crate::metrics::Metrics;
+use crate::name::BindAddr;
+use crate::net::listen::{ListenSocket, Options, SocketAccess, bind_all};
+use crate::net::resolve;
+use crate::session::admission::{Admission, Overflow};
+use crate::session::close::CloseReason;
+use crate::table::{Listener, Resolution, RoutingTable};
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// For all host names of a config together.
+const RESOLVE_BOUND: Duration = Duration::from_secs(5);
+/// A shortage of file descriptors is said at most this often.
+const SHORTAGE_LOG: Duration = Duration::from_secs(10);
+
+/// What workers and control tasks share.
+#[derive(Clone)]
+pub struct Shared {
+    pub table: Arc<ArcSwap<RoutingTable>>,
+    pub metrics: Arc<Metrics>,
+    pub admission: Arc<Admission>,
+    pub access: Option<AccessLog>,
+    pub shortage: Arc<Every>,
+}
+
+/// One worker's share of the listening sockets.
+pub type WorkerSockets = Vec<(ListenSocket, Options, Arc<Listener>)>;
+
+pub struct Started {
+    pub shared: Shared,
+    /// One entry for each worker.
+    pub sockets: Vec<WorkerSockets>,
+    pub admin: Option<ListenSocket>,
+    pub announcement: Announcement,
+    /// Of each worker.
+    pub max_pipes: usize,
+    pub log: LogGuard,
+}
+
+pub fn start(config: &Config) -> Result<Started, Failure> {
+    let metrics = Metrics::new().map_err(|error| Failure::Internal(format!("metrics: {error}")))?;
+    let metrics = Arc::new(metrics);
+    let system = |what: &str, error: &dyn std::fmt::Display| Failure::System(format!("{what}: {error}"));
+    let log = log::init(&config.log, &metrics).map_err(|error| system("can't start the log", &error))?;
+    let access = AccessLog::open(&config.log, &metrics).map_err(|error| system("can't open the access log", &error))?;
+    let resolution = resolve(config)?;
+    let workers = config.runtime.workers.unwrap_or_else(cores);
+
+    let limit = fds::raise_limit();
+    let plan = fds::plan(config, workers, limit).map_err(Failure::System)?;
+    let admin = bind_admin(config)?;
+    let (sockets, listeners) = bind_listeners(config, workers, &metrics)?;
+    let announcement = Announcement::new(admin.as_ref().map(|socket| &socket.address), &listeners);
+
+    let built = RoutingTable::build(config, &resolution, listeners, &metrics, None, unix_ms());
+    for warning in &built.warnings {
+        tracing::warn!("{warning}");
+    }
+    metrics.generation.set(built.table.generation as i64);
+    metrics.max_connections.set(plan.max_sessions as i64);
+    let overflow = if config.runtime.max_connections.is_some() { Overflow::Refuse } else { Overflow::Wait };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        workers,
+        max_connections = plan.max_sessions,
+        file_descriptors = limit,
+        "starting"
+    );
+    Ok(Started {
+        shared: Shared {
+            table: Arc::new(ArcSwap::from_pointee(built.table)),
+            metrics,
+            admission: Arc::new(Admission::new(plan.max_sessions, overflow)),
+            access,
+            shortage: Arc::new(Every::new(SHORTAGE_LOG, Instant::now())),
+        },
+        sockets,
+        admin,
+        announcement,
+        max_pipes: plan.max_pipes / workers.max(1),
+        log,
+    })
+}
+
+/// Resolves every host name of the config; all that fail are named at once.
+pub fn resolve(config: &Config) -> Result<Resolution, Failure> {
+    let wanted = Resolution::wanted(config);
+    let mut hosts: Vec<_> = wanted.iter().map(|(host, _)| Arc::clone(host)).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    let answers = resolve::resolve(&hosts, RESOLVE_BOUND);
+    let mut resolution = Resolution::default();
+    for (host, port) in wanted {
+        if let Ok(found) = &answers[&host] {
+            resolution.insert(host, port, found.iter().map(|&ip| SocketAddr::new(ip, port)).collect());
+        }
+    }
+    let members = config.pools.iter().flat_map(|pool| &pool.members);
+    let mistakes: Vec<String> = members
+        .filter_map(|member| {
+            let Address::Host { host, .. } = &member.address else { return None };
+            let error = answers[host].as_ref().err()?;
+            let message = format!("the host name {host} can't be resolved: {error}");
+            Some(Mistake::of_member(member, &message, "correct it, or use an address").first_line())
+        })
+        .collect();
+    if mistakes.is_empty() { Ok(resolution) } else { Err(Failure::Config(mistakes.join("\n"))) }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(limits::MAX_WORKERS)
+}
+
+fn bind_admin(config: &Config) -> Result<Option<ListenSocket>, Failure> {
+    let Some(address) = &config.admin.listen else { return Ok(None) };
+    let options = Options { backlog: 128, keepalive: None, access: SocketAccess::Owner };
+    let mut bound = bind_all(address, &options, 1)
+        .map_err(|error| Failure::System(format!("admin.listen: {error} (or turn it off: listen = \"off\")")))?;
+    Ok(bound.pop())
+}
+
+type Bound = (Vec<WorkerSockets>, Vec<Arc<Listener>>);
+
+fn bind_listeners(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound, Failure> {
+    let mut by_worker: Vec<WorkerSockets> = (0..workers).map(|_| Vec::new()).collect();
+    let mut listeners = Vec::new();
+    let mut refused = Vec::new();
+    for wanted in &config.listeners {
+        let options = Options { backlog: wanted.backlog, keepalive: wanted.keepalive, access: SocketAccess::Umask };
+        let mut bound = Vec::new();
+        for address in &wanted.bind {
+            match bind_all(address, &options, workers) {
+                Ok(sockets) => bound.push(sockets),
+                Err(error) => refused.push(format!("listeners.{}: {error}", wanted.name)),
+            }
+        }
+        let addresses: Vec<BindAddr> = bound.iter().filter_map(|sockets| sockets.first()).map(address_of).collect();
+        let handles = metrics.listener(&wanted.name, &CloseReason::LABELS);
+        let listener = Arc::new(Listener::new(wanted.clone(), handles, addresses));
+        for sockets in bound {
+            for (socket, share) in sockets.into_iter().zip(&mut by_worker) {
+                share.push((socket, options, Arc::clone(&listener)));
+            }
+        }
+        listeners.push(listener);
+    }
+    if refused.is_empty() { Ok((by_worker, listeners)) } else { Err(Failure::System(refused.join("\n"))) }
+}
+
+fn address_of(socket: &ListenSocket) -> BindAddr {
+    socket.address.clone()
+}
+
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
