@@ -1,0 +1,134 @@
+//! What tidegate writes about itself: the operational log on stderr, and the access log with a line a session.
+//!
+//! Owns both formats, their queues and their writer threads. Invariant: nobody who logs ever waits. A line goes
+//! into a bounded queue (`queue`) that a thread of its own empties into the target (`target`); what doesn't fit or
+//! can't be written is given up and counted (`tidegate_log_dropped_total`). No control character of a client, a
+//! name or an error text reaches a target as such (`escape`). The access log is `access`, one line of it is `line`.
+//!
+//! After [`init`], nothing may use `print!` or `eprint!`: they wait on a blocked pipe and panic on a full disk.
+
+mod access;
+mod escape;
+mod line;
+mod queue;
+mod target;
+
+pub use access::{AccessLog, AccessWriter};
+pub use line::Line;
+
+use crate::config::{Format, Level, Log};
+use crate::metrics::{LogKind, Metrics};
+use queue::{Chunk, Limits, Queue};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io;
+use std::panic::PanicHookInfo;
+use std::sync::Arc;
+use std::time::Duration;
+use target::Target;
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What the operational log may hold back for a slow stderr: far more than it says in a bad minute.
+const LIMITS: Limits = Limits { chunks: 4_096, bytes: 1 << 20 };
+
+/// How long a stop waits for what is still queued in a log.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Starts the operational log of the process, and has panics logged and counted. Fails if a log was started
+/// before, or the writer thread can't be.
+pub fn init(config: &Log, metrics: &Arc<Metrics>) -> io::Result<LogGuard> {
+    let dropped = metrics.log_dropped(LogKind::Ops).clone();
+    // A failed write to stderr can't be told on stderr; it is counted.
+    let queue = Queue::start("log", LIMITS, Target::stderr()?, dropped, |_| ())?;
+    tracing::subscriber::set_global_default(subscriber(config, queue.clone())).map_err(io::Error::other)?;
+    let panics = metrics.panics.clone();
+    std::panic::set_hook(Box::new(move |info| {
+        panics.inc();
+        log_panic(info);
+    }));
+    Ok(LogGuard { queue })
+}
+
+/// Keeps the operational log. When it goes, what is queued is written, but for a bounded time; later lines are lost.
+#[must_use = "dropping it ends the log"]
+#[derive(Debug)]
+pub struct LogGuard {
+    queue: Queue,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.queue.close(FLUSH);
+    }
+}
+
+fn subscriber(config: &Log, queue: Queue) -> Box<dyn Subscriber + Send + Sync> {
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(match config.level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Trace => LevelFilter::TRACE,
+        })
+        .with_target(false)
+        .with_ansi(false)
+        // `escape` knows more, and keeps JSON valid.
+        .with_ansi_sanitization(false)
+        // The library would tell of them by `eprintln!`.
+        .log_internal_errors(false)
+        .with_writer(Lines { queue });
+    match config.format {
+        Format::Text => Box::new(builder.finish()),
+        Format::Json => {
+            Box::new(builder.json().flatten_event(true).with_current_span(false).with_span_list(false).finish())
+        }
+    }
+}
+
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("(not a text)");
+    let location = info.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    let backtrace = Backtrace::capture();
+    // Only with RUST_BACKTRACE set.
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(panic = text, location, thread = thread.name(), backtrace, "panic");
+}
+
+/// Makes each event's text a chunk of the queue.
+#[derive(Clone)]
+struct Lines {
+    queue: Queue,
+}
+
+impl io::Write for Lines {
+    /// The subscriber hands over each event as a whole.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let mut line = String::with_capacity(text.len() + 1);
+        escape::push_printable(&mut line, text);
+        line.push('\n');
+        self.queue.push(Chunk { text: line, lines: 1 });
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

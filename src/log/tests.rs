@@ -1,0 +1,75 @@
+//! The operational log as it arrives at its target.
+
+use super::*;
+use std::io::Read;
+use tracing::subscriber::with_default;
+
+/// What a log of this config writes while `log` runs.
+fn logged(config: &Log, log: impl FnOnce()) -> String {
+    let (mut reader, writer) = io::pipe().unwrap();
+    let metrics = Metrics::new().unwrap();
+    let dropped = metrics.log_dropped(LogKind::Ops).clone();
+    let queue = Queue::start("log", LIMITS, Target::from_fd(writer.into()), dropped.clone(), |_| ()).unwrap();
+    with_default(subscriber(config, queue.clone()), log);
+    drop(LogGuard { queue });
+    assert_eq!(dropped.get(), 0);
+    let mut all = String::new();
+    reader.read_to_string(&mut all).unwrap();
+    all
+}
+
+const EVIL: &str = "a\nFORGED\u{1b}[2J\u{9b}m";
+
+#[test]
+fn text_is_one_printable_line_an_event() {
+    let text = logged(&Log::default(), || {
+        tracing::info!(name = %EVIL, quoted = EVIL, "it broke: {EVIL}");
+        tracing::debug!("too fine");
+    });
+    let (_time, rest) = text.split_once("  INFO ").unwrap();
+    assert_eq!(
+        rest,
+        concat!(
+            r#"it broke: a\nFORGED\u001b[2J\u009bm name=a\nFORGED\u001b[2J\u009bm quoted="a\nFORGED\u{1b}[2J\u{9b}m""#,
+            "\n"
+        )
+    );
+}
+
+#[test]
+fn json_is_one_object_an_event() {
+    let config = Log { format: Format::Json, level: Level::Debug, ..Log::default() };
+    let text = logged(&config, || tracing::debug!(name = %EVIL, count = 3, "it broke: {EVIL}"));
+    assert_eq!(text.matches('\n').count(), 1, "{text}");
+    assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");
+    let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(event["level"], "DEBUG");
+    assert_eq!(event["message"], format!("it broke: {EVIL}"));
+    assert_eq!(event["name"], EVIL);
+    assert_eq!(event["count"], 3);
+}
+
+/// The whole of it, in a process of its own: the subscriber and the panic hook are there once a process.
+#[test]
+fn a_panic_is_logged_and_counted() {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["log::tests::child_that_panics", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(child.stderr).unwrap();
+    assert!(child.status.success(), "{stderr}");
+    let panic = stderr.lines().find(|line| line.contains("ERROR")).unwrap_or_else(|| panic!("none in {stderr}"));
+    assert!(panic.contains(r#"ERROR panic panic="on\npurpose" location="src/log/tests.rs:"#), "{panic}");
+    assert!(stderr.lines().all(|line| !line.starts_with("thread")), "{stderr}");
+}
+
+#[test]
+#[ignore = "run by a_panic_is_logged_and_counted in a process of its own"]
+fn child_that_panics() {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let log = init(&Log::default(), &metrics).unwrap();
+    assert!(init(&Log::default(), &metrics).is_err());
+    assert!(std::panic::catch_unwind(|| panic!("on\npurpose")).is_err());
+    assert_eq!(metrics.panics.get(), 1);
+    drop(log);
+}
