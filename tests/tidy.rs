@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Index = layer. A module uses only lower layers, and itself.
 const LAYERS: &[&[&str]] = &[
-    &["name", "backoff", "rng", "drain", "sys"],
+    &["name", "backoff", "every", "rng", "drain", "sys"],
     &["config", "metrics", "log"],
     &["net"],
     &["pool"],
@@ -36,9 +36,11 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
 
 /// Where tasks and threads may begin: path prefix, why. Everything else asks `drain`, so that a stop can wait for it.
 const SPAWNERS: &[(&str, &str)] = &[
-    ("src/drain.rs", "it is the one that others ask"),
+    ("src/drain.rs", "the one that others ask"),
     ("src/daemon/", "the worker threads"),
+    ("src/demo.rs", "the demo backends are a program of their own, on a thread of their own"),
     ("src/log.rs", "the thread that writes the access log"),
+    ("src/net/resolve.rs", "the system's resolver blocks; a thread that it keeps too long is left behind"),
 ];
 
 /// The calls that `SPAWNERS` is about: the last two segments of a path.
