@@ -214,3 +214,67 @@ fn next_id() -> BackendId {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::name::{Endpoint, PoolName};
+
+    fn backend(health: Health) -> Backend {
+        let address = BackendAddr(Endpoint::Tcp("192.0.2.1:80".parse().unwrap()));
+        let metrics = Arc::new(Metrics::new().unwrap()).backend(&PoolName::new("web"), "a");
+        Backend::new(&address, &"a".into(), metrics, health, 5)
+    }
+
+    #[test]
+    fn a_slot_counts_while_it_lives() {
+        let backend = Arc::new(backend(Health::Up));
+        let slots = [backend.claim().unwrap(), backend.claim().unwrap()];
+        assert_eq!((backend.active(), backend.metrics.active.get()), (2, 2));
+        drop(slots);
+        assert_eq!((backend.active(), backend.metrics.active.get()), (0, 0));
+        assert_eq!(backend.metrics.connections_total.get(), 0, "none was established");
+    }
+
+    #[test]
+    fn slots_never_exceed_the_maximum() {
+        let backend = Arc::new(Backend { max_active: 3, ..backend(Health::Up) });
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1_000 {
+                        let slot = backend.claim();
+                        assert!(backend.active() <= 3);
+                        drop(slot);
+                    }
+                });
+            }
+        });
+        let slots: Vec<Slot> = (0..3).map(|_| backend.claim().unwrap()).collect();
+        assert_eq!(backend.claim().err(), Some(Full));
+        assert!(!backend.available());
+        drop(slots);
+        assert!(backend.available() && backend.active() == 0);
+    }
+
+    #[test]
+    fn a_verdict_is_seen_with_its_time() {
+        let backend = backend(Health::Down);
+        let config = config::Health::default();
+        assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Down, 5), 0));
+        assert_eq!(backend.observe(Outcome::Success, &config, 6), Some(Health::Up));
+        assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Up, 6), 1));
+        assert_eq!(backend.observe(Outcome::Success, &config, 7), None);
+        assert_eq!(backend.health(), (Health::Up, 6), "since when it stands, not when it was last confirmed");
+    }
+
+    #[test]
+    fn an_error_of_ours_is_not_the_backends() {
+        let backend = backend(Health::Up);
+        backend.connect_failed(ConnectErrorReason::NoPort, "no local port", 6);
+        assert_eq!(backend.last_error(), None);
+        backend.connect_failed(ConnectErrorReason::Refused, "refused", 7);
+        assert_eq!(backend.last_error(), Some(LastError { text: "refused".into(), at_unix_ms: 7 }));
+    }
+}

@@ -13,6 +13,8 @@
 mod backend;
 pub mod health;
 mod pick;
+#[cfg(test)]
+mod tests;
 
 pub use backend::{Backend, Full, Health, LastError, Slot};
 

@@ -1,1 +1,254 @@
+//! The laws that every policy obeys, and those of each one.
 
+use crate::config::{Balance, Group};
+use crate::pool::tests::pool;
+use crate::pool::{Health, Pool, Slot, Tried};
+use crate::rng::Rng;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// The index of a claimed backend.
+fn index_of(pool: &Pool, slot: &Slot) -> usize {
+    pool.view().backends.iter().position(|backend| backend.id == slot.id).unwrap()
+}
+
+/// Sets up what is `true` and down what is not.
+fn set_health(pool: &Pool, up: &[bool]) {
+    for (backend, &up) in pool.view().backends.iter().zip(up) {
+        backend.set_health(if up { Health::Up } else { Health::Down }, 1);
+    }
+}
+
+/// One session that fails everywhere: what it is offered until nothing is left.
+fn walk(pool: &Pool, rng: &mut Rng) -> Vec<usize> {
+    let mut tried = Tried::default();
+    let mut walked = Vec::new();
+    while let Some(slot) = pool.claim(&tried, rng) {
+        tried.push(slot.id);
+        walked.push(index_of(pool, &slot));
+    }
+    walked
+}
+
+/// How many of `claims` each backend gets.
+fn shares(pool: &Pool, claims: usize, rng: &mut Rng) -> Vec<usize> {
+    let mut shares = vec![0; pool.view().backends.len()];
+    for _ in 0..claims {
+        shares[index_of(pool, &pool.claim(&Tried::default(), rng).unwrap())] += 1;
+    }
+    shares
+}
+
+/// A tree of groups with its members numbered from left to right.
+fn tree() -> impl Strategy<Value = Group> {
+    let leaf = Just(Group::Member(0));
+    let shape =
+        leaf.prop_recursive(4, Tried::MAX as u32, 4, |inner| prop::collection::vec(inner, 1..5).prop_map(Group::Any));
+    shape.prop_map(|mut shape| {
+        number(&mut shape, &mut 0);
+        shape
+    })
+}
+
+fn number(group: &mut Group, next: &mut usize) {
+    match group {
+        Group::Member(index) => {
+            *index = *next;
+            *next += 1;
+        }
+        Group::Any(groups) => groups.iter_mut().for_each(|group| number(group, next)),
+    }
+}
+
+fn leaves(group: &Group) -> Vec<usize> {
+    match group {
+        Group::Member(index) => vec![*index],
+        Group::Any(groups) => groups.iter().flat_map(leaves).collect(),
+    }
+}
+
+fn balance_and_size() -> impl Strategy<Value = (Balance, usize)> {
+    let failover =
+        tree().prop_filter("as many as a session can try", |tree| leaves(tree).len() <= Tried::MAX).prop_map(|tree| {
+            let size = leaves(&tree).len();
+            (Balance::Failover(tree), size)
+        });
+    prop_oneof![
+        (0..=Tried::MAX).prop_map(|size| (Balance::RoundRobin, size)),
+        (0..=Tried::MAX).prop_map(|size| (Balance::Random, size)),
+        failover,
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Tried plus claim again visits each available backend once and no other; so nothing tried or unavailable is
+    /// ever given, and something is whenever there is something. At the end no count is left.
+    #[test]
+    fn a_session_that_fails_everywhere_has_been_everywhere(
+        (balance, size) in balance_and_size(),
+        weights in prop::collection::vec(1_u16..=256, Tried::MAX),
+        up in prop::collection::vec(any::<bool>(), Tried::MAX),
+        seed: u64,
+    ) {
+        let pool = pool(balance, &weights[..size]);
+        set_health(&pool, &up[..size]);
+        let mut rng = Rng::from_seed(seed);
+        for _ in 0..3 {
+            let walked = walk(&pool, &mut rng);
+            let expected: Vec<usize> = (0..size).filter(|&index| up[index]).collect();
+            let mut sorted = walked.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(sorted, expected, "walked {:?}", walked);
+        }
+        prop_assert!(pool.view().backends.iter().all(|backend| backend.active() == 0));
+    }
+
+    /// Over whole rounds, each available backend has exactly its share, whoever else is down.
+    #[test]
+    fn round_robin_is_exact(
+        members in prop::collection::vec((1_u16..=20, prop::bool::weighted(0.8)), 1..12),
+        rounds in 1_usize..4,
+    ) {
+        let (weights, up): (Vec<u16>, Vec<bool>) = members.into_iter().unzip();
+        let pool = pool(Balance::RoundRobin, &weights);
+        set_health(&pool, &up);
+        // Weights with a common divisor have shorter rounds: these are whole numbers of them in any case.
+        let expected: Vec<usize> =
+            weights.iter().zip(&up).map(|(&weight, &up)| if up { usize::from(weight) * rounds } else { 0 }).collect();
+        let claims = expected.iter().sum();
+        prop_assert_eq!(shares(&pool, claims, &mut Rng::from_seed(0)), expected);
+    }
+
+    /// A group that has been entered is left only when it is exhausted, and its children follow in sequence, around
+    /// from where it was entered.
+    #[test]
+    fn failover_follows_the_sequence_of_each_group(
+        tree in tree().prop_filter("as many as a session can try", |tree| leaves(tree).len() <= Tried::MAX),
+        up in prop::collection::vec(prop::bool::weighted(0.8), Tried::MAX),
+        seed: u64,
+    ) {
+        let size = leaves(&tree).len();
+        let pool = pool(Balance::Failover(tree.clone()), &vec![1; size]);
+        set_health(&pool, &up[..size]);
+        let walked = walk(&pool, &mut Rng::from_seed(seed));
+        assert_in_sequence(&tree, &walked);
+    }
+}
+
+fn assert_in_sequence(group: &Group, walked: &[usize]) {
+    let Group::Any(children) = group else { return };
+    let members: Vec<BTreeSet<usize>> = children.iter().map(|child| leaves(child).into_iter().collect()).collect();
+    let child_of = |leaf: &usize| members.iter().position(|child| child.contains(leaf));
+    // Which children the walk was in, `None` where it was outside of this group.
+    let mut visits: Vec<Option<usize>> = walked.iter().map(child_of).collect();
+    visits.dedup();
+    let outside = |visit: &Option<usize>| visit.is_none();
+    let inside: Vec<usize> = visits.iter().flatten().copied().collect();
+    let runs = visits.split(outside).filter(|run| !run.is_empty()).count();
+    assert!(runs <= 1, "the walk {walked:?} left {group:?} and came back");
+    let wraps = inside.windows(2).filter(|pair| pair[1] <= pair[0]).count();
+    let around = inside.len() < 2 || wraps == 0 || (wraps == 1 && inside.last() < inside.first());
+    assert!(around, "the walk {walked:?} went through {group:?} as {inside:?}");
+    children.iter().for_each(|child| assert_in_sequence(child, walked));
+}
+
+#[test]
+fn three_backends_take_turns() {
+    let pool = pool(Balance::RoundRobin, &[1, 1, 1]);
+    let rng = &mut Rng::from_seed(0);
+    let order: Vec<usize> = (0..9).map(|_| index_of(&pool, &pool.claim(&Tried::default(), rng).unwrap())).collect();
+    assert_eq!(order, [0, 1, 2, 0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn round_robin_is_exact_over_threads() {
+    const THREADS: usize = 4;
+    const CLAIMS: usize = 6_000;
+    let pool = pool(Balance::RoundRobin, &[3, 2, 1]);
+    let shares: Vec<Vec<usize>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS)
+            .map(|seed| {
+                scope.spawn({
+                    let pool = &pool;
+                    move || shares(pool, CLAIMS, &mut Rng::from_seed(seed as u64))
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    let total: Vec<usize> = (0..3).map(|index| shares.iter().map(|worker| worker[index]).sum()).collect();
+    assert_eq!(total, [THREADS * CLAIMS / 2, THREADS * CLAIMS / 3, THREADS * CLAIMS / 6]);
+    assert!(pool.view().backends.iter().all(|backend| backend.active() == 0));
+}
+
+/// Each share within six standard deviations of what is expected: chance misses that once in 10^8.
+fn assert_likely(shares: &[usize], weights: &[u16], up: &[bool]) {
+    let weight = |index: usize| if up[index] { f64::from(weights[index]) } else { 0.0 };
+    let total: f64 = (0..weights.len()).map(weight).sum();
+    let claims = shares.iter().sum::<usize>() as f64;
+    for (index, &share) in shares.iter().enumerate() {
+        let p = weight(index) / total;
+        let deviation = (claims * p * (1.0 - p)).sqrt();
+        let off = (share as f64 - claims * p).abs();
+        assert!(off <= 6.0 * deviation, "{index} has {share} of {claims}, expected {}; all: {shares:?}", claims * p);
+    }
+}
+
+#[test]
+fn random_shares_follow_the_weights_of_those_that_are_up() {
+    let weights = [1, 2, 3, 10, 50, 256];
+    for up in [[true; 6], [true, true, false, true, true, false], [true, true, false, false, false, false]] {
+        let pool = pool(Balance::Random, &weights);
+        set_health(&pool, &up);
+        assert_likely(&shares(&pool, 50_000, &mut Rng::from_seed(11)), &weights, &up);
+    }
+}
+
+#[test]
+fn random_among_a_few_of_many_goes_by_the_scan_and_is_as_fair() {
+    let weights: Vec<u16> = (0..500).map(|index| index % 7 + 1).collect();
+    let up: Vec<bool> = (0..500).map(|index| index % 100 == 3).collect();
+    let pool = pool(Balance::Random, &weights);
+    set_health(&pool, &up);
+    assert_likely(&shares(&pool, 20_000, &mut Rng::from_seed(12)), &weights, &up);
+}
+
+#[test]
+fn a_failover_starts_anywhere() {
+    let tree = Group::Any(vec![Group::Member(0), Group::Any(vec![Group::Member(1), Group::Member(2)])]);
+    let pool = pool(Balance::Failover(tree), &[1, 1, 1]);
+    // One half for the first child; the other half is shared by the two in the group.
+    assert_likely(&shares(&pool, 20_000, &mut Rng::from_seed(13)), &[2, 1, 1], &[true; 3]);
+}
+
+#[test]
+fn a_failover_goes_through_nested_groups_and_then_on() {
+    let tree = Group::Any(vec![
+        Group::Member(0),
+        Group::Any(vec![Group::Member(1), Group::Member(2), Group::Member(3)]),
+        Group::Member(4),
+    ]);
+    let pool = pool(Balance::Failover(tree), &[1; 5]);
+    let mut tried = Tried::default();
+    tried.push(pool.view().backends[2].id);
+    let rng = &mut Rng::from_seed(0);
+    let mut order = Vec::new();
+    while let Some(slot) = pool.claim(&tried, rng) {
+        tried.push(slot.id);
+        order.push(index_of(&pool, &slot));
+    }
+    assert_eq!(order, [3, 1, 4, 0]);
+}
+
+#[test]
+fn when_all_are_down_no_round_is_wasted() {
+    let pool = pool(Balance::RoundRobin, &[1; 5_000]);
+    set_health(&pool, &[false; 5_000]);
+    let rng = &mut Rng::from_seed(0);
+    assert!(pool.claim(&Tried::default(), rng).is_none());
+    set_health(&pool, &[true; 5_000]);
+    let slot = pool.claim(&Tried::default(), rng).unwrap();
+    assert!(index_of(&pool, &slot) < 100);
+}
