@@ -129,6 +129,7 @@ impl Backend {
     pub fn observe(&self, outcome: Outcome, config: &config::Health, now_unix_ms: u64) -> Option<Health> {
         let verdict = lock(&self.damper).observe(outcome, config)?;
         self.store_health(verdict, now_unix_ms);
+        self.metrics.state_changes.inc();
         Some(verdict)
     }
 
@@ -266,6 +267,7 @@ mod tests {
         assert_eq!(backend.observe(Outcome::Success, &config, 6), Some(Health::Up));
         assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Up, 6), 1));
         assert_eq!(backend.observe(Outcome::Success, &config, 7), None);
+        assert_eq!(backend.metrics.state_changes.get(), 1);
         assert_eq!(backend.health(), (Health::Up, 6), "since when it stands, not when it was last confirmed");
     }
 
