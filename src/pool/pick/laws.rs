@@ -151,7 +151,9 @@ fn assert_in_sequence(group: &Group, walked: &[usize]) {
     let wraps = inside.windows(2).filter(|pair| pair[1] <= pair[0]).count();
     let around = inside.len() < 2 || wraps == 0 || (wraps == 1 && inside.last() < inside.first());
     assert!(around, "the walk {walked:?} went through {group:?} as {inside:?}");
-    children.iter().for_each(|child| assert_in_sequence(child, walked));
+    for child in children {
+        assert_in_sequence(child, walked);
+    }
 }
 
 #[test]
