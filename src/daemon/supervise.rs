@@ -1,16 +1,77 @@
-//! stub
+//! The control tasks, the health checker and the admin endpoint: started, started again after a panic, stopped.
+//!
+//! Owns their lives, not their work. Both keep their state elsewhere (pools, metrics), so that starting one again is
+//! all there is to do; how often that happened is a metric.
+
 use super::start::Shared;
 use crate::admin::Phase;
+use crate::backoff::Backoff;
+use crate::drain::spawn;
+use crate::health;
+use crate::metrics::Metrics;
 use crate::net::listen::ListenSocket;
-use tokio::sync::watch;
-pub struct Control;
+use crate::rng::Rng;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// The shortest and longest time before a control task that died is started again.
+const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+pub struct Control {
+    checker: JoinHandle<()>,
+    admin: Option<JoinHandle<()>>,
+    first_round: watch::Receiver<bool>,
+}
+
 impl Control {
-    pub fn start(s: &Shared, _a: Option<ListenSocket>, _p: watch::Receiver<Phase>) -> Self {
-        crate::drain::spawn(crate::health::run(s.table.clone()));
-        Control
+    pub fn start(shared: &Shared, _admin: Option<ListenSocket>, _phase: watch::Receiver<Phase>) -> Self {
+        let (done, first_round) = watch::channel(false);
+        let table_changed = Arc::new(Notify::new());
+        let inputs = health::Inputs { table: Arc::clone(&shared.table), table_changed, first_round: done };
+        let checker = keep_running("checker", Arc::clone(&shared.metrics), move || {
+            health::run(inputs.clone(), Rng::from_entropy())
+        });
+        let admin = None;
+        Self { checker: spawn(checker), admin, first_round }
     }
+
+    /// Waits until every backend has been asked once.
     pub async fn first_round(&self) {
-        tokio::task::yield_now().await
+        // A checker that is gone for good was cancelled by `stop`.
+        let _ = self.first_round.clone().wait_for(|done| *done).await;
     }
-    pub async fn stop(self) {}
+
+    /// Probes end first, the admin endpoint last.
+    pub async fn stop(self) {
+        for task in std::iter::once(self.checker).chain(self.admin) {
+            task.abort();
+            // It ends as cancelled.
+            let _ = task.await;
+        }
+    }
+}
+
+/// Runs what `start` gives, again after each panic.
+async fn keep_running<F>(name: &'static str, metrics: Arc<Metrics>, mut start: impl FnMut() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut rng = Rng::from_entropy();
+    let mut backoff = Backoff::new(RESTART.0, RESTART.1);
+    loop {
+        // A set of one: dropping it cancels the task with this one.
+        let mut task = JoinSet::new();
+        task.spawn(start());
+        let ended = task.join_next().await;
+        if !matches!(ended, Some(Err(error)) if error.is_panic()) {
+            return;
+        }
+        metrics.task_restarted(name);
+        let delay = backoff.next_delay(&mut rng);
+        tracing::error!(task = name, ?delay, "a control task panicked; starting it again");
+        tokio::time::sleep(delay).await;
+    }
 }

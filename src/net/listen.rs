@@ -57,18 +57,6 @@ impl ListenSocket {
         let client = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map_or(ClientAddr::Unix, ClientAddr::tcp);
         Ok((Stream::new(socket), client))
     }
-
-    /// Gives up the path guard and the address, for those who accept by other means (the admin endpoint).
-    #[must_use]
-    pub fn into_parts(self) -> (OwnedFd, BindAddr, PathGuard) {
-        (self.socket, self.address, PathGuard { _path: self._path })
-    }
-}
-
-/// Keeps the path of a unix socket for as long as it lives.
-#[derive(Debug)]
-pub struct PathGuard {
-    _path: Option<Arc<OwnedPath>>,
 }
 
 impl AsFd for ListenSocket {
