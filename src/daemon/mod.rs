@@ -132,7 +132,11 @@ impl<'a> Daemon<'a> {
             let (events, mut ended) = mpsc::channel(sockets.len().max(1));
             let workers = worker::spawn_all(sockets, &shared, max_pipes, &self.drain, &events)?;
             self.say_ready(&announcement);
-            self.serve(workers, &mut signals, &mut ended).await
+            let verdict = self.serve(workers, &mut signals, &mut ended).await;
+            if let Some(access) = &shared.access {
+                access.close();
+            }
+            verdict
         };
         control.stop().await;
         match &verdict {
