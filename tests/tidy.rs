@@ -39,7 +39,7 @@ const SPAWNERS: &[(&str, &str)] = &[
     ("src/drain.rs", "the one that others ask"),
     ("src/daemon/", "the worker threads"),
     ("src/demo.rs", "the demo backends are a program of their own, on a thread of their own"),
-    ("src/log.rs", "the thread that writes the access log"),
+    ("src/log/", "the threads that write the logs"),
     ("src/net/resolve.rs", "the system's resolver blocks; a thread that it keeps too long is left behind"),
 ];
 
@@ -67,6 +67,12 @@ fn the_tree_is_tidy() {
         collect(root, &root.join(folder), &mut files);
     }
     assert!(files.iter().filter(|(path, _)| path.starts_with("src/")).count() > 5, "no sources found in {root:?}");
+    for (prefix, why) in SPAWNERS {
+        assert!(
+            files.iter().any(|(path, _)| path.starts_with(prefix)),
+            "SPAWNERS names {prefix} ({why}), which is gone"
+        );
+    }
     let tests_only: BTreeSet<String> = files.iter().flat_map(|(path, text)| test_files(path, text)).collect();
     let mut broken = Vec::new();
     for (path, text) in &files {
