@@ -5,8 +5,7 @@
 use crate::config;
 use crate::metrics::ListenerMetrics;
 use crate::name::{BindAddr, ListenerName};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub struct Listener {
     pub name: ListenerName,
@@ -14,27 +13,33 @@ pub struct Listener {
     pub metrics: ListenerMetrics,
     /// The actual addresses, with the ports that the kernel picked.
     pub bound: Vec<BindAddr>,
-    broken: AtomicUsize,
+    /// A lock and not an atomic, so that the metric always agrees with it.
+    broken: Mutex<usize>,
 }
 
 impl Listener {
     #[must_use]
     pub fn new(config: config::Listener, metrics: ListenerMetrics, bound: Vec<BindAddr>) -> Self {
         metrics.up.set(1);
-        Self { name: config.name.clone(), config, metrics, bound, broken: AtomicUsize::new(0) }
+        Self { name: config.name.clone(), config, metrics, bound, broken: Mutex::new(0) }
     }
 
     /// Sockets that can't accept just now; they are being bound again.
     #[must_use]
     pub fn broken(&self) -> usize {
-        self.broken.load(Relaxed)
+        *self.lock()
     }
 
     /// Counts a socket as broken for as long as the guard lives.
     pub fn mark_broken(self: &Arc<Self>) -> BrokenSocket {
-        self.broken.fetch_add(1, Relaxed);
+        let mut broken = self.lock();
+        *broken += 1;
         self.metrics.up.set(0);
         BrokenSocket { listener: Arc::clone(self) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -46,8 +51,8 @@ pub struct BrokenSocket {
 
 impl Drop for BrokenSocket {
     fn drop(&mut self) {
-        if self.listener.broken.fetch_sub(1, Relaxed) == 1 {
-            self.listener.metrics.up.set(1);
-        }
+        let mut broken = self.listener.lock();
+        *broken -= 1;
+        self.listener.metrics.up.set(i64::from(*broken == 0));
     }
 }

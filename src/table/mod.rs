@@ -8,6 +8,8 @@
 
 mod build;
 mod listener;
+#[cfg(test)]
+mod tests;
 
 pub use build::{Built, Resolution, Warning};
 pub use listener::{BrokenSocket, Listener};

@@ -1,0 +1,191 @@
+//! Tables built from small configs: routes, the expansion of host names, and what is kept.
+
+use super::{Built, Facts, Listener, Resolution, RoutingTable, Warning};
+use crate::config::{self, Address, Balance, Config, Group, Initial};
+use crate::metrics::Metrics;
+use crate::name::{ClientAddr, Endpoint, ListenerName, PoolName};
+use crate::pool::{Health, Pool, Tried};
+use crate::rng::Rng;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn endpoint(address: &str) -> Address {
+    Address::Endpoint(Endpoint::Tcp(address.parse().unwrap()))
+}
+
+fn host(host: &str) -> Address {
+    Address::Host { host: host.into(), port: 80 }
+}
+
+fn member(address: Address, name: Option<&str>) -> config::Member {
+    config::Member { place: format!("lb.toml: {address}"), address, weight: 1, name: name.map(str::to_owned) }
+}
+
+fn pool(name: &str, balance: Balance, members: Vec<config::Member>) -> config::Pool {
+    let health = config::Health { initial: Initial::Up, ..config::Health::default() };
+    config::Pool { name: PoolName::new(name), balance, members, connect: config::Connect::default(), health }
+}
+
+fn config(pools: Vec<config::Pool>) -> Config {
+    Config {
+        runtime: config::Runtime::default(),
+        admin: config::Admin { listen: None },
+        log: config::Log::default(),
+        listeners: Vec::new(),
+        pools,
+    }
+}
+
+fn listener(name: &str, pool: &str) -> Arc<Listener> {
+    let config = config::Listener {
+        name: ListenerName::new(name),
+        bind: Vec::new(),
+        pool: PoolName::new(pool),
+        backlog: 1,
+        idle_timeout: Duration::from_secs(1),
+        half_close_timeout: Duration::ZERO,
+        keepalive: None,
+    };
+    let metrics = Arc::new(Metrics::new().unwrap()).listener(&config.name, &[]);
+    Arc::new(Listener::new(config, metrics, Vec::new()))
+}
+
+/// `a` is one address, `b` is two, `none` is known to have none.
+fn resolution() -> Resolution {
+    let mut resolution = Resolution::default();
+    resolution.insert("a".into(), 80, vec!["192.0.2.1:80".parse().unwrap()]);
+    let two = ["192.0.2.3:80", "192.0.2.2:80", "192.0.2.3:80"];
+    resolution.insert("b".into(), 80, two.iter().map(|address| address.parse().unwrap()).collect());
+    resolution.insert("none".into(), 80, Vec::new());
+    resolution
+}
+
+fn build(config: &Config, previous: Option<&RoutingTable>) -> Built {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    RoutingTable::build(config, &resolution(), Vec::new(), &metrics, previous, 1)
+}
+
+/// The only pool of a table with `members`, and what was warned of.
+fn built(balance: Balance, members: Vec<config::Member>) -> (Arc<Pool>, Vec<String>) {
+    let built = build(&config(vec![pool("web", balance, members)]), None);
+    (Arc::clone(&built.table.pools[0]), built.warnings.iter().map(Warning::to_string).collect())
+}
+
+fn labels(pool: &Pool) -> Vec<String> {
+    pool.view().backends.iter().map(|backend| backend.label.to_string()).collect()
+}
+
+#[test]
+fn each_listener_has_its_pool() {
+    let config = config(vec![pool("api", Balance::Random, Vec::new()), pool("web", Balance::Random, Vec::new())]);
+    let listeners = vec![listener("z", "web"), listener("m", "api"), listener("a", "web")];
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let table = RoutingTable::build(&config, &resolution(), listeners, &metrics, None, 1).table;
+    let route = |listener: &str| {
+        let facts = Facts { listener: &ListenerName::new(listener), client: ClientAddr::Unix };
+        table.route(&facts).map(|pool| pool.name.to_string())
+    };
+    assert_eq!(["z", "m", "a"].map(route), ["web", "api", "web"].map(|pool| Some(pool.to_owned())));
+    assert_eq!(route("retired"), None);
+    assert_eq!(table.pool(&PoolName::new("api")).map(|pool| pool.name.as_str()), Some("api"));
+    assert!(table.pool(&PoolName::new("other")).is_none());
+}
+
+#[test]
+fn a_host_name_is_as_many_backends_as_it_has_addresses() {
+    let members = vec![member(host("b"), None), member(endpoint("192.0.2.9:80"), None), member(host("a"), Some("one"))];
+    let (pool, warnings) = built(Balance::RoundRobin, members);
+    assert_eq!(labels(&pool), ["192.0.2.2:80", "192.0.2.3:80", "192.0.2.9:80", "one"]);
+    assert!(warnings.is_empty());
+
+    let (pool, _) = built(Balance::RoundRobin, vec![member(host("b"), Some("two"))]);
+    assert_eq!(labels(&pool), ["two/192.0.2.2:80", "two/192.0.2.3:80"]);
+}
+
+#[test]
+fn what_was_not_meant_is_left_out_and_said() {
+    let members = vec![
+        member(host("a"), None),
+        member(endpoint("192.0.2.1:80"), None),
+        member(host("none"), None),
+        member(host("unknown"), None),
+    ];
+    let (pool, warnings) = built(Balance::RoundRobin, members);
+    assert_eq!(labels(&pool), ["192.0.2.1:80"]);
+    assert_eq!(
+        warnings,
+        [
+            "lb.toml: 192.0.2.1:80: 192.0.2.1:80 is already in the pool, from a:80; it is left out here",
+            "lb.toml: none:80: none:80 has no address; the pool goes without it",
+            "lb.toml: unknown:80: unknown:80 has no address; the pool goes without it",
+        ]
+    );
+}
+
+#[test]
+fn a_failover_host_with_several_addresses_is_a_group_of_its_own() {
+    let group = Group::Any((0..4).map(Group::Member).collect());
+    let members = vec![
+        member(endpoint("192.0.2.8:80"), None),
+        member(host("b"), None),
+        member(host("none"), None),
+        member(endpoint("192.0.2.9:80"), None),
+    ];
+    let (pool, _) = built(Balance::Failover(group), members);
+    let view = pool.view();
+    for seed in 0..20 {
+        let (mut tried, mut order, rng) = (Tried::default(), Vec::new(), &mut Rng::from_seed(seed));
+        while let Some(slot) = pool.claim(&tried, rng) {
+            tried.push(slot.id);
+            order.push(view.backends.iter().position(|backend| backend.id == slot.id).unwrap());
+        }
+        let at = |index: usize| order.iter().position(|&other| other == index).unwrap();
+        assert_eq!(order.len(), 4);
+        assert_eq!(at(1).abs_diff(at(2)), 1, "the two of one name are tried one after the other: {order:?}");
+    }
+}
+
+#[test]
+fn a_failover_of_names_without_addresses_has_nobody() {
+    let group = Group::Any(vec![Group::Any(vec![Group::Member(0)])]);
+    let (pool, warnings) = built(Balance::Failover(group), vec![member(host("none"), None)]);
+    assert!(pool.claim(&Tried::default(), &mut Rng::from_seed(1)).is_none());
+    assert_eq!(warnings.len(), 1);
+}
+
+#[test]
+fn the_next_table_keeps_what_stays_in_its_pool() {
+    let members = || vec![member(endpoint("192.0.2.1:80"), None), member(endpoint("192.0.2.2:80"), None)];
+    let first = build(&config(vec![pool("web", Balance::RoundRobin, members())]), None).table;
+    let before = first.pools[0].view();
+    before.backends[0].set_health(Health::Down, 9);
+    let mut moved = members();
+    moved[1].address = endpoint("192.0.2.3:80");
+    let pools = vec![pool("api", Balance::RoundRobin, members()), pool("web", Balance::Random, moved)];
+    let second = build(&config(pools), Some(&first)).table;
+    assert_eq!((first.generation, second.generation), (1, 2));
+    let (api, web) = (second.pools[0].view(), second.pools[1].view());
+    assert_eq!((web.backends[0].id, web.backends[0].health()), (before.backends[0].id, (Health::Down, 9)));
+    assert_ne!(web.backends[1].id, before.backends[1].id);
+    assert_ne!(api.backends[0].id, before.backends[0].id, "another pool, another backend");
+    assert!(api.backends[0].is_up());
+}
+
+#[test]
+fn names_are_wanted_once() {
+    let members = || vec![member(host("b"), None), member(endpoint("192.0.2.1:80"), None), member(host("a"), None)];
+    let config = config(vec![pool("web", Balance::Random, members()), pool("api", Balance::Random, members())]);
+    let wanted = Resolution::wanted(&config);
+    assert_eq!(wanted, [("b".into(), 80), ("a".into(), 80)]);
+}
+
+#[test]
+fn a_listener_counts_its_broken_sockets() {
+    let listener = listener("web", "web");
+    let (one, two) = (listener.mark_broken(), listener.mark_broken());
+    assert_eq!((listener.broken(), listener.metrics.up.get()), (2, 0));
+    drop(one);
+    assert_eq!((listener.broken(), listener.metrics.up.get()), (1, 0));
+    drop(two);
+    assert_eq!((listener.broken(), listener.metrics.up.get()), (0, 1));
+}
