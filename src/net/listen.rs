@@ -47,7 +47,7 @@ pub struct ListenSocket {
     /// Where it is really bound: a port of 0 is replaced by the kernel's choice.
     pub address: BindAddr,
     /// Removes the path of a unix socket once the last worker has closed it.
-    _path: Option<Arc<OwnedPath>>,
+    path: Option<Arc<OwnedPath>>,
 }
 
 impl ListenSocket {
@@ -57,6 +57,18 @@ impl ListenSocket {
         let client = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map_or(ClientAddr::Unix, ClientAddr::tcp);
         Ok((Stream::new(socket), client))
     }
+
+    /// The bare socket, for those who accept by other means (the admin endpoint); the guard must outlive it.
+    #[must_use]
+    pub fn into_parts(self) -> (OwnedFd, BindAddr, PathGuard) {
+        (self.socket, self.address, PathGuard { _path: self.path })
+    }
+}
+
+/// Keeps the path of a unix socket for as long as it lives.
+#[derive(Debug)]
+pub struct PathGuard {
+    _path: Option<Arc<OwnedPath>>,
 }
 
 impl AsFd for ListenSocket {
@@ -99,7 +111,7 @@ pub fn bind_all(address: &BindAddr, options: &Options, count: usize) -> Result<V
             for _ in 0..count {
                 let socket = bind_tcp(actual, options).map_err(fail)?;
                 actual = bound_to(&socket).map_err(fail)?;
-                sockets.push(ListenSocket { socket, address: BindAddr(Endpoint::Tcp(actual)), _path: None });
+                sockets.push(ListenSocket { socket, address: BindAddr(Endpoint::Tcp(actual)), path: None });
             }
             Ok(sockets)
         }
@@ -108,7 +120,7 @@ pub fn bind_all(address: &BindAddr, options: &Options, count: usize) -> Result<V
             let guard = Arc::new(OwnedPath::of(path).map_err(fail)?);
             let clone = || {
                 let socket = socket.try_clone().map_err(|error| fail(from_io(&error)))?;
-                Ok(ListenSocket { socket, address: address.clone(), _path: Some(Arc::clone(&guard)) })
+                Ok(ListenSocket { socket, address: address.clone(), path: Some(Arc::clone(&guard)) })
             };
             (0..count).map(|_| clone()).collect()
         }
@@ -121,12 +133,12 @@ pub fn bind_again(address: &BindAddr, options: &Options) -> Result<ListenSocket,
     match &address.0 {
         Endpoint::Tcp(tcp) => {
             let socket = bind_tcp(*tcp, options).map_err(fail)?;
-            Ok(ListenSocket { socket, address: address.clone(), _path: None })
+            Ok(ListenSocket { socket, address: address.clone(), path: None })
         }
         Endpoint::Unix(path) => {
             let socket = bind_unix(path, options).map_err(fail)?;
             let guard = Arc::new(OwnedPath::of(path).map_err(fail)?);
-            Ok(ListenSocket { socket, address: address.clone(), _path: Some(guard) })
+            Ok(ListenSocket { socket, address: address.clone(), path: Some(guard) })
         }
     }
 }
