@@ -124,7 +124,7 @@ impl<'a> Daemon<'a> {
     async fn live(self, started: Started) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
         let Started { shared, sockets, admin, announcement, max_pipes, log } = started;
-        let control = supervise::Control::start(&shared, admin, self.phase.subscribe());
+        let control = supervise::Control::start(&shared, admin, self.phase.subscribe())?;
         let verdict = if let Some(signal) = self.first_round(&control, &mut signals).await {
             tracing::info!(signal, "stopped before it was ready");
             Ok(())

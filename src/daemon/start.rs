@@ -34,6 +34,7 @@ pub struct Shared {
     pub admission: Arc<Admission>,
     pub access: Option<AccessLog>,
     pub shortage: Arc<Every>,
+    pub workers: usize,
 }
 
 /// One worker's share of the listening sockets.
@@ -86,6 +87,7 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
             admission: Arc::new(Admission::new(plan.max_sessions, overflow)),
             access,
             shortage: Arc::new(Every::new(SHORTAGE_LOG, Instant::now())),
+            workers,
         },
         sockets,
         admin,

@@ -3,8 +3,9 @@
 //! Owns their lives, not their work. Both keep their state elsewhere (pools, metrics), so that starting one again is
 //! all there is to do; how often that happened is a metric.
 
+use super::Failure;
 use super::start::Shared;
-use crate::admin::Phase;
+use crate::admin::{self, Phase};
 use crate::backoff::Backoff;
 use crate::drain::spawn;
 use crate::health;
@@ -13,7 +14,7 @@ use crate::net::listen::ListenSocket;
 use crate::rng::Rng;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -24,18 +25,39 @@ pub struct Control {
     checker: JoinHandle<()>,
     admin: Option<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
+    stop: watch::Sender<bool>,
 }
 
 impl Control {
-    pub fn start(shared: &Shared, _admin: Option<ListenSocket>, _phase: watch::Receiver<Phase>) -> Self {
+    pub fn start(shared: &Shared, admin: Option<ListenSocket>, phase: watch::Receiver<Phase>) -> Result<Self, Failure> {
         let (done, first_round) = watch::channel(false);
         let table_changed = Arc::new(Notify::new());
         let inputs = health::Inputs { table: Arc::clone(&shared.table), table_changed, first_round: done };
         let checker = keep_running("checker", Arc::clone(&shared.metrics), move || {
             health::run(inputs.clone(), Rng::from_entropy())
         });
-        let admin = None;
-        Self { checker: spawn(checker), admin, first_round }
+        let (stop, stopped) = watch::channel(false);
+        let admin = match admin.map(admin::Listener::new).transpose() {
+            Ok(socket) => socket.map(|socket| {
+                let socket = Arc::new(socket);
+                let state = Arc::new(admin::State {
+                    table: Arc::clone(&shared.table),
+                    metrics: Arc::clone(&shared.metrics),
+                    phase,
+                    workers: shared.workers,
+                    started: SystemTime::now(),
+                });
+                let serve = move || {
+                    let mut stopped = stopped.clone();
+                    // Both an order to stop and nobody left to give it end the endpoint.
+                    let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+                    admin::serve(Arc::clone(&socket), Arc::clone(&state), stop)
+                };
+                spawn(keep_running("admin", Arc::clone(&shared.metrics), serve))
+            }),
+            Err(error) => return Err(Failure::System(format!("can't watch the admin socket: {error}"))),
+        };
+        Ok(Self { checker: spawn(checker), admin, first_round, stop })
     }
 
     /// Waits until every backend has been asked once.
@@ -44,12 +66,13 @@ impl Control {
         let _ = self.first_round.clone().wait_for(|done| *done).await;
     }
 
-    /// Probes end first, the admin endpoint last.
+    /// Probes end at once, the admin endpoint last and with its answers finished.
     pub async fn stop(self) {
-        for task in std::iter::once(self.checker).chain(self.admin) {
-            task.abort();
-            // It ends as cancelled.
-            let _ = task.await;
+        self.checker.abort();
+        self.stop.send_replace(true);
+        if let Some(admin) = self.admin {
+            // It ends by itself within its own bound; a panic now has been logged.
+            let _ = admin.await;
         }
     }
 }

@@ -1,0 +1,132 @@
+//! The page at `/`: the status for people, rendered here, without script, image or anything from elsewhere.
+//!
+//! Owns the HTML and its escaping. Every text that isn't a constant of this file passes through [`Escaped`].
+
+use super::status::{BackendStatus, Listener, PoolStatus, Status};
+use bytesize::ByteSize;
+use std::fmt::{self, Display, Formatter, Write};
+use std::time::Duration;
+
+/// Beside the page and not in it, so that the policy of the answer can forbid styles within.
+pub const STYLE: &str = include_str!("style.css");
+
+pub fn render(status: &Status) -> String {
+    Page(status).to_string()
+}
+
+struct Page<'a>(&'a Status);
+
+impl Display for Page<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Status { version, phase, gates, generation, workers, started, now, .. } = self.0;
+        f.write_str(concat!(
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n",
+            "<meta name=\"viewport\" content=\"width=device-width\">\n<meta http-equiv=\"refresh\" content=\"5\">\n",
+            "<title>tidegate</title>\n<link rel=\"stylesheet\" href=\"/style.css\">\n",
+        ))?;
+        writeln!(f, "<h1>tidegate <small>{}</small></h1>", Escaped(version))?;
+        let running = Coarse(started.until(*now));
+        writeln!(f, "<p>{}, running for {running}, generation {generation}, {workers} workers", Escaped(phase))?;
+        if !gates.is_empty() {
+            f.write_str("<ul class=\"gates\">\n")?;
+            for gate in gates {
+                writeln!(f, "<li>{}", Escaped(gate))?;
+            }
+            f.write_str("</ul>\n")?;
+        }
+        self.listeners(f)?;
+        self.0.pools.iter().try_for_each(|pool| self.pool(pool, f))?;
+        f.write_str(
+            "<p><a href=\"/status\">status</a> <a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readyz</a>\n",
+        )
+    }
+}
+
+impl Page<'_> {
+    fn listeners(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("<h2>Listeners</h2>\n<table>\n")?;
+        f.write_str("<tr><th>name<th>bind<th>pool<th>state<th>active<th>total\n")?;
+        for Listener { name, bind, pool, state, active, total, .. } in &self.0.listeners {
+            write!(f, "<tr><td>{}<td>{}<td>{}", Escaped(name), Escaped(&bind.join(", ")), Escaped(pool))?;
+            writeln!(f, "<td class=\"{state}\">{state}<td class=\"number\">{active}<td class=\"number\">{total}")?;
+        }
+        f.write_str("</table>\n")
+    }
+
+    fn pool(&self, pool: &PoolStatus, f: &mut Formatter<'_>) -> fmt::Result {
+        let PoolStatus { name, balance, available, backends } = pool;
+        write!(f, "<h2>Pool {} <small>{}", Escaped(name), Escaped(balance))?;
+        writeln!(f, ", {available} of {} available</small></h2>", backends.len())?;
+        f.write_str("<table>\n<tr><th>backend<th>address<th>weight<th>state<th>for<th>active<th>total")?;
+        f.write_str("<th>to backend<th>to client<th>last error\n")?;
+        backends.iter().try_for_each(|backend| self.backend(backend, f))?;
+        f.write_str("</table>\n")
+    }
+
+    fn backend(&self, backend: &BackendStatus, f: &mut Formatter<'_>) -> fmt::Result {
+        let BackendStatus { name, address, weight, state, since, active, total, bytes, last_error } = backend;
+        write!(f, "<tr><td>{}<td>{}<td class=\"number\">{weight}", Escaped(name), Escaped(address))?;
+        write!(f, "<td class=\"{state}\">{state}<td>{}", Coarse(since.until(self.0.now)))?;
+        write!(f, "<td class=\"number\">{active}<td class=\"number\">{total}")?;
+        for bytes in [bytes.to_backend, bytes.to_client] {
+            write!(f, "<td class=\"number\">{}", ByteSize(bytes).display().iec())?;
+        }
+        match last_error {
+            Some(error) => writeln!(f, "<td>{} ({} ago)", Escaped(&error.text), Coarse(error.at.until(self.0.now))),
+            None => f.write_str("<td>\n"),
+        }
+    }
+}
+
+/// A text as HTML shows it, in an element or in a quoted attribute.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A duration in its largest unit.
+struct Coarse(Duration);
+
+impl Display for Coarse {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        match seconds {
+            0..120 => write!(f, "{seconds} s"),
+            120..7_200 => write!(f, "{} min", seconds / 60),
+            7_200..172_800 => write!(f, "{} h", seconds / 3_600),
+            _ => write!(f, "{} d", seconds / 86_400),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_cannot_become_markup() {
+        assert_eq!(
+            Escaped("<img src=x onerror='a(\"b\")'>&amp;").to_string(),
+            "&lt;img src=x onerror=&#39;a(&quot;b&quot;)&#39;&gt;&amp;amp;"
+        );
+    }
+
+    #[test]
+    fn durations_are_coarse() {
+        let shown = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(|s| Coarse(Duration::from_secs(s)).to_string());
+        assert_eq!(shown, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
+    }
+}
