@@ -1,0 +1,294 @@
+//! The clients: one process a window, one thread, one epoll, told what to do by a `Job` and answering with a `Sample`.
+//!
+//! It reads the proxy's CPU clock itself, at the very moments at which its window begins and ends. `client.rs` is
+//! what one client does; here are the order of a window and its bounds. Nothing here knows which peer is measured.
+
+mod client;
+mod trouble;
+
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use serde::{Deserialize, Serialize};
+
+use crate::cpu;
+use client::{Client, Meter, Role};
+pub use trouble::Trouble;
+
+/// The longest that the event loop sleeps, and the pause before a failed client tries again.
+const TICK: Duration = Duration::from_millis(10);
+const EVENTS_A_TURN: usize = 256;
+/// How many idle connections are being opened at a time.
+const OPENING_AT_ONCE: usize = 64;
+/// Bound on opening all the idle connections.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Idle connections rest this long before memory is read.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// What the clients do at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Clients that connect, send `bytes`, receive them back, close, and begin again.
+    pub short: usize,
+    /// Clients that send `bytes` and wait for them, again and again, on one connection.
+    pub pings: usize,
+    /// Clients that download without end.
+    pub downloads: usize,
+    /// Size of a request and of its answer.
+    pub bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// Keeps the clients busy for a warm-up and then for a window that is measured.
+    Traffic { traffic: Traffic, warm_up: Duration, window: Duration },
+    /// Opens so many connections, has one echo on each, and reads the proxy's memory before and after.
+    Idle { connections: usize },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    pub task: Task,
+    /// The clients go to these in turn.
+    pub targets: Vec<SocketAddrV4>,
+    /// The clients of the short connections come from these addresses in turn.
+    pub sources: Vec<SocketAddrV4>,
+    /// Whose CPU and memory is read. Empty if there is no proxy.
+    pub proxy: Vec<i32>,
+    pub server: i32,
+}
+
+/// What one window brought.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Sample {
+    pub seconds: f64,
+    /// Complete short connections.
+    pub connections: u64,
+    /// Complete requests on lasting connections.
+    pub requests: u64,
+    /// Bytes downloaded.
+    pub bytes: u64,
+    /// CPU seconds. `None` where there is no proxy.
+    pub proxy_cpu: Option<f64>,
+    pub load_cpu: f64,
+    pub server_cpu: f64,
+    /// Of short connections from the connect to the last byte, of requests from the send to the last byte.
+    pub latency: Option<Latency>,
+    pub idle: Option<Idle>,
+    pub trouble: Trouble,
+}
+
+/// Microseconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Latency {
+    pub p50: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Idle {
+    pub connections: u64,
+    pub resident_before: u64,
+    pub resident_after: u64,
+}
+
+/// Does the job in this process.
+pub fn run(job: &Job) -> Result<Sample> {
+    ensure!(!job.targets.is_empty() && !job.sources.is_empty(), "a job needs targets and sources");
+    match job.task {
+        Task::Traffic { traffic, warm_up, window } => run_traffic(job, traffic, warm_up, window),
+        Task::Idle { connections } => run_idle(job, connections),
+    }
+}
+
+fn run_traffic(job: &Job, traffic: Traffic, warm_up: Duration, window: Duration) -> Result<Sample> {
+    let roles = [(Role::Short, traffic.short), (Role::Ping, traffic.pings), (Role::Download, traffic.downloads)];
+    let roles = roles.iter().flat_map(|&(role, count)| std::iter::repeat_n(role, count));
+    let mut load = Load::new(job, roles, traffic.bytes)?;
+    let count = load.clients.len();
+    load.start(0..count);
+
+    load.turn_until(Instant::now() + warm_up)?;
+    let warm_trouble = load.meter.trouble.clone();
+    load.meter = Meter::new()?;
+    load.clients.iter_mut().for_each(Client::begin_window);
+    let before = Clocks::read(job)?;
+    load.turn_until(before.at + window)?;
+    let after = Clocks::read(job)?;
+
+    let Meter { connections, requests, bytes, latency, mut trouble } = load.meter;
+    // Trouble in the warm-up (a connection that never came up) spoils the window as well.
+    trouble.add(&warm_trouble);
+    for client in load.clients.iter().filter(|client| client.idle_in_window()) {
+        trouble.stalled(client.role_name());
+    }
+    Ok(Sample {
+        seconds: (after.at - before.at).as_secs_f64(),
+        connections,
+        requests,
+        bytes,
+        proxy_cpu: (!job.proxy.is_empty()).then(|| after.proxy.saturating_sub(before.proxy).as_secs_f64()),
+        load_cpu: after.own.saturating_sub(before.own).as_secs_f64(),
+        server_cpu: after.server.saturating_sub(before.server).as_secs_f64(),
+        latency: (!latency.is_empty()).then(|| {
+            let microseconds = |quantile| latency.value_at_quantile(quantile) as f64 / 1_000.0;
+            let max = latency.max() as f64 / 1_000.0;
+            Latency { p50: microseconds(0.5), p99: microseconds(0.99), p999: microseconds(0.999), max }
+        }),
+        idle: None,
+        trouble,
+    })
+}
+
+fn run_idle(job: &Job, connections: usize) -> Result<Sample> {
+    let mut load = Load::new(job, std::iter::repeat_n(Role::Idle, connections), client::GREETING_BYTES)?;
+    let resident_before = cpu::resident(&job.proxy)?;
+    let begin = Instant::now();
+    let mut opened = 0;
+    loop {
+        let resting = load.meter.requests as usize;
+        if resting == connections {
+            break;
+        }
+        let next = connections.min(resting + OPENING_AT_ONCE);
+        if next > opened {
+            load.start(opened..next);
+            opened = next;
+        }
+        ensure!(
+            begin.elapsed() < OPENING_TIMEOUT,
+            "{resting} of {connections} idle connections within {OPENING_TIMEOUT:?}: {}",
+            load.meter.trouble
+        );
+        load.turn()?;
+    }
+    load.turn_until(Instant::now() + SETTLE)?;
+    let resident_after = cpu::resident(&job.proxy)?;
+    Ok(Sample {
+        seconds: begin.elapsed().as_secs_f64(),
+        idle: Some(Idle { connections: connections as u64, resident_before, resident_after }),
+        trouble: load.meter.trouble,
+        ..Sample::default()
+    })
+}
+
+/// All the clients of this process and the loop that serves them.
+struct Load<'a> {
+    job: &'a Job,
+    epoll: rustix::fd::OwnedFd,
+    clients: Vec<Client>,
+    message: Vec<u8>,
+    buffer: Vec<u8>,
+    events: Vec<epoll::Event>,
+    meter: Meter,
+    /// Clients that failed and start again at the next tick.
+    failed: Vec<usize>,
+    next_retry: Instant,
+}
+
+impl<'a> Load<'a> {
+    fn new(job: &'a Job, roles: impl Iterator<Item = Role>, bytes: usize) -> Result<Self> {
+        Ok(Self {
+            job,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context("creating an epoll")?,
+            clients: roles.enumerate().map(|(index, role)| Client::new(index, role)).collect(),
+            message: vec![b'e'; bytes],
+            buffer: vec![0; client::RECEIVE_AT_ONCE],
+            events: Vec::with_capacity(EVENTS_A_TURN),
+            meter: Meter::new()?,
+            failed: Vec::new(),
+            next_retry: Instant::now(),
+        })
+    }
+
+    fn start(&mut self, range: std::ops::Range<usize>) {
+        for index in range {
+            self.serve(index, Step::Start);
+        }
+    }
+
+    fn turn_until(&mut self, deadline: Instant) -> Result<()> {
+        while Instant::now() < deadline {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<()> {
+        let tick = Timespec::try_from(TICK).context("the tick")?;
+        let mut events = std::mem::take(&mut self.events);
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&tick)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("waiting for events"),
+        }
+        // Downloads come last, so that the latency of requests beside them is the proxy's and not ours.
+        for downloads in [false, true] {
+            for event in &events {
+                let index = event.data.u64() as usize;
+                if self.clients[index].is(Role::Download) == downloads {
+                    self.serve(index, Step::Event);
+                }
+            }
+        }
+        events.clear();
+        self.events = events;
+        let now = Instant::now();
+        if !self.failed.is_empty() && now >= self.next_retry {
+            self.next_retry = now + TICK;
+            for index in std::mem::take(&mut self.failed) {
+                self.serve(index, Step::Start);
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, index: usize, step: Step) {
+        let mut surroundings = client::Surroundings {
+            epoll: &self.epoll,
+            job: self.job,
+            message: &self.message,
+            buffer: &mut self.buffer,
+            meter: &mut self.meter,
+        };
+        let client = &mut self.clients[index];
+        let result = match step {
+            Step::Start => client.start(&mut surroundings),
+            Step::Event => client.event(&mut surroundings),
+        };
+        if let Err(failure) = result {
+            client.abandon();
+            self.meter.trouble.note(client.role_name(), &failure);
+            self.failed.push(index);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Start,
+    Event,
+}
+
+/// All the clocks at one moment.
+struct Clocks {
+    at: Instant,
+    proxy: Duration,
+    server: Duration,
+    own: Duration,
+}
+
+impl Clocks {
+    fn read(job: &Job) -> Result<Self> {
+        Ok(Self {
+            at: Instant::now(),
+            proxy: cpu::time(&job.proxy)?,
+            server: cpu::time(&[job.server])?,
+            own: cpu::time(&[std::process::id() as i32])?,
+        })
+    }
+}

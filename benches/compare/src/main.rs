@@ -1,0 +1,40 @@
+//! Measures tidegate beside HAProxy, nginx and no proxy at all, on one machine, in one run.
+//!
+//! The walk: `cli` → `bench` (a run) → `peers` (found, started, checked) and `server` (the backends) → for each window
+//! a `load` (the clients, in a process of their own) → `mode` (the figures of a window) → `stats` → `report`.
+//! `process`, `ports`, `cpu`, `machine` and `sys` are what it needs from the system. It is Linux only, stays on
+//! loopback, and everything that it starts ends with it. README.md says how to read what it prints.
+
+mod bench;
+mod cli;
+mod cpu;
+mod load;
+mod machine;
+mod mode;
+mod peers;
+mod ports;
+mod process;
+mod report;
+mod server;
+mod stats;
+mod sys;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use cli::{Cli, Helper};
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    match cli.helper {
+        None => bench::run(&cli.options),
+        Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
+        Some(Helper::Server { listen }) => server::run(&listen),
+        Some(Helper::Load { job }) => {
+            let job = serde_json::from_str(&job).context("reading the job")?;
+            let sample = load::run(&job)?;
+            println!("{}", serde_json::to_string(&sample).context("writing the sample")?);
+            Ok(())
+        }
+    }
+}
