@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum as _;
 
 use crate::cli::Options;
 use crate::load::{Job, Sample, Task};
@@ -145,7 +146,9 @@ impl Run<'_> {
         listen.sort_unstable();
         listen.dedup();
         listen.iter().try_for_each(|&address| ports::ensure_free(address))?;
-        let mut command = vec![own_executable()?.display().to_string(), "server".to_owned()];
+        let source =
+            self.options.source.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let mut command = vec![own_executable()?.display().to_string(), "server".to_owned(), source];
         command.extend(listen.iter().map(SocketAddrV4::to_string));
         let mut server = Process::start("backends", &command, Ending::Kill, &self.directory)?;
         server.wait_until("listening", Duration::from_secs(5), |server| {

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::mode::ModeName;
 use crate::process::Ending;
+use crate::server::Source;
 
 /// Measures tidegate beside HAProxy, nginx and no proxy at all: one machine, one run, interleaved windows
 #[derive(Debug, Parser)]
@@ -61,6 +62,9 @@ pub struct Options {
     /// Idle connections in the mode idle
     #[arg(long, value_name = "COUNT", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub idle: u32,
+    /// Where the bytes of a download come from: a file (sendfile) or the backend's memory (send)
+    #[arg(long, value_enum, default_value_t = Source::File)]
+    pub source: Source,
     /// First of the ports of the proxies
     #[arg(long, value_name = "PORT", default_value_t = 17_100)]
     pub base_port: u16,
@@ -93,5 +97,5 @@ pub enum Helper {
     Load { job: String },
     /// Runs the backends
     #[command(hide = true)]
-    Server { listen: Vec<std::net::SocketAddrV4> },
+    Server { source: Source, listen: Vec<std::net::SocketAddrV4> },
 }

@@ -45,6 +45,21 @@ pub fn time(pids: &[i32]) -> Result<Duration> {
         .sum()
 }
 
+/// Time that all cores together have been busy, whoever with. In ticks, so only good enough to notice strangers.
+pub fn machine_time() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+    let ticks = busy_ticks(&stat).context("/proc/stat has no line for all cores")?;
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// The sum of a line "cpu user nice system idle iowait irq softirq steal guest guest_nice" without idle and iowait.
+/// Guests are part of user and nice already.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let fields: Vec<u64> = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().flat_map(str::parse).collect();
+    let busy = [0, 1, 2, 5, 6, 7].map(|index| fields.get(index).copied().unwrap_or(0));
+    Some(busy.iter().sum())
+}
+
 /// Resident bytes of these processes together. Pages that two of them share count twice, so only a difference of two
 /// readings means anything.
 pub fn resident(pids: &[i32]) -> Result<u64> {
@@ -83,6 +98,12 @@ mod tests {
         let rollup = "55d0-7ffd ---p 00000000 00:00 0   [rollup]\nRss:                2048 kB\nPss:     10 kB\n";
         assert_eq!(rss_in(rollup), 2 << 20);
         assert_eq!(rss_in("Pss: 1 kB"), 0);
+    }
+
+    #[test]
+    fn waiting_is_not_busy() {
+        assert_eq!(busy_ticks("cpu  100 20 3 4000 500 6 7 8 90 9\ncpu0 1 1 1 1\n"), Some(144));
+        assert_eq!(busy_ticks("intr 1"), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     match cli.helper {
         None => bench::run(&cli.options),
         Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
-        Some(Helper::Server { listen }) => server::run(&listen),
+        Some(Helper::Server { source, listen }) => server::run(source, &listen),
         Some(Helper::Load { job }) => {
             let job = serde_json::from_str(&job).context("reading the job")?;
             let sample = load::run(&job)?;

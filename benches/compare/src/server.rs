@@ -1,14 +1,18 @@
 //! The backends: one process, one thread, one epoll, all the listening sockets of a run.
 //!
 //! It does as little as a backend can: echo what it receives, or send without end. Which of the two, the first byte of
-//! a connection says: `d` is a download, all else is an echo. It ends by being killed.
+//! a connection says: `d` is a download, all else is an echo. Downloads come out of a file in memory by sendfile(2), as
+//! static content does: copying instead would cost more CPU than a splicing proxy uses, and measure the backend. It ends
+//! by being killed.
 
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use slab::Slab;
@@ -21,13 +25,22 @@ pub const PATTERN: usize = 251;
 /// Largest message that is echoed in one piece.
 const RECEIVE_AT_ONCE: usize = 64 << 10;
 /// One send of a download. A bound also for how long the other connections of a turn wait.
-const SEND_AT_ONCE: usize = 128 << 10;
+const SEND_AT_ONCE: usize = 256 << 10;
 const EVENTS_A_TURN: usize = 256;
 const ACCEPTS_AT_ONCE: usize = 64;
 const BACKLOG: i32 = 4096;
 
 /// Event data of a listening socket: its index, with this bit.
 const LISTENER: u64 = 1 << 63;
+
+/// Where the bytes of a download come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Source {
+    /// A file, by sendfile(2): pages of 4 KiB that nobody copies.
+    File,
+    /// The memory of the backend, by send(2): copied once, into larger pieces.
+    Memory,
+}
 
 enum Role {
     Unknown,
@@ -42,18 +55,14 @@ struct Connection {
 }
 
 /// Serves until the process is killed; returns only with an error.
-pub fn run(listen: &[SocketAddrV4]) -> Result<()> {
+pub fn run(source: Source, listen: &[SocketAddrV4]) -> Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("creating an epoll")?;
     let listeners: Vec<OwnedFd> = listen.iter().map(|&address| listener(address)).collect::<Result<_>>()?;
     for (index, listener) in listeners.iter().enumerate() {
         epoll::add(&epoll, listener, EventData::new_u64(LISTENER | index as u64), EventFlags::IN)?;
     }
-    let mut server = Server {
-        epoll,
-        connections: Slab::new(),
-        buffer: vec![0; RECEIVE_AT_ONCE],
-        pattern: (0..SEND_AT_ONCE + PATTERN).map(|index| (index % PATTERN) as u8).collect(),
-    };
+    let mut server =
+        Server { epoll, connections: Slab::new(), buffer: vec![0; RECEIVE_AT_ONCE], content: Content::new(source)? };
     let mut events = Vec::with_capacity(EVENTS_A_TURN);
     loop {
         match epoll::wait(&server.epoll, spare_capacity(&mut events), None) {
@@ -93,7 +102,7 @@ struct Server {
     epoll: OwnedFd,
     connections: Slab<Connection>,
     buffer: Vec<u8>,
-    pattern: Vec<u8>,
+    content: Content,
 }
 
 impl Server {
@@ -121,7 +130,7 @@ impl Server {
         let goes_on = match &mut connection.role {
             // Nobody wants the rest of a download.
             Role::Download(_) if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) => false,
-            Role::Download(position) => send_pattern(&connection.socket, &self.pattern, position),
+            Role::Download(position) => self.content.send(&connection.socket, position),
             Role::Echo | Role::Unknown => match net::recv(&connection.socket, &mut self.buffer[..], RecvFlags::empty())
             {
                 Err(Errno::AGAIN) => true,
@@ -146,13 +155,37 @@ impl Server {
     }
 }
 
-fn send_pattern(socket: &OwnedFd, pattern: &[u8], position: &mut usize) -> bool {
-    match net::send(socket, &pattern[*position..*position + SEND_AT_ONCE], SendFlags::NOSIGNAL) {
-        Ok(count) => {
-            *position = (*position + count) % PATTERN;
-            true
+/// What a download brings, long enough for one send from any position in the pattern.
+enum Content {
+    File(OwnedFd),
+    Memory(Vec<u8>),
+}
+
+impl Content {
+    fn new(source: Source) -> Result<Self> {
+        let pattern: Vec<u8> = (0..SEND_AT_ONCE + PATTERN).map(|index| (index % PATTERN) as u8).collect();
+        if source == Source::Memory {
+            return Ok(Self::Memory(pattern));
         }
-        Err(Errno::AGAIN) => true,
-        Err(_) => false,
+        let file = memfd_create("download", MemfdFlags::CLOEXEC).context("creating a file in memory")?;
+        let written = rustix::io::write(&file, &pattern).context("writing a file in memory")?;
+        ensure!(written == pattern.len(), "a file in memory took only {written} bytes");
+        Ok(Self::File(file))
+    }
+
+    /// Sends from this position on, and moves it; false if the connection is over.
+    fn send(&self, socket: &OwnedFd, position: &mut usize) -> bool {
+        let sent = match self {
+            Self::File(file) => sendfile(socket, file, Some(&mut (*position as u64)), SEND_AT_ONCE),
+            Self::Memory(bytes) => net::send(socket, &bytes[*position..*position + SEND_AT_ONCE], SendFlags::NOSIGNAL),
+        };
+        match sent {
+            Ok(count) => {
+                *position = (*position + count) % PATTERN;
+                true
+            }
+            Err(Errno::AGAIN) => true,
+            Err(_) => false,
+        }
     }
 }

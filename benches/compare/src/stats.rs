@@ -56,7 +56,8 @@ mod tests {
         assert_eq!((one.lower_quartile, one.median, one.upper_quartile), (3.0, 3.0, 3.0));
         let five = Spread::of([5.0, 1.0, 4.0, 2.0, 3.0]).unwrap();
         assert_eq!((five.lower_quartile, five.median, five.upper_quartile, five.rounds), (2.0, 3.0, 4.0, 5));
-        assert_eq!(Spread::of([1.0, 2.0]).unwrap().median, 1.5);
+        let two = Spread::of([1.0, 3.0]).unwrap();
+        assert_eq!((two.lower_quartile, two.median, two.upper_quartile), (1.5, 2.0, 2.5));
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct Sample {
     pub proxy_cpu: Option<f64>,
     pub load_cpu: f64,
     pub server_cpu: f64,
+    /// Of all processes of the machine.
+    pub machine_cpu: f64,
     /// Of short connections from the connect to the last byte, of requests from the send to the last byte.
     pub latency: Option<Latency>,
     pub idle: Option<Idle>,
@@ -140,6 +142,7 @@ fn run_traffic(job: &Job, traffic: Traffic, warm_up: Duration, window: Duration)
             let max = latency.max() as f64 / 1_000.0;
             Latency { p50: microseconds(0.5), p99: microseconds(0.99), p999: microseconds(0.999), max }
         }),
+        machine_cpu: after.machine.saturating_sub(before.machine).as_secs_f64(),
         idle: None,
         trouble,
     })
@@ -280,6 +283,7 @@ struct Clocks {
     proxy: Duration,
     server: Duration,
     own: Duration,
+    machine: Duration,
 }
 
 impl Clocks {
@@ -288,6 +292,7 @@ impl Clocks {
             at: Instant::now(),
             proxy: cpu::time(&job.proxy)?,
             server: cpu::time(&[job.server])?,
+            machine: cpu::machine_time()?,
             own: cpu::time(&[std::process::id() as i32])?,
         })
     }

@@ -30,6 +30,7 @@ fn document(record: &Record, options: &Options) -> Value {
             "workers": options.workers,
             "health_checks": format!("{:?}", options.health).to_lowercase(),
             "idle_connections": record.idle_connections,
+            "source": format!("{:?}", options.source).to_lowercase(),
             "base": options.base,
         },
         "peers": record.peers.iter().map(|peer| match &peer.state {

@@ -17,6 +17,9 @@ use table::{Style, Table};
 /// were the limit.
 const CLEARLY_FASTER: f64 = 1.15;
 
+/// A share of the machine that other processes may use before a reader is warned.
+const STRANGERS: f64 = 0.05;
+
 /// One column of the summary.
 const SUMMARY: &[(ModeName, Figure, &str)] = &[
     (ModeName::Conn, Figure::CpuPerConnection, "conn: CPU µs"),
@@ -153,7 +156,7 @@ fn number(value: f64) -> String {
     } else if magnitude < 100.0 {
         format!("{value:.1}")
     } else {
-        let digits = format!("{:.0}", magnitude);
+        let digits = format!("{magnitude:.0}");
         let groups: Vec<&str> =
             digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
         format!("{}{}", if value < 0.0 { "-" } else { "" }, groups.join(","))
@@ -181,8 +184,26 @@ fn remarks(record: &Record, options: &Options) -> Vec<String> {
             Ok(_) => {}
         }
     }
+    remarks.extend(strangers(record));
     remarks.extend(record.modes.iter().filter_map(|mode| saturation(record, options, mode)));
     remarks
+}
+
+/// Says so if processes that are none of ours took a share of the machine.
+fn strangers(record: &Record) -> Option<String> {
+    let samples = record.windows.iter().filter_map(|window| window.result.as_ref().ok());
+    let shares = samples.filter(|sample| sample.machine_cpu > 0.0).map(|sample| {
+        let ours = sample.load_cpu + sample.server_cpu + sample.proxy_cpu.unwrap_or(0.0);
+        (sample.machine_cpu - ours) / (sample.seconds * f64::from(record.facts.cores))
+    });
+    let share = Spread::of(shares)?.median;
+    (share > STRANGERS).then(|| {
+        format!(
+            "other processes used {:.0} % of the machine during the windows: that bends rates and latencies, and the CPU \
+             figures less",
+            share * 100.0
+        )
+    })
 }
 
 /// Says so where no proxy at all is not clearly faster than every proxy.
