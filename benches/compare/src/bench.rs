@@ -78,6 +78,8 @@ pub fn run(options: &Options) -> Result<()> {
         dice: fastrand::Rng::new(),
     };
     run.announce(&facts);
+    // Better now than after minutes of measuring.
+    run.peers.iter().filter(|peer| peer.is_present()).try_for_each(Peer::ensure_port_free)?;
     run.start_server()?;
     for mode in modes.iter().filter(|mode| matches!(mode.workload, Workload::Idle)) {
         run.measure_idle(mode)?;
@@ -168,9 +170,9 @@ impl Run<'_> {
         for round in 0..self.length.rounds.min(IDLE_ROUNDS) {
             for index in self.shuffled(|peer| peer.is_present() && peer.is_proxy()) {
                 progress(&format!("memory, round {}: {}", round + 1, self.peers[index].name));
-                if let Some(running) = self.start_peer(index) {
+                if let Some(mut running) = self.start_peer(index) {
                     let task = Task::Idle { connections: self.idle_connections as usize };
-                    self.measure(index, &running, mode, round, task)?;
+                    self.measure(index, &mut running, mode, round, task)?;
                 }
             }
         }
@@ -190,14 +192,14 @@ impl Run<'_> {
         if modes.is_empty() {
             return Ok(());
         }
-        let running: Vec<Option<Running>> = (0..self.peers.len())
+        let mut running: Vec<Option<Running>> = (0..self.peers.len())
             .map(|index| self.peers[index].is_present().then(|| self.start_peer(index))?)
             .collect();
         for round in 0..self.length.rounds {
             self.dice.shuffle(&mut modes);
             for &(mode, traffic) in &modes {
                 for index in self.shuffled(Peer::is_present) {
-                    let Some(running) = &running[index] else { continue };
+                    let Some(running) = &mut running[index] else { continue };
                     let name = &self.peers[index].name;
                     progress(&format!("round {} of {}: {:?}, {name}", round + 1, self.length.rounds, mode.name));
                     let task = Task::Traffic { traffic, warm_up: self.length.warm_up, window: self.length.window };
@@ -229,7 +231,14 @@ impl Run<'_> {
         }
     }
 
-    fn measure(&mut self, peer: usize, running: &Running, mode: &'static Mode, round: u32, task: Task) -> Result<()> {
+    fn measure(
+        &mut self,
+        peer: usize,
+        running: &mut Running,
+        mode: &'static Mode,
+        round: u32,
+        task: Task,
+    ) -> Result<()> {
         let server = self.server.as_ref().context("the backends are not up")?;
         let proxy = running.pids();
         self.placement.pin_proxy(mode.cores, &proxy)?;
@@ -243,6 +252,7 @@ impl Run<'_> {
             server: server.pid(),
         };
         let result = self.run_job(&job, mode.cores).map_err(|error| format!("{error:#}"));
+        let result = running.ended()?.map_or(result, Err);
         // Without backends every window that follows would be a lie.
         if let Some(server) = &mut self.server
             && let Some(status) = server.wait(Duration::ZERO)?
@@ -285,7 +295,12 @@ impl Directory {
                 std::fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
                 Ok(Self::Kept(path.canonicalize()?))
             }
-            None => Ok(Self::Temporary(tempfile::tempdir().context("creating a temporary directory")?)),
+            None => Ok(Self::Temporary(
+                tempfile::Builder::new()
+                    .prefix("tidegate-compare-")
+                    .tempdir()
+                    .context("creating a temporary directory")?,
+            )),
         }
     }
 

@@ -52,7 +52,7 @@ pub fn machine_time() -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-/// The sum of a line "cpu user nice system idle iowait irq softirq steal guest guest_nice" without idle and iowait.
+/// The sum of a line `cpu user nice system idle iowait irq softirq steal guest guest_nice` without idle and iowait.
 /// Guests are part of user and nice already.
 fn busy_ticks(stat: &str) -> Option<u64> {
     let fields: Vec<u64> = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().flat_map(str::parse).collect();

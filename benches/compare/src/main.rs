@@ -19,13 +19,24 @@ mod server;
 mod stats;
 mod sys;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use clap::Parser;
 
 use cli::{Cli, Helper};
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
     match cli.helper {
         None => bench::run(&cli.options),
         Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),

@@ -82,6 +82,13 @@ impl Running {
     pub fn pids(&self) -> Vec<i32> {
         self.process.as_ref().map(Process::tree).unwrap_or_default()
     }
+
+    /// Says how the proxy ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<String>> {
+        let Some(process) = &mut self.process else { return Ok(None) };
+        let status = process.wait(Duration::ZERO)?;
+        Ok(status.map(|status| format!("the proxy ended ({status}){}", process.last_words())))
+    }
 }
 
 /// Finds all the peers that were asked for, missing ones included. Builds tidegate if none was named.
@@ -161,13 +168,18 @@ impl Peer {
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port)
     }
 
+    /// Fails if somebody listens in its place already.
+    pub fn ensure_port_free(&self) -> Result<()> {
+        if self.is_proxy() { ports::ensure_free(self.listen()) } else { Ok(()) }
+    }
+
     /// Starts it and makes sure that it works and that nobody else answers in its place.
     pub fn start(&self, options: &Options, connections: u32, directory: &Path) -> Result<Running> {
         if !self.is_proxy() {
             self.backends.iter().try_for_each(|&backend| probe::check(backend).context("without a proxy"))?;
             return Ok(Running { process: None, targets: self.backends.clone() });
         }
-        ports::ensure_free(self.listen())?;
+        self.ensure_port_free()?;
         let setup = Setup {
             listen: self.listen(),
             backends: &self.backends,

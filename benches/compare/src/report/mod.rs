@@ -260,7 +260,42 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use super::number;
+    use std::time::Duration;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::bench::Window;
+    use crate::cli::Cli;
+    use crate::load::Sample;
+    use crate::machine::{Facts, Placement};
+    use crate::mode::MODES;
+
+    fn window(peer: usize, round: u32, requests: Option<u64>) -> Window {
+        let mode = MODES.iter().find(|mode| mode.name == ModeName::Rr).unwrap();
+        let sample = |requests| Sample { seconds: 1.0, requests, ..Sample::default() };
+        Window { peer, mode, round, result: requests.map(sample).ok_or_else(|| "it broke".to_owned()) }
+    }
+
+    #[test]
+    fn a_lost_window_is_flagged_and_its_round_has_no_ratio() {
+        let options =
+            Cli::parse_from(["compare", "--base", "a", "--peers", "", "--extra", "a=x", "--extra", "b=y"]).options;
+        let options = Options { peers: vec!["a".to_owned(), "b".to_owned()], ..options };
+        let record = Record {
+            facts: Facts::read(&Placement::new(1).unwrap()),
+            peers: crate::peers::find(&options).unwrap(),
+            modes: vec![window(0, 0, None).mode],
+            windows: vec![window(0, 0, Some(100)), window(0, 1, Some(50)), window(1, 0, None), window(1, 1, Some(200))],
+            rounds: 2,
+            window: Duration::from_secs(1),
+            idle_connections: 0,
+        };
+        let text = tables(&record, &options);
+        assert!(text.contains("! 200 (4.00)"), "{text}");
+        assert!(text.contains("75.0 (1.00)"), "{text}");
+        assert!(text.contains("! b, Rr, round 1: no window: it broke"), "{text}");
+    }
 
     #[test]
     fn numbers_have_three_digits_and_groups() {
