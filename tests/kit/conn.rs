@@ -1,0 +1,331 @@
+//! One end of a connection as a script uses it: blocking, with a time-out on everything, and a clear word for how it ended.
+//!
+//! TCP and unix alike. Every wait is bounded by [`PATIENCE`]; running out of it fails the test.
+
+use super::pattern;
+use super::wait::{PATIENCE, eventually};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where something listens, written as the config writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addr {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Addr {
+    pub fn tcp(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(address) => *address,
+            Self::Unix(path) => panic!("{} is not a TCP address", path.display()),
+        }
+    }
+
+    pub fn parse(text: &str) -> Self {
+        match text.strip_prefix("unix:") {
+            Some(path) => Self::Unix(path.into()),
+            None => Self::Tcp(text.parse().unwrap_or_else(|_| panic!("{text:?} is no address"))),
+        }
+    }
+
+    pub(super) fn socket(&self) -> (Socket, SockAddr) {
+        match self {
+            Self::Tcp(address) => {
+                let domain = Domain::for_address(*address);
+                (Socket::new(domain, Type::STREAM, None).unwrap(), SockAddr::from(*address))
+            }
+            Self::Unix(path) => {
+                (Socket::new(Domain::UNIX, Type::STREAM, None).unwrap(), SockAddr::unix(path).unwrap())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Addr {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+/// How the other side ended what it sends us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Fin,
+    Rst,
+}
+
+/// What came until the end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rest {
+    pub bytes: Vec<u8>,
+    pub end: End,
+}
+
+impl Rest {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+/// How many bytes of the pattern came until the end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Flood {
+    pub bytes: u64,
+    pub end: End,
+}
+
+/// One end of a connection. Dropping it closes it as the kernel does: by FIN, or RST if bytes were left unread.
+#[derive(Debug)]
+pub struct Conn {
+    socket: Socket,
+}
+
+impl Conn {
+    pub fn new(socket: Socket) -> Self {
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { socket }
+    }
+
+    /// # Panics
+    /// When the connection can't be made.
+    pub fn to(address: &Addr) -> Self {
+        Self::try_to(address).unwrap_or_else(|error| panic!("can't connect to {address}: {error}"))
+    }
+
+    pub fn try_to(address: &Addr) -> io::Result<Self> {
+        let (socket, target) = address.socket();
+        if let Addr::Tcp(_) = address {
+            socket.set_tcp_nodelay(true)?;
+        }
+        socket.connect_timeout(&target, PATIENCE)?;
+        Ok(Self::new(socket))
+    }
+
+    /// With a receive buffer so small that the window closes after a few KiB.
+    pub fn with_small_window(address: &Addr) -> Self {
+        let (socket, target) = address.socket();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        socket.connect_timeout(&target, PATIENCE).unwrap();
+        Self::new(socket)
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.socket.peer_addr().unwrap().as_socket().unwrap()
+    }
+
+    /// A second handle on the same connection, for a thread that sends while this one receives.
+    pub fn twin(&self) -> Self {
+        Self { socket: self.socket.try_clone().unwrap() }
+    }
+
+    /// Bounds a single read; the default is the kit's patience.
+    pub fn read_timeout(&self, timeout: Duration) {
+        self.socket.set_read_timeout(Some(timeout)).unwrap();
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.socket.write_all(bytes.as_ref()).unwrap_or_else(|error| panic!("can't send: {error}"));
+    }
+
+    /// Sends until it's all gone or the other side doesn't take any more; true if it's all gone.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.socket.write_all(bytes.as_ref())
+    }
+
+    /// Sends the pattern's bytes from `offset` to `offset + count`.
+    pub fn send_pattern(&mut self, offset: u64, count: u64) {
+        self.try_send_pattern(offset, count).unwrap_or_else(|error| panic!("can't send the pattern: {error}"));
+    }
+
+    pub fn try_send_pattern(&mut self, offset: u64, count: u64) -> io::Result<()> {
+        let end = offset + count;
+        let mut at = offset;
+        while at < end {
+            let piece = pattern::at(at);
+            let length = (piece.len() as u64).min(end - at) as usize;
+            self.socket.write_all(&piece[..length])?;
+            at += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Sends the pattern until nothing more goes for `still`, and says how many bytes went: fills every buffer on the way.
+    pub fn stuff(&mut self, offset: u64, most: u64, still: Duration) -> u64 {
+        self.socket.set_write_timeout(Some(still)).unwrap();
+        let mut sent = 0;
+        while sent < most {
+            match self.socket.write(pattern::at(offset + sent)) {
+                Ok(count) => sent += count as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("can't send: {error}"),
+            }
+        }
+        self.socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        sent
+    }
+
+    /// Sends the pattern from `offset` until the kernel takes no more right now, and says how many bytes went.
+    pub fn stuff_now(&mut self, offset: u64) -> u64 {
+        self.socket.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while let Ok(count) = self.socket.write(pattern::at(offset + sent)) {
+            sent += count as u64;
+        }
+        self.socket.set_nonblocking(false).unwrap();
+        sent
+    }
+
+    /// One read: `Ok(0)` is a FIN.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+
+    /// Exactly `count` bytes.
+    pub fn receive(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let mut done = 0;
+        while done < count {
+            match self.socket.read(&mut bytes[done..]) {
+                Ok(0) => panic!("a FIN after {done} of {count} bytes"),
+                Ok(more) => done += more,
+                Err(error) => panic!("after {done} of {count} bytes: {error}"),
+            }
+        }
+        bytes
+    }
+
+    /// Asserts that exactly these bytes come next.
+    pub fn expect(&mut self, bytes: impl AsRef<[u8]>) {
+        let wanted = bytes.as_ref();
+        let seen = self.receive(wanted.len());
+        assert_eq!(String::from_utf8_lossy(&seen), String::from_utf8_lossy(wanted));
+    }
+
+    /// Up to and including the next line feed; the line is given without it.
+    pub fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        loop {
+            match self.receive(1)[0] {
+                b'\n' => return String::from_utf8(line).unwrap(),
+                byte => line.push(byte),
+            }
+        }
+    }
+
+    /// Asserts that the pattern's bytes from `offset` to `offset + count` come next.
+    pub fn expect_pattern(&mut self, offset: u64, count: u64) {
+        let mut buffer = vec![0; 64 << 10];
+        let mut done = 0;
+        while done < count {
+            let room = (buffer.len() as u64).min(count - done) as usize;
+            match self.socket.read(&mut buffer[..room]) {
+                Ok(0) => panic!("a FIN after {done} of {count} bytes"),
+                Ok(more) => {
+                    pattern::check(offset + done, &buffer[..more]);
+                    done += more as u64;
+                }
+                Err(error) => panic!("after {done} of {count} bytes: {error}"),
+            }
+        }
+    }
+
+    /// Reads to the end.
+    pub fn rest(&mut self) -> Rest {
+        let mut bytes = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match self.step(&mut buffer) {
+                Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+                Err(end) => return Rest { bytes, end },
+            }
+        }
+    }
+
+    /// Reads to the end, keeping nothing, and asserts that all of it is the pattern from `offset` on.
+    pub fn rest_of_pattern(&mut self, offset: u64) -> Flood {
+        let mut bytes = 0;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match self.step(&mut buffer) {
+                Ok(count) => {
+                    pattern::check(offset + bytes, &buffer[..count]);
+                    bytes += count as u64;
+                }
+                Err(end) => return Flood { bytes, end },
+            }
+        }
+    }
+
+    /// Asserts that the end comes next, and that it is this one.
+    pub fn expect_end(&mut self, end: End) {
+        let rest = self.rest();
+        assert_eq!(rest.end, end, "after {:?}", rest.text());
+        assert_eq!(rest.text(), "", "bytes that nobody sent");
+    }
+
+    fn step(&mut self, buffer: &mut [u8]) -> Result<usize, End> {
+        match self.socket.read(buffer) {
+            Ok(0) => Err(End::Fin),
+            Ok(count) => Ok(count),
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Err(End::Rst),
+            Err(error) => panic!("no end within {PATIENCE:?}: {error}"),
+        }
+    }
+
+    /// Shuts down our sending side: the other side sees a FIN.
+    pub fn finish(&self) {
+        self.socket.shutdown(Shutdown::Write).unwrap_or_else(|error| panic!("can't shut down: {error}"));
+    }
+
+    /// Waits until the connection is cut by an RST, also after a FIN (which a read would go on to report).
+    pub fn expect_cut(&self) {
+        eventually("the connection is cut", || self.socket.take_error().unwrap().is_some());
+    }
+
+    /// True if a reset has arrived; taking the error means that later reads don't see it.
+    pub fn is_cut(&self) -> bool {
+        self.socket.take_error().unwrap().is_some()
+    }
+
+    pub fn try_finish(&self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
+    }
+
+    /// Closes with zero linger: the other side sees an RST. For unix sockets this is a plain close.
+    pub fn reset(self) {
+        self.socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    pub fn set_recv_buffer(&self, size: usize) {
+        self.socket.set_recv_buffer_size(size).unwrap();
+    }
+}
+
+/// Moves `count` bytes of the pattern from one end to the other, both at once, and checks each of them.
+pub fn transfer(from: &mut Conn, to: &mut Conn, offset: u64, count: u64) {
+    let mut sender = from.twin();
+    std::thread::scope(|scope| {
+        scope.spawn(move || sender.send_pattern(offset, count));
+        to.expect_pattern(offset, count);
+    });
+}

@@ -1,0 +1,464 @@
+//! The real binary as a child process: started in a folder of its own, asked where it bound, watched to its end.
+//!
+//! Invariant: nothing leaks. When a [`Tidegate`] goes out of scope in a test that hasn't failed, the gauges of sessions and slots
+//! must return to zero, its fds to their number after the start, SIGTERM must end it with 0, and its log must hold no panic that
+//! the test didn't ask for. When the test has failed, config, log, access log and metrics are printed instead.
+
+use super::conn::{Addr, Conn};
+use super::http::{self, Answer};
+use super::kernel;
+use super::metrics::Metrics;
+use super::output::{Output, keep, keep_telling};
+use super::wait::{PATIENCE, eventually, eventually_some};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use tempfile::TempDir;
+
+/// How to start the binary.
+pub struct Launch {
+    config: String,
+    dir: TempDir,
+    wrapper: Vec<OsString>,
+    environment: Vec<(String, String)>,
+    subcommand: &'static str,
+    stdout: Sink,
+    stderr: Sink,
+}
+
+/// Where one of the output streams goes.
+enum Sink {
+    Kept,
+    To(Stdio),
+}
+
+impl Launch {
+    /// With this config; `$DIR` in it stands for the folder of this launch.
+    pub fn new(config: impl Display) -> Self {
+        let dir = tempfile::Builder::new().prefix("tidegate-test-").tempdir().unwrap();
+        let config = config.to_string().replace("$DIR", dir.path().to_str().unwrap());
+        fs::write(dir.path().join("lb.toml"), &config).unwrap();
+        Self {
+            config,
+            dir,
+            wrapper: Vec::new(),
+            environment: Vec::new(),
+            subcommand: "run",
+            stdout: Sink::Kept,
+            stderr: Sink::Kept,
+        }
+    }
+
+    /// The built-in demonstration instead of a config file.
+    pub fn demo() -> Self {
+        Self { subcommand: "demo", ..Self::new("") }
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Soft and hard limit of file descriptors.
+    pub fn nofile(self, limit: u64) -> Self {
+        self.wrapped(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")])
+    }
+
+    /// Starts the binary by this command, which must become it (exec), so that the process id stays.
+    pub fn wrapped<T: Into<OsString>>(mut self, words: impl IntoIterator<Item = T>) -> Self {
+        self.wrapper = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    pub fn stderr_to(mut self, target: impl Into<Stdio>) -> Self {
+        self.stderr = Sink::To(target.into());
+        self
+    }
+
+    fn command(&mut self) -> Command {
+        let binary = OsString::from(env!("CARGO_BIN_EXE_tidegate"));
+        let mut words = self.wrapper.clone();
+        words.push(binary);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(self.subcommand);
+        if self.subcommand == "demo" {
+            command.arg("--announce");
+        } else {
+            command.arg("--config").arg(self.dir.path().join("lb.toml")).arg("--announce");
+        }
+        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
+        let stream = |sink: &mut Sink| match std::mem::replace(sink, Sink::Kept) {
+            Sink::Kept => Stdio::piped(),
+            Sink::To(target) => target,
+        };
+        command.stdout(stream(&mut self.stdout)).stderr(stream(&mut self.stderr));
+        command
+    }
+
+    /// Starts it and waits until it's ready.
+    ///
+    /// # Panics
+    /// When it ends instead, or says nothing.
+    pub fn start(mut self) -> Tidegate {
+        let mut command = self.command();
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("can't start {command:?}: {error}"));
+        let stderr = child.stderr.take().map(keep).unwrap_or_default();
+        let (first, announced) = mpsc::channel();
+        let stdout = keep_telling(child.stdout.take().unwrap(), first);
+        let Ok(line) = announced.recv_timeout(PATIENCE) else {
+            let _ = child.kill();
+            let status = child.wait();
+            panic!("it was never ready ({status:?}).\n{}", said(&self.config, &stderr));
+        };
+        let announced: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not an announcement: {line}"));
+        assert_eq!(announced["ready"], true, "{line}");
+        let pid = announced["pid"].as_u64().unwrap_or_else(|| panic!("no pid: {line}")) as u32;
+        assert_eq!(pid, child.id(), "another process than the one that was started");
+        let mut tidegate = Tidegate {
+            child,
+            pid,
+            admin: announced["admin"].as_str().map(Addr::parse),
+            listeners: listeners(&announced),
+            dir: self.dir,
+            config: self.config,
+            stdout,
+            stderr,
+            fds_at_start: Vec::new(),
+            ended: None,
+            at_end: AtEnd { leaks: Leaks::Forbidden, panics: Panics::Forbidden },
+        };
+        tidegate.fds_at_start = kernel::fds(pid);
+        tidegate
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// When it goes on.
+    pub fn run_to_end(mut self) -> Exit {
+        let mut child = self.command().spawn().unwrap();
+        let stdout = child.stdout.take().map(keep).unwrap_or_default();
+        let stderr = child.stderr.take().map(keep).unwrap_or_default();
+        let status = end_of(&mut child).unwrap_or_else(|| {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("it didn't end.\n{}", said(&self.config, &stderr));
+        });
+        Exit::of(status, &stdout, &stderr)
+    }
+}
+
+/// Runs the binary with these arguments to its end.
+pub fn run(arguments: &[&str]) -> Exit {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).stdin(Stdio::null()).output().unwrap();
+    Exit {
+        code: output.status.code(),
+        signal: output.status.signal(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// How the process ended, and all it said.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Exit {
+    fn of(status: ExitStatus, stdout: &Output, stderr: &Output) -> Self {
+        Self { code: status.code(), signal: status.signal(), stdout: stdout.all(), stderr: stderr.all() }
+    }
+}
+
+/// What must hold when a [`Tidegate`] goes out of scope.
+struct AtEnd {
+    leaks: Leaks,
+    panics: Panics,
+}
+
+#[derive(PartialEq, Eq)]
+enum Leaks {
+    Forbidden,
+    NotAsked,
+}
+
+#[derive(PartialEq, Eq)]
+enum Panics {
+    Forbidden,
+    Wanted,
+}
+
+/// A running balancer.
+pub struct Tidegate {
+    child: Child,
+    pub pid: u32,
+    pub admin: Option<Addr>,
+    pub listeners: BTreeMap<String, Vec<Addr>>,
+    dir: TempDir,
+    config: String,
+    stdout: Output,
+    stderr: Output,
+    fds_at_start: Vec<String>,
+    ended: Option<Exit>,
+    at_end: AtEnd,
+}
+
+impl Tidegate {
+    /// With this config and nothing special.
+    pub fn start(config: impl Display) -> Self {
+        Launch::new(config).start()
+    }
+
+    /// The folder of its own that `$DIR` stands for.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The first address of the listener `web`.
+    pub fn addr(&self) -> Addr {
+        self.addr_of("web", 0)
+    }
+
+    pub fn addr_of(&self, listener: &str, index: usize) -> Addr {
+        self.listeners.get(listener).and_then(|addresses| addresses.get(index)).unwrap().clone()
+    }
+
+    /// A client's connection to the first address of `web`.
+    pub fn connect(&self) -> Conn {
+        Conn::to(&self.addr())
+    }
+
+    pub fn admin(&self) -> &Addr {
+        self.admin.as_ref().unwrap()
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        http::get(self.admin(), path)
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let answer = self.get("/metrics");
+        assert_eq!(answer.status, 200);
+        Metrics::parse(&answer.body)
+    }
+
+    /// `/status`.
+    pub fn status(&self) -> Value {
+        let answer = self.get("/status");
+        assert_eq!(answer.status, 200);
+        answer.json()
+    }
+
+    /// The one backend of this address or name in `/status`.
+    pub fn backend_status(&self, backend: impl Display) -> Value {
+        let (status, wanted) = (self.status(), backend.to_string());
+        let pools = status["pools"].as_array().unwrap();
+        pools
+            .iter()
+            .flat_map(|pool| pool["backends"].as_array().unwrap())
+            .find(|backend| backend["address"] == wanted.as_str() || backend["name"] == wanted.as_str())
+            .unwrap_or_else(|| panic!("no backend {wanted} in {status:#}"))
+            .clone()
+    }
+
+    /// Sessions of all listeners, as the gauge has them.
+    pub fn sessions(&self) -> u64 {
+        self.metrics().sum("tidegate_listener_connections_active", &[]) as u64
+    }
+
+    /// Slots of all backends, as the gauge has them.
+    pub fn slots(&self) -> u64 {
+        self.metrics().sum("tidegate_backend_connections_active", &[]) as u64
+    }
+
+    /// How many sessions ended for this reason.
+    pub fn closed(&self, reason: &str) -> u64 {
+        self.metrics().sum("tidegate_connections_closed_total", &[("reason", reason)]) as u64
+    }
+
+    pub fn fds(&self) -> Vec<String> {
+        kernel::fds(self.pid)
+    }
+
+    /// Waits until nothing is going on any more.
+    pub fn until_idle(&self) {
+        eventually("all sessions have ended", || self.sessions() == 0);
+        eventually("all slots are free", || self.slots() == 0);
+    }
+
+    /// The first `count` lines of `$DIR/access.log`, which must be JSON; waits for them.
+    pub fn records(&self, count: usize) -> Vec<Value> {
+        let lines = self.access_lines(count);
+        lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
+    }
+
+    /// The first `count` lines of `$DIR/access.log`; waits for them, and asserts that there are no more when nothing is going on.
+    pub fn access_lines(&self, count: usize) -> Vec<String> {
+        let path = self.dir.path().join("access.log");
+        self.until_idle();
+        let lines = eventually_some("the access log has its lines", || {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
+            (lines.len() >= count && lines.iter().all(|line| line.ends_with('\n'))).then_some(lines)
+        });
+        assert_eq!(lines.len(), count, "{lines:#?}");
+        lines.iter().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    /// What it said on stderr so far.
+    pub fn log(&self) -> String {
+        self.stderr.all()
+    }
+
+    pub fn stdout(&self) -> String {
+        self.stdout.all()
+    }
+
+    /// Waits until the log holds a line with all of these words, and returns it.
+    pub fn logged(&self, words: &[&str]) -> String {
+        eventually_some(&format!("the log has a line with {words:?}"), || {
+            let log = self.log();
+            log.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
+        })
+    }
+
+    /// How many lines of the log have all of these words.
+    pub fn count_logged(&self, words: &[&str]) -> usize {
+        self.log().lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.kernel_pid(), signal).unwrap();
+    }
+
+    /// The soft limit of fds from now on; the hard one stays.
+    pub fn limit_fds(&self, soft: u64) {
+        let (pid, resource) = (Some(self.kernel_pid()), Resource::Nofile);
+        let maximum = rustix::process::getrlimit(resource).maximum;
+        prlimit(pid, resource, Rlimit { current: Some(soft), maximum }).unwrap();
+    }
+
+    fn kernel_pid(&self) -> Pid {
+        Pid::from_raw(self.pid as i32).unwrap()
+    }
+
+    /// True while the process lives.
+    pub fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for the end that the test brought about.
+    ///
+    /// # Panics
+    /// When it goes on.
+    pub fn wait(&mut self) -> Exit {
+        if self.ended.is_none() {
+            let status = end_of(&mut self.child).expect("the process goes on");
+            // The threads that keep the output see its end only now.
+            eventually("its output has ended", || self.stdout.has_ended() && self.stderr.has_ended());
+            self.ended = Some(Exit::of(status, &self.stdout, &self.stderr));
+        }
+        self.ended.clone().unwrap()
+    }
+
+    /// For a test that ends it in a way which leaves things open.
+    pub fn leaks_not_asked(&mut self) {
+        self.at_end.leaks = Leaks::NotAsked;
+    }
+
+    /// For a test that makes it panic.
+    pub fn panics_wanted(&mut self) {
+        self.at_end.panics = Panics::Wanted;
+    }
+
+    fn assert_no_leak(&mut self) {
+        if self.at_end.leaks == Leaks::Forbidden && self.admin.is_some() {
+            self.until_idle();
+            let before = self.fds_at_start.len();
+            eventually("its fds are as many as after the start", || self.fds().len() <= before);
+        }
+        self.signal(Signal::TERM);
+        let exit = self.wait();
+        assert_eq!((exit.code, exit.signal), (Some(0), None), "exit code and signal after SIGTERM");
+    }
+
+    fn print(&self) {
+        eprintln!("{}", said(&self.config, &self.stderr));
+        eprintln!("--- stdout\n{}", self.stdout.all());
+        let access = fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
+        eprintln!("--- access log\n{access}");
+        eprintln!("--- fds at start\n{:?}\n--- fds now\n{:?}", self.fds_at_start, self.fds());
+        if let Some(Ok(mut conn)) = self.admin.as_ref().map(Conn::try_to) {
+            conn.read_timeout(std::time::Duration::from_secs(2));
+            let _ = conn.try_send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            let (mut text, mut buffer) = (Vec::new(), [0; 4_096]);
+            while let Ok(count @ 1..) = conn.read(&mut buffer) {
+                text.extend_from_slice(&buffer[..count]);
+            }
+            eprintln!("--- metrics\n{}", String::from_utf8_lossy(&text));
+        }
+    }
+}
+
+impl Drop for Tidegate {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print();
+        } else if self.ended.is_none() {
+            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.assert_no_leak()));
+            if let Err(payload) = checked {
+                self.print();
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                std::panic::resume_unwind(payload);
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !std::thread::panicking() && self.at_end.panics == Panics::Forbidden {
+            assert!(!self.log().contains("panicked"), "it panicked:\n{}", self.log());
+        }
+    }
+}
+
+fn listeners(announced: &Value) -> BTreeMap<String, Vec<Addr>> {
+    let table = announced["listeners"].as_object().unwrap_or_else(|| panic!("no listeners: {announced}"));
+    let addresses = |list: &Value| list.as_array().unwrap().iter().map(|text| Addr::parse(text.as_str().unwrap())).collect();
+    table.iter().map(|(name, list)| (name.clone(), addresses(list))).collect()
+}
+
+fn end_of(child: &mut Child) -> Option<ExitStatus> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut status = None;
+    eventually("the process has ended, or time is up", || {
+        status = child.try_wait().unwrap();
+        status.is_some() || std::time::Instant::now() + PATIENCE / 10 > deadline
+    });
+    status
+}
+
+fn said(config: &str, stderr: &Output) -> String {
+    format!("--- config\n{config}\n--- log\n{}", stderr.all())
+}
+
+/// The path of a file that a test writes beside the config.
+pub fn file(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, content).unwrap();
+    path
+}
