@@ -5,7 +5,7 @@ use super::wait::PATIENCE;
 use socket2::{SockAddr, Socket};
 use std::fmt;
 use std::io::ErrorKind;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -257,10 +257,15 @@ pub struct Silent {
 
 impl Silent {
     pub fn new() -> Self {
-        let (socket, addr) = bind(&anywhere());
+        Self::on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// On every address of the host, for many backends that are all silent.
+    pub fn on(ip: Ipv4Addr) -> Self {
+        let (socket, addr) = bind(&Addr::Tcp(SocketAddr::from((ip, 0))));
         socket.listen(0).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let target = SockAddr::from(addr.tcp());
+        let target = SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, addr.tcp().port())));
         let mut fillers = Vec::new();
         loop {
             let (filler, _) = addr.socket();

@@ -214,6 +214,12 @@ impl Conn {
         bytes
     }
 
+    /// Exactly `count` bytes, or `None` if the connection ends before.
+    pub fn try_receive(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.socket.read_exact(&mut bytes).ok().map(|()| bytes)
+    }
+
     /// Asserts that exactly these bytes come next.
     pub fn expect(&mut self, bytes: impl AsRef<[u8]>) {
         let wanted = bytes.as_ref();

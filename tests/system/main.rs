@@ -8,11 +8,16 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod access;
+mod admin;
 mod bytes;
 mod choice;
 mod connecting;
 mod ends;
 mod families;
+mod health;
 mod limits;
 mod panics;
 mod quiet;
+mod start;
+mod stop;
