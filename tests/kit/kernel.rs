@@ -16,7 +16,7 @@ pub struct Queues {
 /// The queues of the IPv4 socket between `local` and `remote`; `None` if there is none.
 pub fn queues(local: SocketAddr, remote: SocketAddr) -> Option<Queues> {
     let (local, remote) = (hex(local), hex(remote));
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         if fields.next()? != local || fields.next()? != remote {
@@ -28,10 +28,10 @@ pub fn queues(local: SocketAddr, remote: SocketAddr) -> Option<Queues> {
     })
 }
 
-/// How many IPv4 sockets have `port` on the remote side, in the given states (as /proc/net/tcp numbers them, "02" is SYN_SENT).
+/// How many IPv4 sockets have `port` on the remote side, in the given states (as the file numbers them, "02" is SYN_SENT).
 pub fn sockets_to(port: u16, states: &[&str]) -> usize {
     let suffix = format!(":{port:04X}");
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     table
         .lines()
         .skip(1)
@@ -83,7 +83,7 @@ pub fn cpu(pid: u32) -> Duration {
 
 /// A counter of /proc/net/netstat's TcpExt, as `ListenDrops`.
 pub fn tcp_ext(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/net/netstat").unwrap();
+    let text = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let at = names.split(' ').position(|column| column == name).unwrap_or_else(|| panic!("no TcpExt {name}"));

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod metrics;
 pub mod output;
 pub mod pattern;
+pub mod program;
 pub mod wait;
 
 pub use backend::{Backend, Listening, Refusing, Silent};

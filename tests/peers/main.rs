@@ -1,1 +1,207 @@
-//! Placeholder.
+//! Real programs through the real binary: `cargo test --test peers`. Debian has them all:
+//! `apt-get install redis-server redis-tools postgresql postgresql-contrib iperf3 prometheus`.
+//!
+//! A program that isn't there is a failure that says what to install, never a test that passes without it.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+use kit::program::{Beside, run, succeed};
+use kit::{Addr, Backend, Config, Conn, Tidegate, eventually, eventually_eq};
+use rustix::process::Signal;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A port that is free now, for a program that can't take port 0.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn local(port: u16) -> Addr {
+    Addr::parse(&format!("127.0.0.1:{port}"))
+}
+
+fn until_listening(what: &str, port: u16, program: &mut Beside) {
+    eventually(&format!("{what} listens"), || {
+        assert!(program.lives(), "{what} ended at once");
+        Conn::try_to(&local(port)).is_ok()
+    });
+}
+
+/// No session may have ended by anything but its two peers.
+fn assert_flawless(tidegate: &Tidegate) {
+    tidegate.until_idle();
+    let metrics = tidegate.metrics();
+    for reason in metrics.values("tidegate_connections_closed_total", "reason") {
+        let ended = tidegate.closed(&reason);
+        let by_peers = ["complete", "client_reset"].contains(&&*reason);
+        assert!(by_peers || ended == 0, "{ended} sessions ended by {reason}\n{metrics}");
+    }
+    assert_eq!(metrics.sum("tidegate_backend_connect_errors_total", &[]) as u64, 0);
+}
+
+#[test]
+fn redis_benchmark_pipelined_runs_without_an_error() {
+    const WAY_OUT: &str = "Install it: apt-get install redis-server redis-tools";
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.args(["--dir", dir.path().to_str().unwrap()]);
+    let mut redis = Beside::start(&mut command, Signal::TERM, WAY_OUT);
+    until_listening("redis-server", port, &mut redis);
+    let tidegate = Tidegate::start(Config::over([local(port)]));
+    let target = tidegate.addr().tcp().port().to_string();
+    for options in [
+        &["-P", "16", "-n", "200000", "-c", "50", "-t", "set,get,incr,lpush,lrange_100"][..],
+        &["-P", "16", "-n", "2000", "-c", "20", "-d", "100000", "-t", "set,get"],
+        &["-k", "0", "-n", "3000", "-c", "20", "-t", "set,get"],
+    ] {
+        let mut command = Command::new("redis-benchmark");
+        command.args(["-h", "127.0.0.1", "-p", &target, "-q"]).args(options);
+        let said = succeed(&mut command, WAY_OUT);
+        assert!(said.contains("requests per second"), "{said}");
+        assert!(!said.to_lowercase().contains("error"), "{said}");
+    }
+    assert_flawless(&tidegate);
+}
+
+/// PostgreSQL refuses to run as root: then its programs run as the user that Debian's package makes.
+fn as_postgres(program: &Path) -> Command {
+    if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+/// The newest installed version's programs; Debian keeps those of the server out of the path.
+fn postgres_programs() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").map(|entries| entries.flatten().collect::<Vec<_>>());
+    let newest = versions.unwrap_or_default().into_iter().map(|entry| entry.path().join("bin")).max();
+    newest.expect("PostgreSQL's server isn't there. Install it: apt-get install postgresql postgresql-contrib")
+}
+
+#[test]
+fn pgbench_runs_without_an_error() {
+    const WAY_OUT: &str = "Install it: apt-get install postgresql postgresql-contrib";
+    let programs = postgres_programs();
+    let dir = tempfile::tempdir().unwrap();
+    if rustix::process::geteuid().is_root() {
+        succeed(Command::new("chown").arg("postgres:postgres").arg(dir.path()), WAY_OUT);
+    }
+    let data = dir.path().join("data");
+    let mut initdb = as_postgres(&programs.join("initdb"));
+    initdb.current_dir(dir.path()).args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"]).arg(&data);
+    succeed(&mut initdb, WAY_OUT);
+    let port = free_port();
+    let mut server = as_postgres(&programs.join("postgres"));
+    server.current_dir(dir.path()).arg("-D").arg(&data).arg("-k").arg(dir.path());
+    server.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
+    let mut postgres = Beside::start(&mut server, Signal::INT, WAY_OUT);
+    until_listening("postgres", port, &mut postgres);
+    let tidegate = Tidegate::start(Config::over([local(port)]));
+    let target = tidegate.addr().tcp().port().to_string();
+    let pgbench = |options: &[&str]| {
+        let mut command = Command::new("pgbench");
+        command.args(["-h", "127.0.0.1", "-p", &target, "-U", "postgres"]).args(options).arg("postgres");
+        succeed(&mut command, WAY_OUT)
+    };
+    eventually("the database takes connections", || {
+        let mut command = Command::new(programs.join("pg_isready"));
+        command.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
+        run(&mut command, WAY_OUT).status.success()
+    });
+    pgbench(&["-i", "-s", "2"]);
+    for options in [
+        &["-c", "8", "-j", "2", "-t", "400"][..],
+        &["-S", "-M", "prepared", "-c", "8", "-j", "2", "-t", "2000"],
+        &["-S", "-C", "-c", "4", "-j", "2", "-t", "100"],
+    ] {
+        let said = pgbench(options);
+        assert!(said.contains("number of failed transactions: 0 "), "{said}");
+        assert!(!said.contains("error") && !said.contains("aborted"), "{said}");
+    }
+    assert_flawless(&tidegate);
+}
+
+#[test]
+fn iperf3_runs_in_both_directions_without_an_error() {
+    const WAY_OUT: &str = "Install it: apt-get install iperf3";
+    let port = free_port();
+    let mut command = Command::new("iperf3");
+    command.args(["-s", "-B", "127.0.0.1", "-p", &port.to_string()]);
+    let mut iperf = Beside::start(&mut command, Signal::TERM, WAY_OUT);
+    until_listening("iperf3", port, &mut iperf);
+    let tidegate = Tidegate::start(Config::over([local(port)]));
+    let target = tidegate.addr().tcp().port().to_string();
+    for options in [&["-P", "1"][..], &["-R"], &["-P", "8"], &["-P", "8", "-R"], &["--bidir"], &["-n", "300M"]] {
+        // The server needs a moment between two tests and says "busy" meanwhile; that's its word, not a fault of the way.
+        let mut answer = serde_json::Value::Null;
+        eventually("iperf3 isn't busy", || {
+            let mut command = Command::new("iperf3");
+            command.args(["-c", "127.0.0.1", "-p", &target, "-J"]).args(options);
+            if !options.contains(&"-n") {
+                command.args(["-t", "2"]);
+            }
+            let output = run(&mut command, WAY_OUT);
+            answer = serde_json::from_slice(&output.stdout).unwrap();
+            !answer["error"].as_str().is_some_and(|error| error.contains("busy"))
+        });
+        assert!(answer.get("error").is_none(), "{options:?}: {}", answer["error"]);
+        let received = answer["end"]["sum_received"]["bytes"].as_f64().unwrap_or_default();
+        assert!(received > 10e6, "{options:?}: {received} bytes");
+    }
+    assert_flawless(&tidegate);
+}
+
+#[test]
+fn promtool_finds_nothing_to_say_about_the_metrics() {
+    const WAY_OUT: &str = "Install it: apt-get install prometheus";
+    let (backend, dead) = (Backend::named("x"), kit::Refusing::new());
+    let health = "interval = \"100ms\"\ninitial = \"up\"\nfall = 1000";
+    let tidegate = Tidegate::start(Config::over([&backend.addr, &dead.addr]).health(health));
+    for _ in 0..4 {
+        assert_eq!(tidegate.connect().rest().text(), "x\n");
+    }
+    eventually_eq("all are counted", &4, || tidegate.closed("complete"));
+    eventually("probes of both kinds", || {
+        let metrics = tidegate.metrics();
+        metrics.values("tidegate_backend_health_checks_total", "result").contains(&"failure".to_owned())
+    });
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("can't run promtool: {error}. {WAY_OUT}"));
+    promtool.stdin.take().unwrap().write_all(tidegate.metrics().to_string().as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn the_programs_are_found() {
+    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    for (program, package) in [
+        ("redis-server", "redis-server"),
+        ("redis-benchmark", "redis-tools"),
+        ("pgbench", "postgresql-contrib"),
+        ("iperf3", "iperf3"),
+        ("promtool", "prometheus"),
+        ("setpriv", "util-linux"),
+    ] {
+        let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+        assert!(found, "{program} isn't there. Install it: apt-get install {package}");
+    }
+}
