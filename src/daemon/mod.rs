@@ -130,8 +130,12 @@ impl<'a> Daemon<'a> {
             Ok(())
         } else {
             let (events, mut ended) = mpsc::channel(sockets.len().max(1));
-            let workers = worker::spawn_all(sockets, &shared, max_pipes, &self.drain, &events)?;
-            self.say_ready(&announcement);
+            let (up, ups) = mpsc::channel(sockets.len().max(1));
+            let workers = worker::spawn_all(sockets, &shared, max_pipes, &self.drain, &up, &events)?;
+            drop(up);
+            if all_up(ups).await == workers.len() {
+                self.say_ready(&announcement);
+            }
             let verdict = self.serve(workers, &mut signals, &mut ended).await;
             if let Some(access) = &shared.access {
                 access.close();
@@ -244,6 +248,15 @@ impl<'a> Daemon<'a> {
 
 /// The longest that the first round of probes may hold up the start, but for the spread of its beginning.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
+
+/// How many workers have come up, once each has or has died trying.
+async fn all_up(mut ups: mpsc::Receiver<()>) -> usize {
+    let mut count = 0;
+    while ups.recv().await.is_some() {
+        count += 1;
+    }
+    count
+}
 
 struct Signals {
     terminate: Signal,

@@ -32,12 +32,14 @@ pub struct Ended {
     pub result: Result<usize, String>,
 }
 
-/// Starts one thread for each share of sockets. If one can't start, the process must not go on.
+/// Starts one thread for each share of sockets; each says once, through `up`, that it serves. If one can't start,
+/// the process must not go on.
 pub fn spawn_all(
     sockets: Vec<WorkerSockets>,
     shared: &Shared,
     max_pipes: usize,
     drain: &Drain,
+    up: &mpsc::Sender<()>,
     events: &mpsc::Sender<Ended>,
 ) -> Result<Vec<WorkerThread>, Failure> {
     let mut workers = Vec::new();
@@ -50,9 +52,9 @@ pub fn spawn_all(
             max_pipes,
             shortage: Arc::clone(&shared.shortage),
         };
-        let (drain, events, metrics) = (drain.clone(), events.clone(), Arc::clone(&shared.metrics));
+        let (drain, up, events, metrics) = (drain.clone(), up.clone(), events.clone(), Arc::clone(&shared.metrics));
         let body = move || {
-            let served = catch_unwind(AssertUnwindSafe(|| serve(setup, sockets, drain, &metrics)));
+            let served = catch_unwind(AssertUnwindSafe(|| serve(setup, sockets, drain, up, &metrics)));
             let result = match served {
                 Ok(Ok(cut)) => Ok(cut),
                 Ok(Err(error)) => Err(format!("worker {index} failed: {error}")),
@@ -70,7 +72,13 @@ pub fn spawn_all(
     Ok(workers)
 }
 
-fn serve(setup: WorkerSetup, sockets: WorkerSockets, drain: Drain, metrics: &Metrics) -> io::Result<usize> {
+fn serve(
+    setup: WorkerSetup,
+    sockets: WorkerSockets,
+    drain: Drain,
+    up: mpsc::Sender<()>,
+    metrics: &Metrics,
+) -> io::Result<usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
@@ -80,8 +88,9 @@ fn serve(setup: WorkerSetup, sockets: WorkerSockets, drain: Drain, metrics: &Met
             acceptors.spawn(acceptor::run(socket, options, listener, Rc::clone(&worker), drain.clone()));
         }
         let cut = tokio::select! {
+            biased;
             failed = relay::drive(Rc::clone(&worker.engine)) => failed.map(never)?,
-            never_ends = keep_house(&worker, metrics) => never(never_ends),
+            never_ends = keep_house(&worker, metrics, up) => never(never_ends),
             cut = drained(&worker, acceptors, drain) => cut?,
         };
         worker.housekeep(metrics);
@@ -106,7 +115,10 @@ async fn drained(worker: &Worker, mut acceptors: LocalTasks, mut drain: Drain) -
     }
 }
 
-async fn keep_house(worker: &Worker, metrics: &Metrics) -> Infallible {
+async fn keep_house(worker: &Worker, metrics: &Metrics, up: mpsc::Sender<()>) -> Infallible {
+    // The engine has begun before this is polled, so all is in place. A daemon that no longer listens is stopping.
+    let _ = up.try_send(());
+    drop(up);
     let mut tick = tokio::time::interval(HOUSEKEEPING);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

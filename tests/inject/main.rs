@@ -73,7 +73,15 @@ fn i03_every_other_error_of_accept_is_counted_and_survived() {
     let backend = Backend::echo();
     let tidegate = Tidegate::start(one_worker(&[&backend]));
     for errno in [
-        "EINTR", "ENETDOWN", "ENETUNREACH", "EHOSTUNREACH", "EHOSTDOWN", "ENONET", "ENOPROTOOPT", "EOPNOTSUPP", "EPERM",
+        "EINTR",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "EHOSTUNREACH",
+        "EHOSTDOWN",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPERM",
     ] {
         let fault = Fault::on(&tidegate, &[&format!("accept4:error={errno}:when=1..3")]);
         echoes(&tidegate);
@@ -89,9 +97,7 @@ fn i03_f04_a_broken_listener_goes_down_alone_and_is_bound_again() {
     let config = one_worker(&[&backend]).more("[listeners.other]\nbind = \"127.0.0.1:0\"\npool = \"web\"");
     for errno in ["EINVAL", "EBADF", "ENOTSOCK"] {
         let tidegate = Tidegate::start(&config);
-        let up = |listener: &str| {
-            tidegate.metrics().one("tidegate_listener_up", &[("listener", listener)]) as u64
-        };
+        let up = |listener: &str| tidegate.metrics().one("tidegate_listener_up", &[("listener", listener)]) as u64;
         // Three tries to bind it again fail, so that there is time to see it down.
         let accept = format!("accept4:error={errno}:when=1");
         let fault = Fault::on(&tidegate, &[&accept, "bind:error=EADDRINUSE:when=1..3"]);
@@ -113,7 +119,8 @@ fn i03_f04_a_broken_listener_goes_down_alone_and_is_bound_again() {
 #[test]
 fn f06_no_socket_for_the_backend_resets_the_client_and_blames_nobody() {
     let backend = Backend::echo();
-    for (errno, reason) in [("EMFILE", "no_fd"), ("ENFILE", "no_fd"), ("ENOBUFS", "no_memory"), ("ENOMEM", "no_memory")] {
+    for (errno, reason) in [("EMFILE", "no_fd"), ("ENFILE", "no_fd"), ("ENOBUFS", "no_memory"), ("ENOMEM", "no_memory")]
+    {
         let tidegate = Tidegate::start(one_worker(&[&backend]));
         let fault = Fault::on(&tidegate, &[&format!("socket:error={errno}:when=1")]);
         tidegate.connect().expect_end(End::Rst);
@@ -178,8 +185,7 @@ fn f24_f34_probes_that_fail_by_our_own_fault_freeze_the_verdict() {
         let up = || tidegate.metrics().one("tidegate_backend_up", &[]) as u64;
         eventually_eq("it is up", &1, up);
         let injected = Fault::on(&tidegate, &[fault]);
-        let frozen =
-            || tidegate.metrics().sum("tidegate_backend_health_checks_total", &[("result", "frozen")]) as u64;
+        let frozen = || tidegate.metrics().sum("tidegate_backend_health_checks_total", &[("result", "frozen")]) as u64;
         eventually("some probes could not be made", || frozen() >= 5);
         assert_eq!(up(), 1, "{fault}");
         assert!(injected.end() >= 5);

@@ -39,9 +39,7 @@ impl Addr {
                 let domain = Domain::for_address(*address);
                 (Socket::new(domain, Type::STREAM, None).unwrap(), SockAddr::from(*address))
             }
-            Self::Unix(path) => {
-                (Socket::new(Domain::UNIX, Type::STREAM, None).unwrap(), SockAddr::unix(path).unwrap())
-            }
+            Self::Unix(path) => (Socket::new(Domain::UNIX, Type::STREAM, None).unwrap(), SockAddr::unix(path).unwrap()),
         }
     }
 }

@@ -17,7 +17,11 @@ impl Answer {
         let text = rest.text();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {rest:?}"));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Self { status: status.unwrap_or_else(|| panic!("no status: {head}")), head: head.to_owned(), body: body.to_owned() }
+        Self {
+            status: status.unwrap_or_else(|| panic!("no status: {head}")),
+            head: head.to_owned(),
+            body: body.to_owned(),
+        }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -50,7 +50,10 @@ pub fn throughout(what: &str, span: Duration, mut check: impl FnMut() -> bool) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a look is repeated after it; nothing is ever assumed to have happened during it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a look is repeated after it; nothing is ever assumed to have happened during it"
+)]
 fn pause() {
     std::thread::sleep(BETWEEN_LOOKS);
 }

@@ -8,8 +8,21 @@ const FILE: &str = "access = \"$DIR/access.log\"";
 
 /// The keys of a line, in their order.
 const KEYS: [&str; 15] = [
-    "time", "id", "listener", "client", "rule", "pool", "backend", "attempts", "connect", "duration", "to_backend",
-    "to_client", "ended_by", "phase", "reason",
+    "time",
+    "id",
+    "listener",
+    "client",
+    "rule",
+    "pool",
+    "backend",
+    "attempts",
+    "connect",
+    "duration",
+    "to_backend",
+    "to_client",
+    "ended_by",
+    "phase",
+    "reason",
 ];
 
 /// One session of 5 bytes to the backend and 7 to the client, ended in order; the client's own address.

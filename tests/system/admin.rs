@@ -137,8 +137,14 @@ fn f78_a_request_that_two_parties_could_read_differently_is_refused_and_the_conn
     let (_backend, tidegate) = start();
     let smuggled = "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for (what, request) in [
-        ("TE with CL", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ("GET with TE and CL", "GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (
+            "TE with CL",
+            "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            "GET with TE and CL",
+            "GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
         ("two CLs", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\nabcde"),
         ("a list of CLs", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 5\r\n\r\nabcde"),
         ("a signed CL", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nabcde"),
@@ -165,8 +171,7 @@ fn pipelined_requests_are_answered_in_order() {
     let (_backend, tidegate) = start();
     let one = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let last = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let (statuses, _) =
-        answers(tidegate.admin(), format!("{}{}{last}", one("/livez"), one("/nothing")).as_bytes());
+    let (statuses, _) = answers(tidegate.admin(), format!("{}{}{last}", one("/livez"), one("/nothing")).as_bytes());
     assert_eq!(statuses, [200, 404, 200]);
 }
 

@@ -120,9 +120,8 @@ fn f13_i05_a_thousand_readers_with_a_closed_window_stay_within_64_mib() {
     transfer(&mut other, &mut far, 0, 1_000_000);
     let resident = kernel::resident(tidegate.pid);
 
-    let mut sessions: Vec<(Conn, Conn, u64)> = (0..READERS)
-        .map(|_| (Conn::with_small_window(&tidegate.addr()), listening.accept(), 0))
-        .collect();
+    let mut sessions: Vec<(Conn, Conn, u64)> =
+        (0..READERS).map(|_| (Conn::with_small_window(&tidegate.addr()), listening.accept(), 0)).collect();
     // Pour until nobody takes any more, twice in a row.
     let mut still = 0;
     eventually("all of them are stuffed", || {

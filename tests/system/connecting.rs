@@ -1,7 +1,9 @@
 //! Finding a backend: failover, time-outs and the budget, and the ends of a session before it has a backend.
 
 use crate::kit::conn::Rest;
-use crate::kit::{Backend, Config, End, Listening, PATIENCE, Refusing, Silent, Tidegate, eventually, eventually_eq, kernel};
+use crate::kit::{
+    Backend, Config, End, Listening, PATIENCE, Refusing, Silent, Tidegate, eventually, eventually_eq, kernel,
+};
 use rustix::process::Signal;
 use std::time::Instant;
 
@@ -248,9 +250,7 @@ fn f16_connecting_and_closing_by_the_thousand_leaks_no_fd_and_no_port() {
     assert_eq!(metrics.sum("tidegate_connections_closed_total", &[("reason", "connect_failed")]) as usize, 0);
     // TIME_WAIT belongs to the kernel; whatever else is left would be ours.
     let alive = &["01", "02", "04", "05", "08", "09"];
-    eventually_eq("no connection to the backend is left", &0, || {
-        kernel::sockets_to(backend.addr.tcp().port(), alive)
-    });
+    eventually_eq("no connection to the backend is left", &0, || kernel::sockets_to(backend.addr.tcp().port(), alive));
 }
 
 #[test]

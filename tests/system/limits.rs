@@ -1,7 +1,9 @@
 //! File descriptors run out: at start, while accepting, for a backend's socket, for a pipe, for a probe.
 
 use crate::kit::conn::transfer;
-use crate::kit::{Backend, Config, Conn, End, Launch, Listening, Tidegate, eventually, eventually_eq, kernel, throughout};
+use crate::kit::{
+    Backend, Config, Conn, End, Launch, Listening, Tidegate, eventually, eventually_eq, kernel, throughout,
+};
 use std::time::Duration;
 
 fn hard_limit() -> u64 {

@@ -71,7 +71,9 @@ fn i06_f42_what_is_no_file_or_too_large_is_refused_with_a_sentence_and_78() {
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
     let missing = dir.path().join("missing.toml");
     let below_a_file = large.join("lb.toml");
-    for path in [&large, &fifo, &dir.path().to_owned(), &missing, &below_a_file, &"/dev/null".into(), &"/dev/zero".into()] {
+    for path in
+        [&large, &fifo, &dir.path().to_owned(), &missing, &below_a_file, &"/dev/null".into(), &"/dev/zero".into()]
+    {
         let exit = refused(path);
         assert!(exit.stderr.contains(path.to_str().unwrap()), "{}: {}", path.display(), exit.stderr);
     }
