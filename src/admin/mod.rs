@@ -99,6 +99,7 @@ pub struct State {
 /// The endpoint's socket, known to the runtime.
 pub struct Listener {
     socket: Socket,
+    /// Keeps the path of a unix socket.
     _path: PathGuard,
 }
 
@@ -138,9 +139,9 @@ pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future
     let (serving, ending) = watch::channel(());
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut spare = Spare::default();
+    spare.keep();
     let tell = Every::new(TELL, Instant::now());
     loop {
-        spare.keep();
         let accepted = tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => accepted,
@@ -152,7 +153,8 @@ pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future
                 }
                 Err(_) => state.metrics.admin_refused.inc(),
             },
-            Err(error) if is_shortage(&error) && spare.give() => {}
+            // Not kept again before the next accept(2) has had its chance: that would go round and round.
+            Err(error) if is_shortage(&error) && spare.give() => continue,
             Err(error) => {
                 if tell.is_due(Instant::now()) {
                     tracing::warn!(%error, "the admin endpoint can't accept");
@@ -163,6 +165,7 @@ pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future
                 }
             }
         }
+        spare.keep();
     }
     drop(serving);
     // What isn't finished by then ends with the runtime.

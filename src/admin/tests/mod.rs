@@ -1,0 +1,156 @@
+//! The endpoint over real sockets: what is answered, what is refused, and what a bad client costs.
+//!
+//! Here is what all tests share; `answers` are those about content, `hostile` those about bad clients, `clock` those
+//! in which time matters.
+
+mod answers;
+mod clock;
+mod hostile;
+
+use super::*;
+use crate::config::Config;
+use crate::name::BindAddr;
+use crate::net::listen::{Options, SocketAccess, bind_all};
+use crate::pool::{Backend, Health};
+use crate::table::{self, Resolution};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time;
+
+const CONFIG: &str = r#"
+[listeners.web]
+bind = ["127.0.0.1:8080", "[::1]:8080"]
+pool = "app"
+[pools.app]
+backends = ["10.0.0.1:80", { address = "10.0.0.2:80", weight = 3, name = "<img src=x onerror='alert(1)'>" }]
+[pools.spare]
+backends = ["10.0.1.1:80"]
+"#;
+
+const OPTIONS: Options = Options { backlog: 128, keepalive: None, access: SocketAccess::Owner };
+
+const WORKERS: usize = 2;
+
+/// A running endpoint, and what it shows.
+struct Served {
+    address: BindAddr,
+    table: Arc<ArcSwap<RoutingTable>>,
+    metrics: Arc<Metrics>,
+    phase: watch::Sender<Phase>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Served {
+    fn tcp() -> Self {
+        Self::at("127.0.0.1:0".parse().map(Endpoint::Tcp).unwrap(), CONFIG)
+    }
+
+    fn unix(path: &Path, config: &str) -> Self {
+        Self::at(Endpoint::Unix(path.into()), config)
+    }
+
+    fn at(endpoint: Endpoint, config: &str) -> Self {
+        let socket = bind_all(&BindAddr(endpoint), &OPTIONS, 1).unwrap().pop().unwrap();
+        let address = socket.address.clone();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let table = Arc::new(ArcSwap::from_pointee(table(config, &metrics)));
+        let phase = watch::Sender::new(Phase::Ready);
+        let state = State {
+            table: Arc::clone(&table),
+            metrics: Arc::clone(&metrics),
+            phase: phase.subscribe(),
+            workers: WORKERS,
+            started: UNIX_EPOCH,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let listener = Arc::new(Listener::new(socket).unwrap());
+        let stopped = async move { _ = stopped.await };
+        let serving = drain::spawn(serve(listener, Arc::new(state), stopped));
+        Self { address, table, metrics, phase, stop, serving }
+    }
+
+    async fn connect(&self) -> Stream {
+        match &self.address.0 {
+            Endpoint::Tcp(address) => Box::new(TcpStream::connect(address).await.unwrap()),
+            Endpoint::Unix(path) => Box::new(UnixStream::connect(path).await.unwrap()),
+        }
+    }
+
+    /// Sends something and returns all that comes until the endpoint ends the connection.
+    async fn exchange(&self, request: &str) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        rest(&mut stream).await
+    }
+
+    async fn ask(&self, method: &str, path: &str) -> Answer {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        Answer::parse(&self.exchange(&request).await)
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path).await
+    }
+
+    fn backend(&self, index: usize) -> Arc<Backend> {
+        Arc::clone(&self.table.load().pools[0].view().backends[index])
+    }
+
+    fn all_up(&self) {
+        for pool in &self.table.load().pools {
+            pool.view().backends.iter().for_each(|backend| backend.set_health(Health::Up, 1_700_000_000_000));
+        }
+    }
+}
+
+fn table(config: &str, metrics: &Arc<Metrics>) -> RoutingTable {
+    let config = Config::parse("lb.toml", config.as_bytes()).unwrap().config;
+    let listeners = config.listeners.iter().map(|listener| {
+        let handles = metrics.listener(&listener.name, &["complete"]);
+        Arc::new(table::Listener::new(listener.clone(), handles, listener.bind.clone()))
+    });
+    let listeners = listeners.collect();
+    RoutingTable::build(&config, &Resolution::default(), listeners, metrics, None, 1_600_000_000_000).table
+}
+
+/// What comes until the end; a reset ends it too.
+async fn rest(stream: &mut Stream) -> String {
+    let mut all = Vec::new();
+    let mut buffer = [0; 4_096];
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        all.extend_from_slice(&buffer[..read]);
+    }
+    String::from_utf8(all).unwrap()
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: HashMap<String, String>,
+    body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let header =
+            |line: &str| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())).unwrap();
+        Self { status, headers: lines.map(header).collect(), body: body.to_owned() }
+    }
+}
+
+/// Its metrics are more than a socket takes at once.
+fn large_config() -> String {
+    let backends: Vec<_> = (0..1_000).map(|n| format!("\"10.0.{}.{}:80\"", n / 250, n % 250 + 1)).collect();
+    let backends = backends.join(",");
+    format!("[listeners.web]\nbind = \"127.0.0.1:1\"\npool = \"app\"\n[pools.app]\nbackends = [{backends}]")
+}
