@@ -13,6 +13,7 @@ use hyper::header::{
     HeaderValue, REFERRER_POLICY, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
 
 /// The largest body that a request may announce. No route reads one yet.
@@ -44,7 +45,11 @@ pub fn answer<B>(request: &Request<B>, state: &State) -> Response<Full<Bytes>> {
             Answer::text(StatusCode::PAYLOAD_TOO_LARGE, format!("a body may have {MAX_BODY} bytes at most\n"))
         }
         AnnouncedBody::Unknown => Answer::text(StatusCode::LENGTH_REQUIRED, "send the body with a Content-Length\n"),
-        AnnouncedBody::None | AnnouncedBody::Length(_) => route(request.method(), request.uri().path(), state),
+        AnnouncedBody::None | AnnouncedBody::Length(_) => {
+            // A bug in one answer costs that answer.
+            catch_unwind(AssertUnwindSafe(|| route(request.method(), request.uri().path(), state)))
+                .unwrap_or_else(|_| Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"))
+        }
     };
     let mut response = answer.into_response();
     if body != AnnouncedBody::None {
@@ -75,6 +80,8 @@ impl AnnouncedBody {
 }
 
 fn route(method: &Method, path: &str, state: &State) -> Answer {
+    #[cfg(debug_assertions)]
+    hook::panic_if_asked(path);
     let show: fn(&State) -> Answer = match path {
         "/" => show_page,
         "/style.css" => |_| Answer { content_type: "text/css; charset=utf-8", ..Answer::ok(page::STYLE) },
@@ -144,5 +151,19 @@ impl Answer {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         response
+    }
+}
+
+/// A fault that a test of the real binary asks for; not there in a release build.
+#[cfg(debug_assertions)]
+mod hook {
+    /// `TIDEGATE_TEST_PANIC=admin` makes `/panic` do what it says.
+    pub fn panic_if_asked(path: &str) {
+        if path == "/panic" {
+            assert!(
+                std::env::var_os("TIDEGATE_TEST_PANIC").is_none_or(|wanted| wanted != "admin"),
+                "a test asked for it"
+            );
+        }
     }
 }

@@ -10,8 +10,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const BASE: u64 = 24;
 /// For each worker: its runtime's and its engine's epolls, and their wake-ups.
 const PER_WORKER: u64 = 6;
-/// Kept for the admin endpoint.
-const ADMIN: u64 = crate::admin::MAX_CONNECTIONS as u64 + 2;
+/// Kept for the admin endpoint: its socket, its spare, what a scrape opens, and its connections.
+const ADMIN: u64 = crate::admin::MAX_CONNECTIONS as u64 + 3;
 /// A session's two sockets.
 const PER_SESSION: u64 = 2;
 /// A pipe's two ends.

@@ -143,9 +143,8 @@ impl<'a> Daemon<'a> {
             verdict
         };
         control.stop().await;
-        match &verdict {
-            Ok(()) => tracing::info!("stopped"),
-            Err(failure) => tracing::error!("{failure}"),
+        if verdict.is_ok() {
+            tracing::info!("stopped");
         }
         drop(log);
         verdict
@@ -262,6 +261,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Never waited for; caught, so that a log that hits the file size limit costs lines, not the process.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -271,6 +272,7 @@ impl Signals {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
             hangup: watch(SignalKind::hangup())?,
+            _file_size: watch(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
     }
 

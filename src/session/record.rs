@@ -107,8 +107,14 @@ impl Record {
         line.display("client", &self.client);
         // Until routes have conditions, the listener's own pool is the one rule.
         line.text("rule", "default");
-        line.text("pool", self.pool.as_ref().map_or("-", |pool| pool.name.as_str()));
-        line.text("backend", self.connected.as_ref().map_or("-", |(backend, _)| &backend.label));
+        match &self.pool {
+            Some(pool) => line.text("pool", pool.name.as_str()),
+            None => line.none("pool"),
+        }
+        match &self.connected {
+            Some((backend, _)) => line.text("backend", &backend.label),
+            None => line.none("backend"),
+        }
         line.display("attempts", &Attempts(self));
         line.seconds("connect", self.connect_wait.unwrap_or_default());
         line.seconds("duration", duration);
