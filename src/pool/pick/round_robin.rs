@@ -56,12 +56,13 @@ impl RoundRobin {
 /// One round: index `i` stands `weights[i] / gcd` times in it, as evenly spread as whole turns allow.
 fn schedule(weights: &[u16]) -> Box<[u16]> {
     let turns = turns(weights);
-    // Of its w turns, a backend's k-th is ideally at (k + 1/2) / w of the round. As multiples of 2^-33 of it, two
-    // such fractions are equal only if they are equal exactly, for any w that fits u16.
-    let mut round: Vec<(u64, u16)> = turns
-        .iter()
-        .enumerate()
-        .flat_map(|(index, &w)| (0..w).map(move |k| (((2 * k + 1) << 32) / w, index as u16)))
+    // Of its w turns in a round, backend i of n has its k-th at (k + (i + 1/2) / n) / w: evenly spaced, and begun at
+    // a moment of its own, so that backends of the same weight alternate instead of standing side by side. Fractions
+    // in units of 2^-24: with 65,535 backends of weight 256 the numerator still has bits to spare.
+    let n = turns.len() as u64;
+    let mut round: Vec<(u64, u16)> = (0..n)
+        .zip(&turns)
+        .flat_map(|(i, &w)| (0..w).map(move |k| (((2 * (k * n + i) + 1) << 24) / (2 * n * w), i as u16)))
         .collect();
     round.sort_unstable();
     round.into_iter().map(|(_, index)| index).collect()
@@ -96,10 +97,12 @@ mod tests {
             (&[7], &[0]),
             (&[1, 1, 1], &[0, 1, 2]),
             (&[4, 4, 4], &[0, 1, 2]),
-            (&[2, 1], &[0, 1, 0]),
-            (&[2, 4], &[1, 0, 1]),
-            (&[3, 1, 1], &[0, 0, 1, 2, 0]),
-            (&[4, 2], &[0, 1, 0]),
+            (&[2, 1], &[0, 0, 1]),
+            (&[2, 4], &[0, 1, 1]),
+            (&[2, 2, 1], &[0, 1, 0, 1, 2]),
+            (&[3, 1, 1], &[0, 0, 1, 0, 2]),
+            (&[5, 1, 1], &[0, 0, 0, 1, 0, 0, 2]),
+            (&[4, 2], &[0, 0, 1]),
         ] {
             assert_eq!(*schedule(weights), *expected, "weights {weights:?}");
         }
