@@ -81,7 +81,7 @@ impl Mistake {
     /// A mistake in a member's address that only the outside world could show, such as a name that doesn't resolve.
     #[must_use]
     pub fn of_member(member: &Member, message: &str, hint: &str) -> Self {
-        Self::new(Severity::Error, Place::from_text(&member.place), words::escaped(message), words::escaped(hint))
+        Self::new(Severity::Error, Place::from_text(&member.place), words::masked(message), words::masked(hint))
     }
 
     pub(super) fn with_excerpt(self, excerpt: Excerpt) -> Self {
@@ -177,9 +177,16 @@ pub struct Mistakes {
 impl Mistakes {
     /// Lists the first [`MAX_LISTED`] of them; `more` have not even been kept.
     pub(super) fn new(mut found: Vec<Mistake>, more: usize) -> Self {
-        found.sort_by_key(|mistake| mistake.place.position);
+        found.sort_by(|a, b| (a.place.position, &a.message).cmp(&(b.place.position, &b.message)));
+        // The parser reports some errors once for each time that it looks.
+        found.dedup();
+        if found.len() > MAX_LISTED {
+            // Errors first.
+            found.sort_by_key(|mistake| mistake.severity == Severity::Warning);
+        }
         let more = more + found.len().saturating_sub(MAX_LISTED);
         found.truncate(MAX_LISTED);
+        found.sort_by_key(|mistake| mistake.place.position);
         Self { listed: found, more }
     }
 

@@ -3,10 +3,9 @@
 //! Owns the lists of keys; there is no other place that knows them. What is read here isn't judged beyond the single
 //! value: defaults, references and everything that takes two keys to be wrong is `validate`'s.
 
-use super::findings::{At, Findings, Given, Placed};
+use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::section::{self, Section};
-use super::{Access, Format, Initial, Level, Probe, limits};
-use std::path::{Path, PathBuf};
+use super::{Access, Format, Initial, Level, Probe, limits, words};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
@@ -106,7 +105,7 @@ pub(super) fn read(findings: &Findings, table: &DeTable) -> File {
     File {
         runtime: Runtime::read(&root.section("runtime", RUNTIME)),
         admin: root.section("admin", ADMIN).text("listen"),
-        log: Log::read(findings, &root.section("log", LOG)),
+        log: Log::read(&root.section("log", LOG)),
         listeners: root.named("listeners", LISTENER).map(|all| all.into_iter().map(Listener::read).collect()),
         pools: root.named("pools", POOL).map(|all| all.into_iter().map(|pool| Pool::read(findings, pool)).collect()),
     }
@@ -124,7 +123,7 @@ impl Runtime {
 }
 
 impl Log {
-    fn read(findings: &Findings, section: &Section) -> Self {
+    fn read(section: &Section) -> Self {
         let levels = [
             ("error", Level::Error),
             ("warn", Level::Warn),
@@ -132,39 +131,26 @@ impl Log {
             ("debug", Level::Debug),
             ("trace", Level::Trace),
         ];
-        let access = match section.text("access") {
-            Given::Good(Placed { at, value }) => match access(&value) {
-                Some(access) => Given::Good(Placed { at, value: access }),
-                None => {
-                    let message = format!("{} is nowhere to write to", super::words::quoted(&value));
-                    findings.mistake(
-                        &at,
-                        message,
-                        "use \"off\", \"stdout\", \"stderr\" or the absolute path of a file",
-                    );
-                    Given::Bad
-                }
-            },
-            Given::Absent => Given::Absent,
-            Given::Bad => Given::Bad,
-        };
         Self {
             level: section.choice("level", &levels),
             format: section.choice("format", &[("text", Format::Text), ("json", Format::Json)]),
-            access,
+            access: section.parsed("access", access),
         }
     }
 }
 
-fn access(text: &str) -> Option<Access> {
+fn access(text: &str) -> Result<Access, Complaint> {
     match text {
-        "off" => Some(Access::Off),
-        "stdout" => Some(Access::Stdout),
-        "stderr" => Some(Access::Stderr),
-        path if Path::new(path).is_absolute() && !path.contains('\0') && !path.ends_with('/') => {
-            Some(Access::File(PathBuf::from(path)))
+        "off" => Ok(Access::Off),
+        "stdout" => Ok(Access::Stdout),
+        "stderr" => Ok(Access::Stderr),
+        path if path.starts_with('/') && !path.ends_with('/') && !path.contains(char::is_control) => {
+            Ok(Access::File(path.into()))
         }
-        _ => None,
+        _ => {
+            let hint = "use \"off\", \"stdout\", \"stderr\" or the absolute path of a file";
+            Err(Complaint::new(format!("{} is no place for a log", words::quoted(text)), hint))
+        }
     }
 }
 

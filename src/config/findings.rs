@@ -89,8 +89,16 @@ impl<'s> Findings<'s> {
         }
     }
 
+    /// Most warnings are about something not being there, too.
     pub fn warning(&self, at: &At, message: impl Into<String>, hint: impl Into<String>) {
-        self.keep(Severity::Warning, at.span.clone(), &at.key, message, hint);
+        if self.coverage.get() == Coverage::Whole {
+            self.keep(Severity::Warning, at.span.clone(), &at.key, message, hint);
+        }
+    }
+
+    /// Further mistakes are only counted, so that nobody need look for words about them.
+    pub fn is_full(&self) -> bool {
+        self.kept.borrow().len() >= MAX_KEPT
     }
 
     fn keep(
@@ -107,11 +115,7 @@ impl<'s> Findings<'s> {
             self.more.set(self.more.get() + 1);
             return;
         }
-        let mistake = self.source.mistake(severity, span, key, message, hint);
-        // The parser reports some errors once for each time that it looks.
-        if kept.last() != Some(&mistake) {
-            kept.push(mistake);
-        }
+        kept.push(self.source.mistake(severity, span, key, message, hint));
     }
 
     /// Everything found if a mistake is among it, else only the warnings.
@@ -125,14 +129,14 @@ impl<'s> Findings<'s> {
 }
 
 impl At {
-    /// A part of the text that stands here, if the text stands in the file as it is; else the whole.
-    pub fn part(&self, source: &Source, text: &str, part: Range<usize>) -> Self {
-        let inside = source.text.get(self.span.clone()).and_then(|raw| raw.find(text));
-        let span = match inside {
-            Some(offset) => self.span.start + offset + part.start..self.span.start + offset + part.end,
-            None => self.span.clone(),
-        };
-        Self { span, key: self.key.clone() }
+    /// Finds the parts of the text that is the value here. What is in the file in another way, with escapes, is one
+    /// part.
+    pub fn parts(&self, source: &Source, text: &str) -> impl Fn(Range<usize>) -> Self + use<> {
+        let (at, inside) = (self.clone(), source.text.get(self.span.clone()).and_then(|raw| raw.find(text)));
+        move |part| match inside.map(|offset| at.span.start + offset) {
+            Some(start) => Self { span: start + part.start..start + part.end, key: at.key.clone() },
+            None => at.clone(),
+        }
     }
 }
 

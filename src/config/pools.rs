@@ -33,7 +33,9 @@ fn members(findings: &Findings, given: file::Pool) -> (Balance, Vec<Member>) {
                 findings.warning(at, message, "add a backend");
             }
             if let Given::Good(Placed { at, value: backends }) = backends {
-                backends.into_iter().for_each(|backend| members.add_backend(backend));
+                for backend in backends {
+                    members.add_backend(backend);
+                }
                 members.check_number(&at);
             }
             balance(findings, &given.balance)
@@ -97,7 +99,7 @@ impl<'f> Members<'f> {
     }
 
     fn add_target(&mut self, target: &Placed<String>) -> Balance {
-        let part = |span| target.at.part(self.findings.source, &target.value, span);
+        let part = target.at.parts(self.findings.source, &target.value);
         match target::parse(&target.value) {
             Ok(parsed) => {
                 for leaf in &parsed.leaves {

@@ -68,7 +68,10 @@ impl<'t, 'f> Section<'t, 'f> {
             let at = At { span: name.span(), key: path };
             Some((Placed { at, value: name.get_ref().to_string() }, section))
         });
-        Given::Good(Placed { value: sections.collect(), at })
+        match sections.collect::<Vec<_>>() {
+            none if none.is_empty() && !table.is_empty() => Given::Bad,
+            value => Given::Good(Placed { at, value }),
+        }
     }
 
     pub fn text(&self, key: &'static str) -> Given<String> {
@@ -147,21 +150,29 @@ impl<'t, 'f> Section<'t, 'f> {
         }
     }
 
+    /// A text that means something else.
+    pub fn parsed<T>(&self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, Complaint>) -> Given<T> {
+        match self.text(key) {
+            Given::Good(Placed { at, value }) => self.judged(at, parse(&value)),
+            Given::Absent => Given::Absent,
+            Given::Bad => Given::Bad,
+        }
+    }
+
     /// One of a few words.
     pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Given<T> {
-        let Given::Good(Placed { at, value }) = self.text(key) else {
-            return if self.value(key).is_some() { Given::Bad } else { Given::Absent };
-        };
-        let chosen = choices.iter().find(|(word, _)| *word == value).map(|&(_, choice)| choice).ok_or_else(|| {
-            let words: Vec<_> = choices.iter().map(|(word, _)| words::quoted(word)).collect();
-            let hint = format!("use {}", words::any_of(&words));
-            Complaint::new(format!("{} is not known here", words::quoted(&value)), hint)
-        });
-        self.judged(at, chosen)
+        self.parsed(key, |text| {
+            let chosen = choices.iter().find(|(word, _)| *word == text).map(|&(_, choice)| choice);
+            chosen.ok_or_else(|| {
+                let words: Vec<_> = choices.iter().map(|(word, _)| words::quoted(word)).collect();
+                let hint = format!("use {}", words::any_of(&words));
+                Complaint::new(format!("{} is not known here", words::quoted(text)), hint)
+            })
+        })
     }
 
     /// Where the value of `key` is, or would be.
-    pub fn at_key(&self, key: &'static str) -> At {
+    fn at_key(&self, key: &'static str) -> At {
         self.value(key)
             .map_or_else(|| At { span: self.at.span.clone(), key: self.path(key) }, |value| self.at_value(key, value))
     }
@@ -210,6 +221,10 @@ impl<'t, 'f> Section<'t, 'f> {
         for (key, value) in table {
             let name: &str = key.get_ref();
             if self.keys.contains(&name) {
+                continue;
+            }
+            if self.findings.is_full() {
+                self.findings.mistake_at(key.span(), "", "", "");
                 continue;
             }
             let hint = match words::nearest(name, self.keys.iter().copied()) {

@@ -3,7 +3,7 @@
 //! Owns the limits on what is read at all: regular files only (a FIFO or a device could block or never end), up to
 //! [`limits::MAX_FILE`], UTF-8 without NUL. Knows no TOML. Next: `syntax`.
 
-use super::error::{Excerpt, Mistake, Place, Position, Severity};
+use super::error::{Excerpt, Mistake, Mistakes, Place, Position, Severity};
 use super::{limits, words};
 use std::cell::Cell;
 use std::fs::{Metadata, OpenOptions};
@@ -31,35 +31,35 @@ pub(super) struct Source {
 
 impl Source {
     /// Reads a file. Fails if it can't be read, isn't a regular file, is too large, isn't text or won't hold still.
-    pub fn load(path: &Path) -> Result<Self, Mistake> {
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
         let name: Arc<str> = words::escaped(&path.to_string_lossy()).into();
         match read(path, |_| ()) {
             Ok(bytes) => Self::new(name, bytes),
-            Err(fault) => Err(Mistake::of_file(&name, fault.message, fault.hint)),
+            Err(fault) => Err(fault.of(&name)),
         }
     }
 
     /// Fails if `bytes` is too large or isn't text.
-    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, Mistake> {
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, Mistakes> {
         let name: Arc<str> = words::escaped(name).into();
         if bytes.len() as u64 > limits::MAX_FILE {
-            let fault = Fault::too_large();
-            return Err(Mistake::of_file(&name, fault.message, fault.hint));
+            return Err(Fault::too_large().of(&name));
         }
         Self::new(name, bytes.to_vec())
     }
 
-    fn new(name: Arc<str>, mut bytes: Vec<u8>) -> Result<Self, Mistake> {
+    fn new(name: Arc<str>, mut bytes: Vec<u8>) -> Result<Self, Mistakes> {
         if bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
         }
         match String::from_utf8(bytes) {
-            Ok(text) => match text.find('\0') {
-                None => Ok(Self::of_text(name, text)),
-                Some(at) => {
-                    Err(Self::of_text(name, text).not_text(at, "a NUL byte has no place in a text file".into()))
+            Ok(text) => {
+                let source = Self::of_text(name, text);
+                match foreign(&source.text) {
+                    None => Ok(source),
+                    Some((at, message)) => Err(source.not_text(at, message)),
                 }
-            },
+            }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let bytes = error.into_bytes();
@@ -79,8 +79,8 @@ impl Source {
         Self { name, text, lines, last: Cell::new((0, Position { line: 1, column: 1 })) }
     }
 
-    fn not_text(&self, at: usize, message: String) -> Mistake {
-        self.mistake(Severity::Error, at..at + 1, "", message, "save the file as UTF-8 text")
+    fn not_text(&self, at: usize, message: String) -> Mistakes {
+        self.mistake(Severity::Error, at..at + 1, "", message, "save the file as UTF-8 text").into()
     }
 
     /// A mistake at `span`, with the line that it is on.
@@ -114,14 +114,19 @@ impl Source {
     pub fn whole_lines(&self, span: Range<usize>) -> Range<usize> {
         let line = self.position(span.start).line;
         let after = self.lines.partition_point(|&start| start < span.end.max(span.start + 1)).max(line);
-        let end = self.lines.get(after).map_or(self.text.len(), |&next| next - 1);
-        self.lines[line - 1]..end
+        self.lines[line - 1]..self.end_of_line(after)
+    }
+
+    /// Where the line ends that has this number, before its line break.
+    fn end_of_line(&self, line: usize) -> usize {
+        self.lines.get(line).map_or(self.text.len(), |&next| next - 1)
     }
 
     fn excerpt(&self, span: Range<usize>) -> Excerpt {
         let start = self.floor(span.start);
-        let line = self.lines[self.position(start).line - 1];
-        let line_end = self.text[start..].find('\n').map_or(self.text.len(), |length| start + length);
+        let position = self.position(start);
+        let line = self.lines[position.line - 1];
+        let line_end = self.end_of_line(position.line);
         let from = line.max(self.floor(start.saturating_sub(MAX_EXCERPT / 2)));
         let to = line_end.min(self.floor(from + MAX_EXCERPT));
         let end = self.floor(span.end).clamp(start, to);
@@ -140,6 +145,18 @@ impl Source {
     }
 }
 
+/// The first character that no text file holds. The parser would refuse each of them, but not say it is no text.
+fn foreign(text: &str) -> Option<(usize, String)> {
+    let bytes = text.as_bytes();
+    let is_foreign = |(at, &byte): (usize, &u8)| match byte {
+        b'\t' | b'\n' => false,
+        b'\r' => bytes.get(at + 1) != Some(&b'\n'),
+        byte => byte.is_ascii_control(),
+    };
+    let at = bytes.iter().enumerate().position(is_foreign)?;
+    Some((at, format!("the control character 0x{:02x} has no place in a text file", bytes[at])))
+}
+
 /// Why a file can't be read, in words.
 struct Fault {
     message: String,
@@ -149,6 +166,10 @@ struct Fault {
 impl Fault {
     fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: hint.into() }
+    }
+
+    fn of(self, name: &Arc<str>) -> Mistakes {
+        Mistake::of_file(name, self.message, self.hint).into()
     }
 
     fn of_system(error: &io::Error) -> Self {
@@ -260,12 +281,13 @@ mod tests {
 
     #[test]
     fn what_is_not_text_is_placed() {
-        let fault = |bytes: &[u8]| Source::from_bytes("lb.toml", bytes).err().unwrap().first_line();
+        let fault =
+            |bytes: &[u8]| Source::from_bytes("lb.toml", bytes).err().unwrap().iter().next().unwrap().first_line();
         assert_eq!(fault(b"a = 1\n\xc3\xbc\xff"), "lb.toml:2:2: byte 0xff is not UTF-8; save the file as UTF-8 text");
         assert_eq!(fault(b"\xff\xfea\0"), "lb.toml:1:1: the file looks like UTF-16; save the file as UTF-8 text");
         assert_eq!(
             fault(b"a = 1\nb\0c"),
-            "lb.toml:2:2: a NUL byte has no place in a text file; save the file as UTF-8 text"
+            "lb.toml:2:2: the control character 0x00 has no place in a text file; save the file as UTF-8 text"
         );
     }
 
@@ -287,7 +309,7 @@ mod tests {
         let read_until = |changes: u32| {
             read(&path, |number| {
                 if number <= changes {
-                    append()
+                    append();
                 }
             })
         };

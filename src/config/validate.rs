@@ -149,13 +149,15 @@ fn binds(findings: &Findings, given: &file::Listener) -> Vec<Placed<BindAddr>> {
 /// The name of the listener's pool.
 fn reference(findings: &Findings, given: &file::Listener, references: &References) -> String {
     if given.pool.is_absent() {
-        let pools = references.pools.iter().flatten().collect::<Vec<_>>();
-        let name = if let [only] = pools[..] { only } else { "NAME" };
+        let only = references.pools.as_ref().filter(|pools| pools.len() == 1).and_then(|pools| pools.iter().next());
+        let name = only.map_or("NAME", String::as_str);
         findings.missing(&given.at, "pool is missing", format!("write pool = {}", words::quoted(name)));
     }
     let Some(Placed { at, value: name }) = given.pool.good() else { return String::new() };
     if let Some(pools) = references.pools.as_ref().filter(|pools| !pools.contains(name)) {
-        let hint = match words::nearest(name, pools.iter().map(String::as_str)) {
+        let pools = pools.iter().map(String::as_str);
+        let meant = if findings.is_full() { None } else { words::nearest(name, pools) };
+        let hint = match meant {
             Some(meant) => format!("did you mean {}?", words::quoted(meant)),
             None => format!("add [pools.{}]", words::key(name)),
         };

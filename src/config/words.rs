@@ -68,16 +68,20 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
     }
     let word = word.to_ascii_lowercase();
     let plain = |text: &str| text.replace(['-', '_', '.'], "");
-    candidates
-        .take(MAX_CANDIDATES)
-        .map(|candidate| {
-            let lower = candidate.to_ascii_lowercase();
-            let edits = if plain(&lower) == plain(&word) { 0 } else { strsim::damerau_levenshtein(&word, &lower) };
-            (edits, candidate)
-        })
-        .filter(|&(edits, candidate)| edits <= (candidate.chars().count() / 3).max(1) && edits < candidate.len())
-        .min_by_key(|&(edits, _)| edits)
-        .map(|(_, candidate)| candidate)
+    let edits = |candidate: &str| {
+        let most = (candidate.len() / 3).max(1);
+        if candidate.len().abs_diff(word.len()) > most {
+            return None;
+        }
+        let candidate = candidate.to_ascii_lowercase();
+        if plain(&candidate) == plain(&word) {
+            return Some(0);
+        }
+        let edits = strsim::damerau_levenshtein(&word, &candidate);
+        (edits <= most && edits < candidate.len()).then_some(edits)
+    };
+    let near = candidates.take(MAX_CANDIDATES).filter_map(|candidate| Some((edits(candidate)?, candidate)));
+    near.min_by_key(|&(edits, _)| edits).map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

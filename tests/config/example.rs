@@ -1,0 +1,87 @@
+//! `lb.toml.example` is a good config, shows every key, and what it says of defaults is true.
+
+use super::{EXAMPLE, good, said};
+use std::collections::BTreeSet;
+use tidegate::config::TABLES;
+use toml::Value;
+
+/// The example with the lines that show defaults put in force.
+fn with_defaults_in_force() -> String {
+    let is_shown = |line: &str| line.starts_with('#') && line[1..].starts_with(|char: char| char.is_ascii_lowercase());
+    EXAMPLE.lines().map(|line| if is_shown(line) { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_is_good_and_tells_the_defaults_as_they_are() {
+    let mut short = good(EXAMPLE);
+    let mut long = good(&with_defaults_in_force());
+    assert_eq!((long.runtime.workers.take(), long.runtime.max_connections.take()), (Some(4), Some(100_000)));
+    // The lines are the same but for the missing marks, so that columns differ nowhere else.
+    for config in [&mut short, &mut long] {
+        config.pools.iter_mut().flat_map(|pool| &mut pool.members).for_each(|member| member.place.clear());
+    }
+    assert_eq!(long, short);
+}
+
+#[test]
+fn the_example_shows_every_key_that_the_reader_knows() {
+    let example: Value = toml::from_str(&with_defaults_in_force()).unwrap();
+    for (table, keys) in TABLES {
+        let shown = keys_of(&example, table);
+        for key in keys {
+            assert!(shown.contains(key), "lb.toml.example doesn't show {key} of [{table}]");
+        }
+    }
+}
+
+/// The keys of all the tables that match a path of `TABLES`.
+fn keys_of<'e>(example: &'e Value, path: &str) -> BTreeSet<&'e str> {
+    let mut tables = vec![example];
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        tables = tables.into_iter().flat_map(|table| below(table, part)).collect();
+    }
+    tables.into_iter().filter_map(Value::as_table).flat_map(|table| table.keys().map(String::as_str)).collect()
+}
+
+fn below<'e>(table: &'e Value, part: &str) -> Vec<&'e Value> {
+    match part.strip_suffix("[]") {
+        Some(list) => table.get(list).and_then(Value::as_array).into_iter().flatten().collect(),
+        None if part == "NAME" => table.as_table().into_iter().flat_map(|table| table.values()).collect(),
+        None => table.get(part).into_iter().collect(),
+    }
+}
+
+/// A config with this value for a key of `TABLES`, and the key's path.
+fn with_key(table: &str, key: &str, value: &str) -> (String, String) {
+    let path = format!("{table}.{key}").trim_start_matches('.').replace("NAME", "x");
+    match path.split_once("[].") {
+        Some((list, key)) => (format!("{list} = [{{ {key} = {value} }}]"), format!("{list}[0].{key}")),
+        None => (format!("{path} = {value}"), path),
+    }
+}
+
+#[test]
+fn every_key_that_is_listed_is_read() {
+    // No key takes a date. One that is listed but not read would pass with it.
+    for (table, key) in TABLES.into_iter().flat_map(|(table, keys)| keys.iter().map(move |key| (table, key))) {
+        let (text, path) = with_key(table, key, "2026-01-01");
+        let place = format!(": {path}: this is a date, but ");
+        assert!(said(&text).iter().any(|line| line.contains(&place)), "{path}: {:#?}", said(&text));
+    }
+}
+
+#[test]
+fn every_key_that_is_not_listed_is_unknown() {
+    for (table, _) in TABLES {
+        let (text, path) = with_key(table, "nonsense", "1");
+        let place = format!(": {path}: unknown key; ");
+        assert!(said(&text).iter().any(|line| line.contains(&place)), "{path}: {:#?}", said(&text));
+    }
+}
+
+#[test]
+fn the_example_fits_the_width_of_the_code() {
+    for line in EXAMPLE.lines() {
+        assert!(line.chars().count() <= 120, "{line}");
+    }
+}
