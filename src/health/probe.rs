@@ -4,12 +4,9 @@
 //! order as soon as it stands, so that the backend's log stays quiet.
 
 use crate::metrics::{CheckResult, ConnectErrorReason};
-use crate::name::{BackendAddr, Endpoint};
+use crate::name::BackendAddr;
 use crate::net::connect::{ConnectError, connect};
-use crate::net::stream::Stream;
 use crate::pool::health::Outcome;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,9 +22,6 @@ pub enum ProbeError {
     TimedOut(Duration),
     #[error("this process was not running for {}", humantime::format_duration(*.0))]
     Stalled(Duration),
-    /// On a loopback address with nobody listening, a connect can meet itself if its local port is that port.
-    #[error("nobody is listening")]
-    MetItself,
 }
 
 impl ProbeError {
@@ -36,7 +30,7 @@ impl ProbeError {
         match self {
             Self::Connect(error) if error.is_ours() => CheckResult::Frozen,
             Self::Connect(error) if error.reason() == ConnectErrorReason::Timeout => CheckResult::Timeout,
-            Self::Connect(_) | Self::MetItself => CheckResult::Failure,
+            Self::Connect(_) => CheckResult::Failure,
             Self::TimedOut(_) => CheckResult::Timeout,
             Self::Stalled(_) => CheckResult::Frozen,
         }
@@ -55,7 +49,6 @@ impl ProbeError {
 pub async fn probe(address: BackendAddr, limit: Duration) -> Result<(), ProbeError> {
     let started = Instant::now();
     match tokio::time::timeout(limit, connect(&address, None)).await {
-        Ok(Ok(stream)) if met_itself(&stream, &address) => Err(ProbeError::MetItself),
         Ok(Ok(stream)) => {
             stream.close();
             Ok(())
@@ -70,19 +63,14 @@ fn timed_out(took: Duration, limit: Duration) -> ProbeError {
     if late > STALL { ProbeError::Stalled(late) } else { ProbeError::TimedOut(limit) }
 }
 
-fn met_itself(stream: &Stream, address: &BackendAddr) -> bool {
-    let Endpoint::Tcp(address) = address.0 else { return false };
-    let local = rustix::net::getsockname(stream.as_fd()).and_then(SocketAddr::try_from);
-    local.is_ok_and(|local| local == address)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::Endpoint;
     use rustix::io::Errno;
     use socket2::{Domain, Socket, Type};
     use std::io::Read;
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
 
     const LIMIT: Duration = Duration::from_secs(1);
 
@@ -150,14 +138,5 @@ mod tests {
         let minute = Duration::from_secs(60);
         assert_eq!(timed_out(LIMIT + minute, LIMIT), ProbeError::Stalled(minute));
         assert_eq!(ProbeError::Stalled(minute).outcome(), Outcome::Frozen);
-    }
-
-    #[test]
-    fn a_connection_to_itself_is_no_backend() {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
-        socket.connect(&address.into()).unwrap();
-        assert!(met_itself(&Stream::new(socket.into()), &tcp(address)));
     }
 }

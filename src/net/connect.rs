@@ -9,8 +9,9 @@ use crate::name::{BackendAddr, Endpoint};
 use crate::sys;
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, getsockname, socket_with};
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -75,8 +76,8 @@ pub async fn connect(address: &BackendAddr, keepalive: Option<Duration>) -> Resu
                 set_keepalive(&socket, idle)?;
             }
             match rustix::net::connect(&socket, address) {
-                Ok(()) => Ok(Stream::new(socket)),
-                Err(Errno::INPROGRESS | Errno::INTR) => decided(socket).await,
+                Ok(()) => not_itself(Stream::new(socket), address),
+                Err(Errno::INPROGRESS | Errno::INTR) => not_itself(decided(socket).await?, address),
                 Err(error) => Err(error.into()),
             }
         }
@@ -114,6 +115,13 @@ fn open(family: AddressFamily) -> Result<OwnedFd, Errno> {
     socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
 }
 
+/// With nobody listening on one of this host's own addresses, a connect whose local port happens to be the wanted
+/// port meets itself, and would echo: that is a refusal.
+fn not_itself(stream: Stream, wanted: &SocketAddr) -> Result<Stream, ConnectError> {
+    let local = getsockname(&stream).and_then(SocketAddr::try_from);
+    if local.is_ok_and(|local| local == *wanted) { Err(Errno::CONNREFUSED.into()) } else { Ok(stream) }
+}
+
 async fn decided(socket: OwnedFd) -> Result<Stream, ConnectError> {
     let watched = sys::watch(socket, Interest::WRITABLE)?;
     // Fails only when the runtime shuts down, and this task with it.
@@ -121,4 +129,43 @@ async fn decided(socket: OwnedFd) -> Result<Stream, ConnectError> {
     let stream = Stream::new(watched.into_inner());
     stream.take_error()?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::bind;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_listens_is_connected_to_and_who_does_not_refuses() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = BackendAddr(Endpoint::Tcp(listener.local_addr().unwrap()));
+        assert!(connect(&address, Some(Duration::from_secs(60))).await.is_ok());
+        drop(listener);
+        let error = connect(&address, None).await.unwrap_err();
+        assert_eq!((error.reason(), error.is_ours()), (ConnectErrorReason::Refused, false));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_socket_that_met_itself_is_a_refusal() {
+        let socket = open(AddressFamily::INET).unwrap();
+        bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let own = SocketAddr::try_from(getsockname(&socket).unwrap()).unwrap();
+        // A simultaneous open with itself: how such a connection comes about, made certain.
+        let started = rustix::net::connect(&socket, &own);
+        assert!(matches!(started, Ok(()) | Err(Errno::INPROGRESS)));
+        let stream = decided(socket).await.unwrap();
+        assert_eq!(not_itself(stream, &own).err(), Some(ConnectError(Errno::CONNREFUSED)));
+    }
+
+    #[test]
+    fn what_this_host_lacks_is_not_the_backends_fault() {
+        for error in [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NETUNREACH, Errno::PERM] {
+            assert!(ConnectError(error).is_ours(), "{error:?}");
+        }
+        for error in [Errno::CONNREFUSED, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::NOENT] {
+            assert!(!ConnectError(error).is_ours(), "{error:?}");
+        }
+    }
 }
