@@ -11,7 +11,7 @@ use crate::every::Every;
 use crate::log::{self, AccessLog, LogGuard};
 use crate::metrics::Metrics;
 use crate::name::BindAddr;
-use crate::net::listen::{ListenSocket, Options, SocketAccess, bind_all};
+use crate::net::listen::{AtClose, ListenSocket, Options, SocketAccess, bind_all};
 use crate::net::resolve;
 use crate::session::admission::{Admission, Overflow};
 use crate::session::close::CloseReason;
@@ -128,7 +128,7 @@ fn cores() -> usize {
 
 fn bind_admin(config: &Config) -> Result<Option<ListenSocket>, Failure> {
     let Some(address) = &config.admin.listen else { return Ok(None) };
-    let options = Options { backlog: 128, keepalive: None, access: SocketAccess::Owner };
+    let options = Options { backlog: 128, keepalive: None, access: SocketAccess::Owner, at_close: AtClose::Finish };
     let mut bound = bind_all(address, &options, 1)
         .map_err(|error| Failure::System(format!("admin.listen: {error} (or turn it off: listen = \"off\")")))?;
     Ok(bound.pop())
@@ -141,7 +141,12 @@ fn bind_listeners(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Re
     let mut listeners = Vec::new();
     let mut refused = Vec::new();
     for wanted in &config.listeners {
-        let options = Options { backlog: wanted.backlog, keepalive: wanted.keepalive, access: SocketAccess::Umask };
+        let options = Options {
+            backlog: wanted.backlog,
+            keepalive: wanted.keepalive,
+            access: SocketAccess::Umask,
+            at_close: AtClose::Reset,
+        };
         let mut bound = Vec::new();
         for address in &wanted.bind {
             match bind_all(address, &options, workers) {

@@ -170,6 +170,9 @@ impl Checker {
             return;
         }
         self.inputs.first_round.send_replace(true);
+        if self.targets.is_empty() {
+            return;
+        }
         let down: Vec<&Target> = self.targets.values().filter(|target| !target.backend.is_up()).collect();
         let up = self.targets.len() - down.len();
         if down.is_empty() {

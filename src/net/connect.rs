@@ -69,24 +69,26 @@ pub async fn connect(address: &BackendAddr, keepalive: Option<Duration>) -> Resu
     match &address.0 {
         Endpoint::Tcp(address) => {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-            let socket = open(family)?;
+            let mut socket = open(family)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
             sockopt::set_socket_oobinline(&socket, true)?;
             if let Some(idle) = keepalive {
                 set_keepalive(&socket, idle)?;
             }
             match rustix::net::connect(&socket, address) {
-                Ok(()) => not_itself(Stream::new(socket), address),
-                Err(Errno::INPROGRESS | Errno::INTR) => not_itself(decided(socket).await?, address),
-                Err(error) => Err(error.into()),
+                Ok(()) => {}
+                Err(Errno::INPROGRESS | Errno::INTR) => socket = decided(socket).await?,
+                Err(error) => return Err(error.into()),
             }
+            // Not before: a probe or an attempt that is given up is none of the backend's business.
+            not_itself(Stream::new(socket)?, address)
         }
         Endpoint::Unix(path) => {
             let address = SocketAddrUnix::new(&**path)?;
             loop {
                 let socket = open(AddressFamily::UNIX)?;
                 match rustix::net::connect(&socket, &address) {
-                    Ok(()) => return Ok(Stream::new(socket)),
+                    Ok(()) => return Ok(Stream::new(socket)?),
                     Err(Errno::AGAIN) => drop(socket),
                     Err(error) => return Err(error.into()),
                 }
@@ -122,13 +124,13 @@ fn not_itself(stream: Stream, wanted: &SocketAddr) -> Result<Stream, ConnectErro
     if local.is_ok_and(|local| local == *wanted) { Err(Errno::CONNREFUSED.into()) } else { Ok(stream) }
 }
 
-async fn decided(socket: OwnedFd) -> Result<Stream, ConnectError> {
+async fn decided(socket: OwnedFd) -> Result<OwnedFd, ConnectError> {
     let watched = sys::watch(socket, Interest::WRITABLE)?;
     // Fails only when the runtime shuts down, and this task with it.
     watched.writable().await.map_err(|_| Errno::CANCELED)?.retain_ready();
-    let stream = Stream::new(watched.into_inner());
-    stream.take_error()?;
-    Ok(stream)
+    let socket = watched.into_inner();
+    sockopt::socket_error(&socket)??;
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -155,7 +157,7 @@ mod tests {
         // A simultaneous open with itself: how such a connection comes about, made certain.
         let started = rustix::net::connect(&socket, &own);
         assert!(matches!(started, Ok(()) | Err(Errno::INPROGRESS)));
-        let stream = decided(socket).await.unwrap();
+        let stream = Stream::new(decided(socket).await.unwrap()).unwrap();
         assert_eq!(not_itself(stream, &own).err(), Some(ConnectError(Errno::CONNREFUSED)));
     }
 

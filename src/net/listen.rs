@@ -1,11 +1,11 @@
 //! Listening sockets: binding them, one for each worker, and accepting from them.
 //!
-//! Owns the socket options that accepted sockets inherit (`TCP_NODELAY`, keepalive, out-of-band data inline), so
-//! that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker; a unix socket
+//! Owns the socket options that accepted sockets inherit (`TCP_NODELAY`, keepalive, out-of-band data inline, reset
+//! at close), so that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker; a unix socket
 //! is bound once and shared. What an accept error means is decided by `session::acceptor`.
 
 use super::connect::set_keepalive;
-use super::stream::Stream;
+use super::stream::{Stream, reset_at_close};
 use crate::name::{BindAddr, ClientAddr, Endpoint};
 use rustix::fs::{Mode, chmod};
 use rustix::io::Errno;
@@ -29,6 +29,16 @@ pub struct Options {
     pub backlog: u32,
     pub keepalive: Option<Duration>,
     pub access: SocketAccess,
+    pub at_close: AtClose,
+}
+
+/// What closing an accepted socket does to the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtClose {
+    /// Resets it, unless it is closed by [`Stream::close`].
+    Reset,
+    /// Sends what is queued and a FIN, as usual.
+    Finish,
 }
 
 /// Who may connect to a unix socket.
@@ -51,11 +61,11 @@ pub struct ListenSocket {
 }
 
 impl ListenSocket {
-    /// Takes the next connection from the accept queue.
+    /// Takes the next connection from the accept queue of a socket that was bound with [`AtClose::Reset`].
     pub fn accept(&self) -> Result<(Stream, ClientAddr), Errno> {
         let (socket, peer) = acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
         let client = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map_or(ClientAddr::Unix, ClientAddr::tcp);
-        Ok((Stream::new(socket), client))
+        Ok((Stream::accepted(socket), client))
     }
 
     /// The bare socket, for those who accept by other means (the admin endpoint); the guard must outlive it.
@@ -169,6 +179,9 @@ fn bind_tcp(address: SocketAddr, options: &Options) -> Result<OwnedFd, Errno> {
     sockopt::set_socket_reuseport(&socket, true)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_oobinline(&socket, true)?;
+    if options.at_close == AtClose::Reset {
+        reset_at_close(&socket)?;
+    }
     if let Some(idle) = options.keepalive {
         set_keepalive(&socket, idle)?;
     }
@@ -237,7 +250,8 @@ impl Drop for OwnedPath {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options = Options { backlog: 16, keepalive: None, access: SocketAccess::Owner };
+    const OPTIONS: Options =
+        Options { backlog: 16, keepalive: None, access: SocketAccess::Owner, at_close: AtClose::Reset };
 
     fn tcp(address: &str) -> BindAddr {
         BindAddr(Endpoint::Tcp(address.parse().unwrap()))

@@ -1,8 +1,9 @@
 //! A connected stream socket that ends in a reset unless somebody says otherwise.
 //!
-//! Owns the choice between FIN and RST at close: dropping a [`Stream`], by a panic, a cancelled task or an early
-//! return, resets the peer, so that a cut connection can't look finished by accident; only [`Stream::close`] ends
-//! it in order. Unix sockets know no reset: their peer sees an end of file either way. Next: `relay`.
+//! Owns the choice between FIN and RST at close. The socket lingers for zero seconds from its first moment, so that
+//! whatever closes it (a drop, a panic, a cancelled task, the kernel after kill -9) resets the peer: a connection that
+//! was cut can't look finished by accident. Only [`Stream::close`] ends it in order. Unix sockets know no reset: their
+//! peer sees an end of file either way. Next: `relay`.
 
 use rustix::net::Shutdown;
 use rustix::net::sockopt::{set_socket_linger, socket_error};
@@ -13,24 +14,25 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Stream {
     socket: OwnedFd,
-    on_drop: OnDrop,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OnDrop {
-    Reset,
-    Close,
 }
 
 impl Stream {
+    /// A socket of our own making, before or after it is connected.
+    pub fn new(socket: OwnedFd) -> rustix::io::Result<Self> {
+        reset_at_close(&socket)?;
+        Ok(Self { socket })
+    }
+
+    /// A socket from accept(2) on a listener that [`reset_at_close`] was called for; it has inherited that.
     #[must_use]
-    pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, on_drop: OnDrop::Reset }
+    pub fn accepted(socket: OwnedFd) -> Self {
+        Self { socket }
     }
 
     /// Ends in order: what is queued is still sent, then a FIN if none was sent before.
-    pub fn close(mut self) {
-        self.on_drop = OnDrop::Close;
+    pub fn close(self) {
+        // It fails only on what is no socket; then there is nobody to end anything for.
+        let _ = set_socket_linger(&self.socket, None);
     }
 
     /// Passes on the peer's FIN and goes on reading.
@@ -50,13 +52,9 @@ impl AsFd for Stream {
     }
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if self.on_drop == OnDrop::Reset {
-            // It fails only on what is no socket; closing is all that is left to do then anyway.
-            let _ = set_socket_linger(&self.socket, Some(Duration::ZERO));
-        }
-    }
+/// Makes closing a socket, or one accepted from it, reset the connection and drop what is queued.
+pub fn reset_at_close<Fd: AsFd>(socket: Fd) -> rustix::io::Result<()> {
+    set_socket_linger(socket, Some(Duration::ZERO))
 }
 
 #[cfg(test)]
@@ -68,7 +66,7 @@ mod tests {
     fn pair() -> (Stream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (Stream::new(near.into()), listener.accept().unwrap().0)
+        (Stream::new(near.into()).unwrap(), listener.accept().unwrap().0)
     }
 
     #[test]
@@ -80,5 +78,14 @@ mod tests {
         let (closed, mut peer) = pair();
         closed.close();
         assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        reset_at_close(&listener).unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        drop(Stream::accepted(listener.accept().unwrap().0.into()));
+        assert_eq!(peer.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 }

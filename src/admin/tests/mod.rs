@@ -10,7 +10,7 @@ mod hostile;
 use super::*;
 use crate::config::Config;
 use crate::name::BindAddr;
-use crate::net::listen::{Options, SocketAccess, bind_all};
+use crate::net::listen::{AtClose, Options, SocketAccess, bind_all};
 use crate::pool::{Backend, Health};
 use crate::table::{self, Resolution};
 use serde_json::{Value, json};
@@ -32,7 +32,8 @@ backends = ["10.0.0.1:80", { address = "10.0.0.2:80", weight = 3, name = "<img s
 backends = ["10.0.1.1:80"]
 "#;
 
-const OPTIONS: Options = Options { backlog: 128, keepalive: None, access: SocketAccess::Owner };
+const OPTIONS: Options =
+    Options { backlog: 128, keepalive: None, access: SocketAccess::Owner, at_close: AtClose::Finish };
 
 const WORKERS: usize = 2;
 

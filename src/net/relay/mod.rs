@@ -72,7 +72,8 @@ pub enum RelayEnd {
 impl RelayEnd {
     fn of_error(side: Side, error: Errno) -> Self {
         match error {
-            Errno::CONNRESET | Errno::PIPE => Self::Reset(side),
+            // ENOTCONN is what shutdown(2) says of a socket that a reset has torn down.
+            Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN => Self::Reset(side),
             error => Self::Lost(side, error),
         }
     }

@@ -59,7 +59,13 @@ impl Rig {
         let (client, near) = pair();
         let (backend, far) = pair();
         let owner = Probe(Rc::clone(&log));
-        engine.add(Stream::new(near.into()), Stream::new(far.into()), timeouts, owner, Instant::now());
+        engine.add(
+            Stream::new(near.into()).unwrap(),
+            Stream::new(far.into()).unwrap(),
+            timeouts,
+            owner,
+            Instant::now(),
+        );
         Self { engine, client, backend, log }
     }
 
@@ -121,7 +127,7 @@ fn read_end(stream: &mut TcpStream) -> Option<Result<(), ErrorKind>> {
 }
 
 fn reset(stream: TcpStream) {
-    drop(Stream::new(stream.into()));
+    drop(Stream::new(stream.into()).unwrap());
 }
 
 #[test]
@@ -313,7 +319,7 @@ fn a_panic_in_one_session_resets_that_session_alone() {
     let (mut client, near) = pair();
     let (_backend, far) = pair();
     let owner = Probe(Rc::clone(&log));
-    rig.engine.add(Stream::new(near.into()), Stream::new(far.into()), PATIENT, owner, Instant::now());
+    rig.engine.add(Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap(), PATIENT, owner, Instant::now());
     client.write_all(&[1; PANIC_AT]).unwrap();
     rig.until("the end of the one", |_| !log.borrow().ends.is_empty());
     assert_eq!(log.borrow().ends, [RelayEnd::Panicked]);
