@@ -97,7 +97,8 @@ impl<'t, 'f> Section<'t, 'f> {
                 self.judged(at, self.text_of(value)).into_good()
             })
             .collect();
-        if texts.len() == list.len() { Given::Good(Placed { at, value: texts }) } else { Given::Bad }
+        // What is left of the list is judged; an empty list is another thing than one of which nothing is left.
+        if texts.is_empty() && !list.is_empty() { Given::Bad } else { Given::Good(Placed { at, value: texts }) }
     }
 
     /// A list of anything, each value with its place.

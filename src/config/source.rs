@@ -320,6 +320,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_overwritten_with_as_many_bytes_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lb.toml");
+        fs::write(&path, "old").unwrap();
+        let overwrite = |number: u32| {
+            if number == 1 {
+                let mut file = OpenOptions::new().write(true).open(&path).unwrap();
+                file.write_all(b"new").unwrap();
+                // The clock of file times is coarse.
+                file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            }
+        };
+        assert_eq!(read(&path, overwrite).ok().unwrap(), b"new");
+    }
+
+    #[test]
     fn a_file_that_is_replaced_while_it_is_read_is_the_old_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lb.toml");

@@ -1,7 +1,8 @@
 //! From text to a TOML table with places, whatever the text is.
 //!
-//! Owns the syntax mistakes and the bound on nesting (the parser bounds lists and inline tables itself, but not
-//! dotted keys, whose tables would overflow the stack when they are dropped). Knows no key of ours.
+//! Owns the syntax mistakes, and the bounds within which the parser is let at a text: on the length of keys, since the
+//! parser bounds that and the depth of tables but not their product, which would overflow the stack of a thread when
+//! the tables are dropped; and on memory. Knows no key of ours.
 //!
 //! A file with a syntax mistake should still show its other mistakes. So the lines with a syntax mistake are blanked
 //! and the rest is parsed again: what is there can be judged, but nothing can be said to be missing. Next: `file`.
@@ -28,12 +29,10 @@ pub(super) fn parse<T>(findings: &Findings, judge: impl FnOnce(&DeTable) -> T) -
             Ok(table) => return judge(table.get_ref()),
             Err(first) => first,
         };
-        findings.coverage.set(Coverage::Partial);
-        if text.len() > MAX_RECOVERED {
-            report(findings, &first);
-        } else {
+        if text.len() <= MAX_RECOVERED {
             return recover(findings, text, judge);
         }
+        report(findings, &first);
     }
     findings.coverage.set(Coverage::Partial);
     judge(&DeTable::new())
@@ -46,6 +45,7 @@ fn recover<T>(findings: &Findings, text: &str, judge: impl FnOnce(&DeTable) -> T
     if broken.is_empty() {
         return judge(table.get_ref());
     }
+    findings.coverage.set(Coverage::Partial);
     let rest = without_lines(findings, &broken);
     match rest.as_deref().map(DeTable::parse_recoverable) {
         Some((table, errors)) if errors.iter().all(is_duplicate) => {

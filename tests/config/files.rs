@@ -105,6 +105,8 @@ fn ten_thousand_levels_are_refused_within_a_small_stack() {
         format!("a = {{ a{} = 1 }}", many(".\"a\"")),
         format!("[a{}]", many(" . 'a'")),
         format!("[[a{}]]", many(".a")),
+        // Each key and each level as far as the parser lets it go by itself.
+        format!("a = {}1{}", format!("{{a{}=", ".a".repeat(78)).repeat(79), "}".repeat(79)),
         format!("a = {}1{}", "{a.a.a.a.a.a.a.a=".repeat(79), "}".repeat(79)),
         format!("[a.a.a.a.a.a.a.a]\na.a.a.a.a.a.a.a = {}1{}", "{a.a.a.a.a.a.a.a=[".repeat(39), "]}".repeat(39)),
         with_pool(&format!("target = \"{}tcp://a:1\"", many("failover:("))),
@@ -125,6 +127,21 @@ fn a_flood_of_mistakes_is_counted_and_the_first_are_listed() {
     assert!(found.unlisted() >= 9_800, "{}", found.unlisted());
     let text = found.to_string();
     assert!(text.ends_with(&format!("\nand {} more", found.unlisted())), "{}", &text[text.len() - 100..]);
+}
+
+#[test]
+fn a_large_file_is_searched_for_one_syntax_mistake_only() {
+    // Each costs more memory than text, so that the process could be killed for a bad config.
+    let large = with_top(&"x = \n".repeat(300_000));
+    assert_eq!(mistakes(&large).iter().count(), 1);
+    assert!(mistakes(&large[..1 << 20]).iter().count() > 1);
+}
+
+#[test]
+fn a_file_of_nothing_but_signs_is_not_parsed() {
+    let found = mistakes("=".repeat(4_000_001));
+    let line = found.iter().next().unwrap().first_line();
+    assert_eq!(line, "lb.toml:1:4000001: the file has more than 4000000 words and signs; split it");
 }
 
 #[test]

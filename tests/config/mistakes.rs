@@ -84,6 +84,18 @@ fn mistakes_of_listeners() {
             &["4:20: listeners.web.bind[1]: 81 is an integer, but a string is wanted; write \"81\""],
         ),
         (
+            "bind = [81]\npool = \"web\"",
+            &["4:9: listeners.web.bind[0]: 81 is an integer, but a string is wanted; write \"81\""],
+        ),
+        (
+            "bind = [81, \"[::]:80\", \"[::]:80\"]\npool = \"web\"",
+            &[
+                "4:9: listeners.web.bind[0]: 81 is an integer, but a string is wanted; write \"81\"",
+                "4:24: listeners.web.bind[2]: [::]:80 overlaps [::]:80, which is listeners.web.bind[1] on line 4; use \
+                 another port or address",
+            ],
+        ),
+        (
             "bind = \"80\"\npool = \"web\"",
             &[
                 "4:8: listeners.web.bind: \"80\" has no address; write \"[::]:80\" for every address or \"0.0.0.0:80\" for \

@@ -40,6 +40,22 @@ fn a_syntax_mistake_hides_no_other_and_brings_no_false_one() {
             "6:11: listeners.web.backlog: 0 is out of range; use 1 to 1048576",
         ],
     );
+    assert_said(
+        &with_top("\"key\"\n[log]\n[log]\nlevel = 1"),
+        &[
+            "6:6: key with no value; expected `=`",
+            "8:2: \"log\" is defined twice; keep one of the two",
+            "9:9: log.level: 1 is an integer, but a string is wanted; write \"1\"",
+        ],
+    );
+    // A key that is there twice hides nothing at all.
+    assert_said(
+        &with_listener("pool = \"web\"\npool = \"web\""),
+        &[
+            "3:1: listeners.web: bind is missing; write bind = \"0.0.0.0:8080\"",
+            "5:1: \"pool\" is defined twice; keep one of the two",
+        ],
+    );
     // A header that can't be read leaves open what its keys belong to.
     assert_said(&with_listener("pol = 1\n[pools.db\nbackends = []"), &["5:10: unclosed table; expected `]`"]);
     assert_said(&with_listener("pools.db]\nbackends = []\nfoo = 1"), &["4:9: key with no value; expected `=`"]);
