@@ -75,8 +75,8 @@ fn unix_path(text: &str) -> Option<Result<Arc<Path>, Complaint>> {
         let message = format!("{} is not an absolute path", words::quoted(path));
         return complaint(message, "write it as in \"unix:/run/app.sock\"");
     }
-    if path.contains(char::is_control) {
-        return complaint(format!("{} holds a control character", words::quoted(path)), "use another path");
+    if path.contains(words::is_unsafe) {
+        return complaint(format!("{} holds characters that can't be seen", words::quoted(path)), "use another path");
     }
     if path.ends_with('/') {
         return complaint(format!("{} is a directory", words::quoted(path)), "name the socket in it");
@@ -279,7 +279,7 @@ mod tests {
             ("unix:@app", "\"@app\" is not an absolute path; write it as in \"unix:/run/app.sock\"".into()),
             ("unix:", "\"\" is not an absolute path; write it as in \"unix:/run/app.sock\"".into()),
             ("unix:/run/", "\"/run/\" is a directory; name the socket in it".into()),
-            ("unix:/a\0b", r#""/a\u{0}b" holds a control character; use another path"#.into()),
+            ("unix:/a\0b", r#""/a\u{0}b" holds characters that can't be seen; use another path"#.into()),
             (&long_path, "the path has 108 bytes; the system allows a socket's path 107".into()),
         ];
         for (text, expected) in bad {

@@ -67,13 +67,14 @@ pub enum Style {
 }
 
 impl Mistake {
-    pub(super) fn new(severity: Severity, place: Place, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        let hint = hint.into();
-        Self { severity, place, message: message.into(), hint: (!hint.is_empty()).then_some(hint), excerpt: None }
+    /// Values should be quoted by then; a control character that was overlooked is replaced all the same.
+    pub(super) fn new(severity: Severity, place: Place, message: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
+        let [message, hint] = [message.as_ref(), hint.as_ref()].map(words::masked);
+        Self { severity, place, message, hint: (!hint.is_empty()).then_some(hint), excerpt: None }
     }
 
     /// A mistake about the file as a whole.
-    pub(super) fn of_file(source: &Arc<str>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn of_file(source: &Arc<str>, message: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
         let place = Place { source: source.clone(), position: None, key: String::new() };
         Self::new(Severity::Error, place, message, hint)
     }
@@ -81,7 +82,7 @@ impl Mistake {
     /// A mistake in a member's address that only the outside world could show, such as a name that doesn't resolve.
     #[must_use]
     pub fn of_member(member: &Member, message: &str, hint: &str) -> Self {
-        Self::new(Severity::Error, Place::from_text(&member.place), words::masked(message), words::masked(hint))
+        Self::new(Severity::Error, Place::from_text(&member.place), message, hint)
     }
 
     pub(super) fn with_excerpt(self, excerpt: Excerpt) -> Self {

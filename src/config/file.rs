@@ -144,7 +144,7 @@ fn access(text: &str) -> Result<Access, Complaint> {
         "off" => Ok(Access::Off),
         "stdout" => Ok(Access::Stdout),
         "stderr" => Ok(Access::Stderr),
-        path if path.starts_with('/') && !path.ends_with('/') && !path.contains(char::is_control) => {
+        path if path.starts_with('/') && !path.ends_with('/') && !path.contains(words::is_unsafe) => {
             Ok(Access::File(path.into()))
         }
         _ => {

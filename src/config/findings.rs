@@ -69,11 +69,11 @@ impl<'s> Findings<'s> {
         }
     }
 
-    pub fn mistake(&self, at: &At, message: impl Into<String>, hint: impl Into<String>) {
+    pub fn mistake(&self, at: &At, message: impl AsRef<str>, hint: impl AsRef<str>) {
         self.mistake_at(at.span.clone(), &at.key, message, hint);
     }
 
-    pub fn mistake_at(&self, span: Range<usize>, key: &str, message: impl Into<String>, hint: impl Into<String>) {
+    pub fn mistake_at(&self, span: Range<usize>, key: &str, message: impl AsRef<str>, hint: impl AsRef<str>) {
         self.mistakes.set(self.mistakes.get() + 1);
         self.keep(Severity::Error, span, key, message, hint);
     }
@@ -83,14 +83,14 @@ impl<'s> Findings<'s> {
     }
 
     /// A mistake that consists in something not being there.
-    pub fn missing(&self, at: &At, message: impl Into<String>, hint: impl Into<String>) {
+    pub fn missing(&self, at: &At, message: impl AsRef<str>, hint: impl AsRef<str>) {
         if self.coverage.get() == Coverage::Whole {
             self.mistake(at, message, hint);
         }
     }
 
     /// Most warnings are about something not being there, too.
-    pub fn warning(&self, at: &At, message: impl Into<String>, hint: impl Into<String>) {
+    pub fn warning(&self, at: &At, message: impl AsRef<str>, hint: impl AsRef<str>) {
         if self.coverage.get() == Coverage::Whole {
             self.keep(Severity::Warning, at.span.clone(), &at.key, message, hint);
         }
@@ -101,14 +101,7 @@ impl<'s> Findings<'s> {
         self.kept.borrow().len() >= MAX_KEPT
     }
 
-    fn keep(
-        &self,
-        severity: Severity,
-        span: Range<usize>,
-        key: &str,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
+    fn keep(&self, severity: Severity, span: Range<usize>, key: &str, message: impl AsRef<str>, hint: impl AsRef<str>) {
         let mut kept = self.kept.borrow_mut();
         let room = if severity == Severity::Error { MAX_KEPT } else { MAX_KEPT / 2 };
         if kept.len() >= room {

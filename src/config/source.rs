@@ -89,8 +89,8 @@ impl Source {
         severity: Severity,
         span: Range<usize>,
         key: &str,
-        message: impl Into<String>,
-        hint: impl Into<String>,
+        message: impl AsRef<str>,
+        hint: impl AsRef<str>,
     ) -> Mistake {
         Mistake::new(severity, self.place(span.start, key), message, hint).with_excerpt(self.excerpt(span))
     }

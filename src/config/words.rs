@@ -27,7 +27,7 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// The text with each such character replaced by one visible character, so that columns stay where they are.
 pub(super) fn masked(text: &str) -> String {
-    text.chars().map(|char| if char != '\t' && is_unsafe(char) { char::REPLACEMENT_CHARACTER } else { char }).collect()
+    text.chars().map(|char| if is_unsafe(char) && char != '\t' { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }
 
 fn push_escaped(shown: &mut String, char: char) {

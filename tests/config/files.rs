@@ -176,12 +176,14 @@ lb.toml:5:20: pools.web.backends[1]: port 0 is not a port; use 1 to 65535
 
 #[test]
 fn nothing_in_a_file_or_its_name_can_write_to_the_terminal() {
+    let paths = "unix:/\\u202e";
     let evil = "\\u001b[2J\\r\\n\\u009b\\u202e";
     let text = format!(
         "\"{evil}\" = \"{evil}\"\n[listeners.\"{evil}\"]\nbind = \"{evil}\"\npool = \"{evil}\"\n[pools.\"{evil}\"]\n\
          balance = \"{evil}\"\nbackends = [\"{evil}\", {{ address = \"unix:/{evil}\", name = \"{evil}\" }}]\n[pools.b]\n\
          target = \"{evil}\"\n[log]\naccess = \"{evil}\"\nlevel = \"{evil}\"\n[runtime]\nlame_duck = \"{evil}\"\n\
-         workers = 0 # \u{9b}\u{202e}"
+         workers = 0 # \u{9b}\u{202e}\n[pools.\"\\u009b\"]\nbackends = [\"{paths}\", \"{paths}\"]\n\
+         [listeners.a]\npool = \"\\u009b\"\nbind = [\"{paths}\", \"{paths}\"]"
     );
     let found = Config::parse("l\x1b\u{202e}b\n.toml", text.as_bytes()).unwrap_err();
     assert!(found.iter().filter(|mistake| mistake.severity == Severity::Error).count() >= 10, "{found}");
