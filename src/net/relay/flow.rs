@@ -244,10 +244,19 @@ impl Flow {
 
     /// Reads one chunk and, when copying, offers it to the sink at once.
     fn fetch(&mut self, link: &mut Link<'_>) -> Result<(), Stop> {
-        let bulk = self.streak >= SPLICE_AFTER;
+        // splice(2) never gets past an urgent byte.
+        let bulk = self.streak >= SPLICE_AFTER && !link.source.urgent;
         let pipe = if bulk { link.shared.pipes.take() } else { None };
         let fetched = if let Some(pipe) = pipe {
-            self.splice(link, pipe)
+            match self.splice(link, pipe) {
+                Ok(Fetched::EndOfFile) => {
+                    // At an urgent byte of which no event has told yet, the kernel says "end of file" as well, once the
+                    // FIN behind it is there: only a read tells the two apart.
+                    self.streak = 0;
+                    self.copy(link, CHUNK)
+                }
+                fetched => fetched,
+            }
         } else {
             link.shared.fallbacks += u64::from(bulk);
             self.copy(link, if bulk || self.throttled { THROTTLED } else { CHUNK })

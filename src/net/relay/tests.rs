@@ -49,6 +49,9 @@ fn pair() -> (TcpStream, TcpStream) {
     let far = listener.accept().unwrap().0;
     far.set_nonblocking(true).unwrap();
     near.set_nonblocking(true).unwrap();
+    // As `net::listen` and `net::connect` do it.
+    rustix::net::sockopt::set_socket_oobinline(&near, true).unwrap();
+    rustix::net::sockopt::set_socket_oobinline(&far, true).unwrap();
     (near, far)
 }
 
@@ -310,6 +313,29 @@ fn urgent_data_does_not_stall_what_follows_it() {
         // The urgent byte itself arrives only if the socket was made to keep it inline.
         received >= 2 + SMALL
     });
+}
+
+#[test]
+fn urgent_data_ends_no_bulk_transfer() {
+    for rest in [0, SMALL] {
+        let mut rig = Rig::new(PATIENT);
+        rustix::net::sockopt::set_socket_send_buffer_size(&rig.client, 4 << 20).unwrap();
+        let (mut sent, mut received, mut buffer) = (0, 0, vec![0; 65_536]);
+        while sent < LARGE / 4 {
+            sent += rig.client.write(&vec![9; LARGE / 4 - sent]).unwrap();
+        }
+        sent += rustix::net::send(&rig.client, b"!", rustix::net::SendFlags::OOB).unwrap();
+        sent += rig.client.write(&vec![9; rest]).unwrap();
+        rig.client.shutdown(Shutdown::Write).unwrap();
+        rig.until("the end of file", |rig| match rig.backend.read(&mut buffer) {
+            Ok(0) => true,
+            read => {
+                received += read.unwrap_or(0);
+                false
+            }
+        });
+        assert_eq!(received, sent, "with {rest} bytes after the urgent one");
+    }
 }
 
 #[test]
