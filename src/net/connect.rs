@@ -88,7 +88,7 @@ pub async fn connect(address: &BackendAddr, keepalive: Option<Duration>) -> Resu
             loop {
                 let socket = open(AddressFamily::UNIX)?;
                 match rustix::net::connect(&socket, &address) {
-                    Ok(()) => return Ok(Stream::new(socket)?),
+                    Ok(()) => return Ok(Stream::unix(socket)),
                     Err(Errno::AGAIN) => drop(socket),
                     Err(error) => return Err(error.into()),
                 }

@@ -65,7 +65,11 @@ impl ListenSocket {
     pub fn accept(&self) -> Result<(Stream, ClientAddr), Errno> {
         let (socket, peer) = acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
         let client = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map_or(ClientAddr::Unix, ClientAddr::tcp);
-        Ok((Stream::accepted(socket), client))
+        let stream = match client {
+            ClientAddr::Tcp(_) => Stream::accepted(socket),
+            ClientAddr::Unix => Stream::unix(socket),
+        };
+        Ok((stream, client))
     }
 
     /// The bare socket, for those who accept by other means (the admin endpoint); the guard must outlive it.

@@ -5,8 +5,8 @@
 //! was cut can't look finished by accident. Only [`Stream::close`] ends it in order. Unix sockets know no reset: their
 //! peer sees an end of file either way. Next: `relay`.
 
-use rustix::net::Shutdown;
 use rustix::net::sockopt::{set_socket_linger, socket_error};
+use rustix::net::{Shutdown, getpeername};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -14,19 +14,47 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Stream {
     socket: OwnedFd,
+    family: Family,
+}
+
+/// What kind of socket it is, where that makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Tcp,
+    Unix,
 }
 
 impl Stream {
-    /// A socket of our own making, before or after it is connected.
+    /// A TCP socket of our own making.
     pub fn new(socket: OwnedFd) -> rustix::io::Result<Self> {
         reset_at_close(&socket)?;
-        Ok(Self { socket })
+        Ok(Self { socket, family: Family::Tcp })
     }
 
-    /// A socket from accept(2) on a listener that [`reset_at_close`] was called for; it has inherited that.
+    /// A TCP socket from accept(2) on a listener that [`reset_at_close`] was called for; it has inherited that.
     #[must_use]
     pub fn accepted(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self { socket, family: Family::Tcp }
+    }
+
+    /// A unix socket.
+    #[must_use]
+    pub fn unix(socket: OwnedFd) -> Self {
+        Self { socket, family: Family::Unix }
+    }
+
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Whether a reset or a time-out has ended the connection, also where its error has been reported already.
+    ///
+    /// Before our own FIN only: a connection that both sides have ended in order looks the same.
+    #[must_use]
+    pub fn is_torn_down(&self) -> bool {
+        // The kernel forgets the peer's address with the connection. Source: inet_getname() in Linux.
+        self.family == Family::Tcp && getpeername(&self.socket).is_err()
     }
 
     /// Ends in order: what is queued is still sent, then a FIN if none was sent before.

@@ -172,7 +172,6 @@ impl<O: Owner> Entry<O> {
         let side = direction.sink();
         self.flows[direction as usize].abandon();
         let end = &mut self.ends[side as usize];
-        end.write_error = Some(error);
         end.readable = true;
         end.hung_up = true;
         self.fails(side, RelayEnd::of_error(side, error), now);

@@ -6,7 +6,7 @@
 //! only after everything before it, and only if it is one. Next: `entry`, which turns reports into an end.
 
 use super::pipe::{PIPE_SIZE, Pipe, Pipes};
-use crate::net::stream::Stream;
+use crate::net::stream::{Family, Stream};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::SpliceFlags;
@@ -63,10 +63,10 @@ pub struct End {
     pub hung_up: bool,
     /// The peer marked a byte as urgent, at which reads stop short: only EAGAIN means drained.
     pub urgent: bool,
+    /// Our FIN has been sent to it: a connection that ends in order from here on is torn down as well.
+    pub fin_sent: bool,
     /// The socket has an error pending or has reported one.
     pub failed: bool,
-    /// An error that a write has taken from the socket, so that a later read would find an end of file instead.
-    pub write_error: Option<Errno>,
 }
 
 impl End {
@@ -77,15 +77,20 @@ impl End {
             writable: true,
             hung_up: false,
             urgent: false,
+            fin_sent: false,
             failed: false,
-            write_error: None,
         }
     }
 
-    /// Whether an end of file from this end may be one that the kernel made up after it told us of a reset.
-    fn end_of_file_is_doubtful(&self) -> bool {
-        // EPIPE is the error of a peer that had sent its FIN before: that end was real.
-        self.write_error.is_some_and(|error| error != Errno::PIPE)
+    /// Whether a short read may leave something behind: a unix socket stops short where descriptors were sent along.
+    fn stops_short(&self) -> bool {
+        self.hung_up || self.urgent || self.stream.as_ref().is_some_and(|stream| stream.family() == Family::Unix)
+    }
+
+    /// Whether an end of file is no FIN of the peer's. The kernel tells of a reset once, to whoever asks first, and
+    /// that may be a write, or a splice(2) that reports the bytes before it; a later read finds an end of file.
+    fn end_of_file_is_false(&self) -> bool {
+        !self.fin_sent && self.stream.as_ref().is_some_and(Stream::is_torn_down)
     }
 }
 
@@ -263,13 +268,11 @@ impl Flow {
         };
         match fetched {
             Ok(Fetched::Bytes) | Err(Failure::Source(Errno::INTR)) => Ok(()),
-            Ok(Fetched::EndOfFile) => match link.source.write_error {
-                Some(error) if link.source.end_of_file_is_doubtful() => Err(Stop::SourceFailed(error)),
-                _ => {
-                    self.stage = Stage::Ending;
-                    Ok(())
-                }
-            },
+            Ok(Fetched::EndOfFile) if link.source.end_of_file_is_false() => Err(Stop::SourceFailed(Errno::CONNRESET)),
+            Ok(Fetched::EndOfFile) => {
+                self.stage = Stage::Ending;
+                Ok(())
+            }
             Err(Failure::Source(Errno::AGAIN)) => {
                 link.source.readable = false;
                 if link.moved < BIG {
@@ -312,7 +315,7 @@ impl Flow {
         if read == 0 {
             return Ok(Fetched::EndOfFile);
         }
-        if read < limit && !link.source.hung_up && !link.source.urgent {
+        if read < limit && !link.source.stops_short() {
             link.source.readable = false;
         }
         self.streak = if read >= BIG { self.streak.saturating_add(read as u32) } else { 0 };
@@ -337,6 +340,7 @@ impl Flow {
             self.stage = Stage::Cut;
             return Stop::SinkFailed(error);
         }
+        link.sink.fin_sent = true;
         self.stage = Stage::Done;
         Stop::Blocked
     }

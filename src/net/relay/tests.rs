@@ -338,6 +338,59 @@ fn urgent_data_ends_no_bulk_transfer() {
     }
 }
 
+/// splice(2) into a socket sends piece by piece. If the reset comes between two of them, the second takes the error from
+/// the socket, and the call reports the bytes of the first. Here the test takes the error.
+#[test]
+fn a_reset_whose_error_was_taken_unseen_is_no_end_of_file() {
+    for request in [SMALL, 0] {
+        let mut rig = Rig::new(PATIENT);
+        let (mut client, near) = pair();
+        let (backend, far) = pair();
+        let far_too = Stream::new(far.try_clone().unwrap().into()).unwrap();
+        let log = Rc::new(RefCell::new(Log::default()));
+        let (near, far) = (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap());
+        rig.engine.add(near, far, PATIENT, Probe(Rc::clone(&log)), Instant::now());
+        rig.turn();
+        rig.turn();
+        client.write_all(&vec![1; request]).unwrap();
+        reset(backend);
+        assert_eq!(far_too.take_error(), Err(Errno::CONNRESET));
+        rig.until("the end", |_| !log.borrow().ends.is_empty());
+        assert_eq!(log.borrow().ends, [RelayEnd::Reset(Side::Backend)]);
+        drop(far_too);
+        let mut end = None;
+        rig.until("the client's end", |_| {
+            end = end.or_else(|| read_end(&mut client));
+            end.is_some()
+        });
+        assert_eq!(end, Some(Err(ErrorKind::ConnectionReset)));
+    }
+}
+
+#[test]
+fn a_piece_of_a_unix_stream_that_carries_descriptors_stalls_nothing() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+    let mut rig = Rig::new(PATIENT);
+    let (mut client, near) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    let (mut backend, far) = pair();
+    let owner = Probe(Rc::clone(&rig.log));
+    let fds = [client.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(&client, &[io::IoSlice::new(b"one")], &mut control, SendFlags::empty()).unwrap();
+    client.write_all(b"two").unwrap();
+    rig.engine.add(Stream::unix(near.into()), Stream::new(far.into()).unwrap(), PATIENT, owner, Instant::now());
+    let (mut received, mut buffer) = (0, [0; 16]);
+    rig.until("all bytes", |_| {
+        received += backend.read(&mut buffer).unwrap_or(0);
+        received == 6
+    });
+}
+
 #[test]
 fn a_panic_in_one_session_resets_that_session_alone() {
     let mut rig = Rig::new(PATIENT);
