@@ -90,6 +90,8 @@ pub struct Flood {
 #[derive(Debug)]
 pub struct Conn {
     socket: Socket,
+    /// It was reset while it was still being made; the kernel has told us that once and says "end of file" from then on.
+    stillborn: bool,
 }
 
 impl Conn {
@@ -97,7 +99,7 @@ impl Conn {
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { socket }
+        Self { socket, stillborn: false }
     }
 
     /// # Panics
@@ -111,8 +113,11 @@ impl Conn {
         if let Addr::Tcp(_) = address {
             socket.set_tcp_nodelay(true)?;
         }
-        socket.connect_timeout(&target, PATIENCE)?;
-        Ok(Self::new(socket))
+        match socket.connect_timeout(&target, PATIENCE) {
+            Ok(()) => Ok(Self::new(socket)),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(Self { stillborn: true, ..Self::new(socket) }),
+            Err(error) => Err(error),
+        }
     }
 
     /// With a receive buffer so small that the window closes after a few KiB.
@@ -133,7 +138,7 @@ impl Conn {
 
     /// A second handle on the same connection, for a thread that sends while this one receives.
     pub fn twin(&self) -> Self {
-        Self { socket: self.socket.try_clone().unwrap() }
+        Self { socket: self.socket.try_clone().unwrap(), stillborn: self.stillborn }
     }
 
     /// Bounds a single read; the default is the kit's patience.
@@ -289,6 +294,7 @@ impl Conn {
 
     fn step(&mut self, buffer: &mut [u8]) -> Result<usize, End> {
         match self.socket.read(buffer) {
+            Ok(0) if self.stillborn => Err(End::Rst),
             Ok(0) => Err(End::Fin),
             Ok(count) => Ok(count),
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Err(End::Rst),
@@ -303,12 +309,12 @@ impl Conn {
 
     /// Waits until the connection is cut by an RST, also after a FIN (which a read would go on to report).
     pub fn expect_cut(&self) {
-        eventually("the connection is cut", || self.socket.take_error().unwrap().is_some());
+        eventually("the connection is cut", || self.is_cut());
     }
 
     /// True if a reset has arrived; taking the error means that later reads don't see it.
     pub fn is_cut(&self) -> bool {
-        self.socket.take_error().unwrap().is_some()
+        self.stillborn || self.socket.take_error().unwrap().is_some()
     }
 
     pub fn try_finish(&self) -> io::Result<()> {

@@ -6,6 +6,9 @@ use crate::kit::{
 };
 use std::time::Duration;
 
+/// With this as the limit, every number that a new fd could get is beyond it: the three standard streams have the others.
+const NO_MORE: u64 = 3;
+
 fn hard_limit() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
@@ -58,12 +61,16 @@ fn i03_f01_with_64_fds_200_clients_are_served_one_after_the_other() {
     // 5 % of a core, and as much again for the some 400 round trips that the loop above makes.
     assert!(used < span / 10, "{used:?} of CPU in {span:?}");
 
-    // As fds come free, each of the waiting ones is served.
-    for mut client in clients {
-        client.expect("hello");
-        client.finish();
-        client.expect_end(End::Fin);
-    }
+    // As fds come free, each of the waiting ones is served; in which order is up to the kernel.
+    std::thread::scope(|scope| {
+        for mut client in clients {
+            scope.spawn(move || {
+                client.expect("hello");
+                client.finish();
+                client.expect_end(End::Fin);
+            });
+        }
+    });
     running.send("last");
     running.expect("last");
     assert!(tidegate.count_logged(&log) <= 2, "one line in ten seconds:\n{}", tidegate.log());
@@ -99,7 +106,7 @@ fn f06_without_an_fd_for_a_pipe_bytes_are_copied() {
     let (mut client, mut backend) = (tidegate.connect(), listening.accept());
     transfer(&mut client, &mut backend, 0, 10);
     transfer(&mut backend, &mut client, 0, 10);
-    tidegate.limit_fds(kernel::lowest_free_fd(tidegate.pid));
+    tidegate.limit_fds(NO_MORE);
     transfer(&mut client, &mut backend, 10, 5_000_000);
     transfer(&mut backend, &mut client, 10, 5_000_000);
     tidegate.limit_fds(hard_limit());
@@ -107,7 +114,7 @@ fn f06_without_an_fd_for_a_pipe_bytes_are_copied() {
     backend.expect_end(End::Fin);
     backend.finish();
     client.expect_end(End::Fin);
-    assert!(tidegate.metrics().one("tidegate_pipe_fallbacks_total", &[]) >= 1.0);
+    eventually("it was counted", || tidegate.metrics().one("tidegate_pipe_fallbacks_total", &[]) >= 1.0);
     assert_eq!(tidegate.closed("complete"), 1);
 }
 
@@ -115,7 +122,7 @@ fn f06_without_an_fd_for_a_pipe_bytes_are_copied() {
 fn i03_f01_accepting_recovers_from_a_limit_that_was_lowered_meanwhile() {
     let backend = Backend::echo();
     let tidegate = Tidegate::start(Config::over([&backend]));
-    tidegate.limit_fds(kernel::lowest_free_fd(tidegate.pid));
+    tidegate.limit_fds(NO_MORE);
     let mut client = tidegate.connect();
     client.send("patience");
     eventually("accept has failed", || tidegate.count_logged(&["can't accept"]) > 0);
@@ -136,9 +143,7 @@ fn f34_probes_that_we_cannot_make_freeze_the_verdict() {
         tidegate.metrics().sum("tidegate_backend_health_checks_total", &labels) as u64
     };
     eventually("it is up", || tidegate.metrics().sum("tidegate_backend_up", &[]) as u64 == 1);
-    // What the admin endpoint needs must stay: a connection that is open already.
-    let lowered = kernel::lowest_free_fd(tidegate.pid);
-    tidegate.limit_fds(lowered);
+    tidegate.limit_fds(NO_MORE);
     throughout("it lives on", Duration::from_millis(500), || true);
     tidegate.limit_fds(hard_limit());
     assert!(checks("frozen") >= 2, "{}", tidegate.metrics());

@@ -39,7 +39,7 @@ fn f08_end_an_idle_session_is_reset_both_ways_and_says_so() {
 
 #[test]
 fn end_an_idle_session_that_reads_nothing_is_reset_too() {
-    let (listening, tidegate) = start("idle_timeout = \"1s\"");
+    let (listening, tidegate) = start("idle_timeout = \"3s\"");
     let client = Conn::with_small_window(&tidegate.addr());
     let mut backend = listening.accept();
     // Everything on the way is full, so that nothing moves.
