@@ -135,12 +135,16 @@ impl Acceptor {
     fn accept_some(&mut self, socket: &ListenSocket) -> Result<(), Halt> {
         for _ in 0..ACCEPTS_PER_TURN {
             let admission = &self.worker.admission;
-            let permit = admission.admit();
-            if permit.is_none() && admission.overflow() == Overflow::Wait {
-                return Err(Halt::Full);
-            }
+            // Who may refuse must not hold a permit for a client that isn't there: another worker's would be refused.
+            let early = match admission.overflow() {
+                Overflow::Wait => Some(admission.admit().ok_or(Halt::Full)?),
+                Overflow::Refuse => None,
+            };
             match socket.accept() {
-                Ok((client, address)) => self.serve(client, address, permit),
+                Ok((client, address)) => {
+                    let permit = early.or_else(|| admission.admit());
+                    self.serve(client, address, permit);
+                }
                 Err(error) if judge(error) == Verdict::Lost => {
                     self.listener.metrics.accept_error(name_of(error));
                     self.lost += 1;

@@ -151,3 +151,20 @@ fn f34_probes_that_we_cannot_make_freeze_the_verdict() {
     assert_eq!(tidegate.metrics().one("tidegate_backend_up", &[("backend", &name)]) as u64, 1);
     assert_eq!(tidegate.count_logged(&["down"]), 0, "{}", tidegate.log());
 }
+
+#[test]
+fn below_the_maximum_nobody_is_refused_whoever_else_looks_for_clients() {
+    let backend = Backend::echo();
+    let config = Config::over([&backend]).only_runtime("workers = 4\nmax_connections = 1").bind("unix:$DIR/l.sock");
+    let tidegate = Tidegate::start(config);
+    // A unix socket wakes all workers for one client: each looks for it.
+    for _ in 0..1_000 {
+        let mut client = tidegate.connect();
+        client.send("hello");
+        client.expect("hello");
+        client.finish();
+        client.expect_end(End::Fin);
+        tidegate.until_idle();
+    }
+    assert_eq!(tidegate.closed("max_connections"), 0);
+}
