@@ -192,7 +192,7 @@ impl<'a> Daemon<'a> {
                 Event::Hangup => {}
                 Event::WorkerEnded(worker) => {
                     workers.retain(|thread| thread.index != worker.index);
-                    cut += worker.result.map_err(Failure::Internal)?;
+                    cut += worker.result?;
                 }
                 Event::Deadline => match stop {
                     Stop::LameDuck(_) => stop = self.start_draining(),

@@ -29,7 +29,7 @@ pub struct WorkerThread {
 /// A worker that has ended: how many sessions it had to reset, or what killed it.
 pub struct Ended {
     pub index: u16,
-    pub result: Result<usize, String>,
+    pub result: Result<usize, Failure>,
 }
 
 /// Starts one thread for each share of sockets; each says once, through `up`, that it serves. If one can't start,
@@ -57,8 +57,8 @@ pub fn spawn_all(
             let served = catch_unwind(AssertUnwindSafe(|| serve(setup, sockets, drain, up, &metrics)));
             let result = match served {
                 Ok(Ok(cut)) => Ok(cut),
-                Ok(Err(error)) => Err(format!("worker {index} failed: {error}")),
-                Err(_) => Err(format!("worker {index} panicked")),
+                Ok(Err(error)) => Err(Failure::System(format!("worker {index} failed: {error}"))),
+                Err(_) => Err(Failure::Internal(format!("worker {index} panicked"))),
             };
             // The daemon is gone only if the process is about to be.
             let _ = events.blocking_send(Ended { index, result });

@@ -98,16 +98,22 @@ pub async fn connect(address: &BackendAddr, keepalive: Option<Duration>) -> Resu
     }
 }
 
-/// Lets the kernel find a dead peer: after `idle` without a sign of life it probes, and it gives up after twice
-/// `idle`, whether the peer owes an answer to a probe or an acknowledgement of data (`TCP_USER_TIMEOUT`).
+/// Lets the kernel find a peer that died while the connection was idle: it probes after `idle` without a sign of life
+/// and gives up after [`give_up_after`]. A peer that dies with data in flight is found by the relay, by the same bound:
+/// `TCP_USER_TIMEOUT` would find it too, but it also ends living peers that keep their window closed for so long.
 pub fn set_keepalive<Fd: AsFd>(socket: Fd, idle: Duration) -> rustix::io::Result<()> {
     let idle = idle.max(Duration::from_secs(1));
     let interval = (idle / PROBES).max(Duration::from_secs(1));
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, idle)?;
     sockopt::set_tcp_keepintvl(&socket, interval)?;
-    sockopt::set_tcp_keepcnt(&socket, PROBES)?;
-    sockopt::set_tcp_user_timeout(&socket, u32::try_from((idle * 2).as_millis()).unwrap_or(u32::MAX))
+    sockopt::set_tcp_keepcnt(&socket, PROBES)
+}
+
+/// When a peer that answers nothing counts as dead: after twice the keepalive time.
+#[must_use]
+pub fn give_up_after(keepalive: Duration) -> Duration {
+    keepalive * 2
 }
 
 /// Keepalive probes before the kernel gives up.

@@ -12,7 +12,7 @@ pub enum CloseReason {
     Complete,
     ClientReset,
     BackendReset,
-    /// The kernel gave the client up: no answer to keepalive probes, or no acknowledgement in time.
+    /// The client answers nothing any more: neither keepalive probes nor data are acknowledged.
     ClientLost,
     BackendLost,
     /// No byte in either direction for `idle_timeout`.
@@ -121,6 +121,7 @@ impl CloseReason {
             RelayEnd::HalfCloseTimeout => Self::HalfCloseTimeout,
             RelayEnd::HalfClosed(Side::Client) => Self::ClientHalfClose,
             RelayEnd::HalfClosed(Side::Backend) => Self::BackendHalfClose,
+            RelayEnd::NoResources => Self::NoResources,
             RelayEnd::Aborted => Self::DrainDeadline,
             RelayEnd::Panicked => Self::Panic,
         }

@@ -20,6 +20,27 @@ pub fn send_queue<Fd: AsFd>(socket: Fd) -> Result<u32, Errno> {
     Ok(queued.max(0) as u32)
 }
 
+/// For how many milliseconds a TCP peer has acknowledged nothing although it owes an answer: to data in flight, or to
+/// several probes in a row (of an idle connection or of a closed window). `None` if it owes none, or for a socket that
+/// isn't TCP. Source: `TCP_INFO` in tcp(7).
+pub fn unanswered_for<Fd: AsFd>(socket: Fd) -> Option<u32> {
+    /// One probe is always on its way now and then.
+    const PROBES: u8 = 3;
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which is that long.
+    let failed = unsafe {
+        let socket = socket.as_fd().as_raw_fd();
+        libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    if failed != 0 {
+        return None;
+    }
+    // SAFETY: every field is an integer, for which what the kernel wrote and the zeroes after it are both valid.
+    let info = unsafe { info.assume_init() };
+    (info.tcpi_unacked > 0 || info.tcpi_probes >= PROBES).then_some(info.tcpi_last_ack_recv)
+}
+
 /// A descriptor that stays open, and the same one, for as long as its holder lives.
 pub trait Steady: AsRawFd + sealed::Sealed {}
 
@@ -44,6 +65,14 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_peer_that_owes_nothing_is_not_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(unanswered_for(&near), None);
+        assert_eq!(unanswered_for(&UnixStream::pair().unwrap().0), None);
+    }
 
     #[test]
     fn the_send_queue_counts_what_the_peer_has_not_taken() {

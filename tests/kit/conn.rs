@@ -115,7 +115,9 @@ impl Conn {
         }
         match socket.connect_timeout(&target, PATIENCE) {
             Ok(()) => Ok(Self::new(socket)),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(Self { stillborn: true, ..Self::new(socket) }),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                Ok(Self { stillborn: true, ..Self::new(socket) })
+            }
             Err(error) => Err(error),
         }
     }

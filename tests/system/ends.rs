@@ -339,7 +339,10 @@ fn i01_a_reset_after_a_fin_still_cuts_the_other_side() {
     // The workers write their lines each for itself.
     let mut reasons = reasons(&tidegate, 6);
     reasons.sort();
-    assert_eq!(reasons, ["backend_reset", "backend_reset", "backend_reset", "client_reset", "client_reset", "client_reset"]);
+    assert_eq!(
+        reasons,
+        ["backend_reset", "backend_reset", "backend_reset", "client_reset", "client_reset", "client_reset"]
+    );
 }
 
 #[test]

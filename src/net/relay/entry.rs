@@ -22,6 +22,8 @@ pub struct Entry<O> {
     flows: [Flow; 2],
     timeouts: Timeouts,
     last_moved: Millis,
+    /// When the peers were last asked whether they still answer.
+    last_asked: Millis,
     closing: Option<Box<Closing>>,
     /// On the engine's list of sessions that have work left.
     pub queued: bool,
@@ -58,6 +60,7 @@ impl<O: Owner> Entry<O> {
             flows: [Flow::new(), Flow::new()],
             timeouts,
             last_moved: now,
+            last_asked: now,
             closing: None,
             queued: false,
             listed: false,
@@ -110,13 +113,23 @@ impl<O: Owner> Entry<O> {
     pub fn deadline(&self) -> Millis {
         match &self.closing {
             Some(closing) => closing.look_again.min(closing.deadline),
-            None => self.last_moved + self.quiet_limit().0,
+            None => (self.last_moved + self.quiet_limit().0).min(self.next_question()),
         }
     }
 
-    /// What a session that isn't closing ends with once its deadline has passed.
-    pub fn expired(&self) -> RelayEnd {
-        self.quiet_limit().1
+    /// What a session that isn't closing ends with, once its deadline has passed; `None` if it goes on.
+    pub fn expired(&mut self, now: Millis) -> Option<RelayEnd> {
+        let (limit, end) = self.quiet_limit();
+        if now >= self.last_moved + limit {
+            return Some(end);
+        }
+        self.last_asked = now;
+        let silent = |side: &Side| {
+            let stream = self.ends[*side as usize].stream.as_ref();
+            let unanswered = stream.and_then(sys::unanswered_for);
+            unanswered.is_some_and(|span| Millis::from(span) >= self.timeouts.unanswered)
+        };
+        Side::BOTH.into_iter().find(silent).map(|side| RelayEnd::Lost(side, Errno::TIMEDOUT))
     }
 
     /// Closes both ends, by FINs that are already sent or by resets, and gives the guards back.
@@ -244,6 +257,14 @@ impl<O: Owner> Entry<O> {
         if let Some(stream) = self.ends[side as usize].stream.take() {
             drop(stream);
             self.owner.closed(side);
+        }
+    }
+
+    /// When a quiet session's peers are asked again whether they still answer.
+    fn next_question(&self) -> Millis {
+        match self.timeouts.unanswered {
+            0 => Millis::MAX,
+            span => (self.last_moved + span).max(self.last_asked + span / 4),
         }
     }
 

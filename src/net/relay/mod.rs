@@ -48,6 +48,8 @@ pub struct Timeouts {
     pub half_close: Millis,
     /// Without progress in delivering what was read before a reset is passed on.
     pub linger: Millis,
+    /// Without an answer from a peer that owes one; 0 waits for ever.
+    pub unanswered: Millis,
 }
 
 /// How the relay of a session ended.
@@ -57,8 +59,10 @@ pub enum RelayEnd {
     Complete,
     /// This side has reset the connection.
     Reset(Side),
-    /// The kernel has given this side up (keepalive or `TCP_USER_TIMEOUT`) or can't reach it.
+    /// This side answers nothing any more, or can't be reached.
     Lost(Side, Errno),
+    /// This host could not watch the sockets.
+    NoResources,
     IdleTimeout,
     HalfCloseTimeout,
     /// This side's FIN ended the session, as a half-close time-out of zero asks for.
@@ -135,9 +139,10 @@ impl<O: Owner> Engine<O> {
 
     /// Takes over a session whose two sockets are connected and registered nowhere else.
     ///
-    /// If the kernel refuses to watch them, the session ends at once as lost.
+    /// If the kernel refuses to watch them, the session ends at once.
     pub fn add(&mut self, client: Stream, backend: Stream, timeouts: Timeouts, owner: O, now: Instant) {
         let now = self.millis(now);
+        let key = self.entries.vacant_key();
         let watched = {
             let slot = self.entries.vacant_entry();
             let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
@@ -145,11 +150,11 @@ impl<O: Owner> Engine<O> {
             let watched = watch(&client, Side::Client).and_then(|()| watch(&backend, Side::Backend));
             let key = slot.key();
             slot.insert(Entry::new(client, backend, timeouts, owner, now));
-            watched.map_err(|error| (key, error))
+            watched.map_err(|_| key)
         };
         match watched {
-            Ok(()) => self.next_sweep = self.next_sweep.min(now + timeouts.idle),
-            Err((key, error)) => self.finish(key, RelayEnd::Lost(Side::Client, error)),
+            Ok(()) => self.next_sweep = self.next_sweep.min(self.entries[key].deadline()),
+            Err(key) => self.finish(key, RelayEnd::NoResources),
         }
     }
 
@@ -278,10 +283,11 @@ impl<O: Owner> Engine<O> {
         }
         let mut next = Millis::MAX;
         let mut expired = Vec::new();
-        for (key, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_closing()) {
-            match entry.deadline() {
-                deadline if deadline <= now => expired.push((key, entry.expired())),
-                deadline => next = next.min(deadline),
+        for (key, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.is_closing()) {
+            let end = if entry.deadline() <= now { entry.expired(now) } else { None };
+            match end {
+                Some(end) => expired.push((key, end)),
+                None => next = next.min(entry.deadline()),
             }
         }
         for (key, end) in expired {

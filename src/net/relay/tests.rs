@@ -34,7 +34,7 @@ const PANIC_AT: usize = 4_711;
 const SMALL: usize = 1_000;
 /// Enough for both directions to have switched to splicing.
 const LARGE: usize = 3 << 20;
-const PATIENT: Timeouts = Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000 };
+const PATIENT: Timeouts = Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000, unanswered: 0 };
 
 struct Rig {
     engine: Engine<Probe>,
