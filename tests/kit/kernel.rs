@@ -28,7 +28,7 @@ pub fn queues(local: SocketAddr, remote: SocketAddr) -> Option<Queues> {
     })
 }
 
-/// How many IPv4 sockets have `port` on the remote side, in the given states (as the file numbers them, "02" is SYN_SENT).
+/// How many IPv4 sockets have `port` on the remote side, in the given states (as the file numbers them, "02" is `SYN_SENT`).
 pub fn sockets_to(port: u16, states: &[&str]) -> usize {
     let suffix = format!(":{port:04X}");
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
@@ -81,7 +81,7 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// A counter of /proc/net/netstat's TcpExt, as `ListenDrops`.
+/// A counter of /proc/net/netstat's `TcpExt`, as `ListenDrops`.
 pub fn tcp_ext(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
@@ -93,5 +93,5 @@ pub fn tcp_ext(name: &str) -> u64 {
 /// The lowest fd number that the process could get now.
 pub fn lowest_free_fd(pid: u32) -> u64 {
     let used = |number: &u64| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_ok();
-    (0..).find(|number| !used(number)).unwrap()
+    (0..1 << 20).find(|number| !used(number)).unwrap()
 }

@@ -216,9 +216,9 @@ fn f05_a_reset_before_accept_is_counted_and_no_backend_hears_of_it() {
 
 #[test]
 fn f16_connecting_and_closing_by_the_thousand_leaks_no_fd_and_no_port() {
+    const EACH: usize = 600;
     let backend = Backend::echo();
     let tidegate = Tidegate::start(Config::over([&backend]));
-    const EACH: usize = 600;
     std::thread::scope(|scope| {
         for style in 0..4 {
             let tidegate = &tidegate;

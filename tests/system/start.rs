@@ -84,7 +84,7 @@ fn f42_an_unreadable_file_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = file(dir.path(), "lb.toml", good());
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&path).is_ok() {
         // Root reads everything; a process with less must not.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
