@@ -110,7 +110,9 @@ fn i03_f04_a_broken_listener_goes_down_alone_and_is_bound_again() {
         other.send("ping");
         other.expect("ping");
         eventually_eq("it is up again", &1, || up("web"));
-        assert_eq!(fault.end(), 4, "{errno}");
+        // The injector counts in each thread: the admin endpoint's accept may get one as well, and survives it.
+        assert!(fault.end() >= 4, "{errno}");
+        assert_eq!(accept_errors(&tidegate, errno), 1, "{errno}");
         echoes(&tidegate);
         assert!(tidegate.count_logged(&["web", "broke"]) == 1, "{}", tidegate.log());
     }
