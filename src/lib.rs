@@ -45,7 +45,8 @@
 //! # Invariants
 //!
 //! 1. No false end: a FIN is sent only for a FIN; every other end is a reset, after what was read was delivered.
-//!    `net::stream::Stream` resets when it is dropped, so that even a panic can't make a cut look complete.
+//!    A [`net::stream::Stream`] resets unless it is closed in order, so that neither a panic nor kill -9 can make a cut
+//!    look complete.
 //! 2. Half-close works both ways, with a timer that bytes reset.
 //! 3. Accepting never ends; a broken listening socket is bound again.
 //! 4. One session harms one session: a panic is one reset and a counter.
