@@ -4,7 +4,7 @@
 //! `status`, which `page` shows to people; what may not be asked is `guard`. Everything here is read-only.
 //!
 //! Invariants: the endpoint answers also when file descriptors have run out (`Spare`); a client that is slow,
-//! silent or hostile costs one of [`MAX_CONNECTIONS`] for [`LIFE`] at most, and traffic nothing. Connection tasks
+//! silent or hostile costs one of [`MAX_CONNECTIONS`] for `LIFE` at most, and traffic nothing. Connection tasks
 //! hold no state of their own: one that panics, or the loop that is started again, loses nothing.
 
 mod guard;

@@ -243,6 +243,11 @@ impl Conn {
         }
     }
 
+    /// Waits longer than usual for what comes next.
+    pub fn wait_up_to(&mut self, patience: Duration) {
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+    }
+
     /// Asserts that the pattern's bytes from `offset` to `offset + count` come next.
     pub fn expect_pattern(&mut self, offset: u64, count: u64) {
         let mut buffer = vec![0; 64 << 10];
