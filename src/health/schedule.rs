@@ -19,7 +19,7 @@ const FIRST_STEP: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub struct Schedule {
     targets: HashMap<BackendId, Turn>,
-    /// May hold what has gone, or turns that are over: see [`Schedule::next_due`].
+    /// Each target once, unless a probe of it is under way; and what has gone, see [`Schedule::next_due`].
     due: BinaryHeap<Reverse<(Instant, BackendId)>>,
     /// Targets of which no probe has ended yet.
     unasked: usize,
@@ -28,7 +28,6 @@ pub struct Schedule {
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     due: Instant,
-    probing: bool,
     asked: bool,
 }
 
@@ -46,7 +45,7 @@ impl Schedule {
         let count = fresh.len().max(1) as u32;
         let step = (FIRST_SPREAD / count).min(FIRST_STEP);
         for (place, id) in (0..).zip(fresh) {
-            self.set(id, Turn { due: now + step * place, probing: false, asked: false });
+            self.set(id, Turn { due: now + step * place, asked: false });
         }
         self.unasked = self.targets.values().filter(|turn| !turn.asked).count();
     }
@@ -54,7 +53,7 @@ impl Schedule {
     /// The next turn of all.
     pub fn next_due(&mut self) -> Option<Instant> {
         while let Some(&Reverse((due, id))) = self.due.peek() {
-            if self.targets.get(&id).is_some_and(|turn| turn.due == due && !turn.probing) {
+            if self.targets.get(&id).is_some_and(|turn| turn.due == due) {
                 return Some(due);
             }
             self.due.pop();
@@ -65,9 +64,7 @@ impl Schedule {
     /// Somebody whose turn it is, if it is anybody's.
     pub fn start(&mut self, now: Instant) -> Option<BackendId> {
         self.next_due().filter(|due| *due <= now)?;
-        let Reverse((_, id)) = self.due.pop()?;
-        self.targets.get_mut(&id)?.probing = true;
-        Some(id)
+        self.due.pop().map(|Reverse((_, id))| id)
     }
 
     /// A probe has ended; the next one is `delay` after this one's turn. Ignored if the target has gone.
@@ -79,7 +76,7 @@ impl Schedule {
         // The same holds after a time in which nothing was probed and all are late.
         let due = if regular > now { regular } else { now + rng.up_to(delay) };
         self.unasked -= usize::from(!turn.asked);
-        self.set(id, Turn { due, probing: false, asked: true });
+        self.set(id, Turn { due, asked: true });
     }
 
     /// Whether every target has been asked once.

@@ -185,6 +185,22 @@ fn round_robin_is_exact_over_threads() {
     assert!(pool.view().backends.iter().all(|backend| backend.active() == 0));
 }
 
+/// A thread whose turns all fall on those that are down, because others took the turns between, still finds the one
+/// that is up.
+#[test]
+fn whoever_claims_from_many_threads_gets_the_one_that_is_up() {
+    for balance in [Balance::RoundRobin, Balance::Random] {
+        let pool = pool(balance, &[1, 1]);
+        set_health(&pool, &[true, false]);
+        std::thread::scope(|scope| {
+            for seed in 0..4 {
+                let pool = &pool;
+                scope.spawn(move || shares(pool, 20_000, &mut Rng::from_seed(seed)));
+            }
+        });
+    }
+}
+
 /// Each share within six standard deviations of what is expected: chance misses that once in 10^8.
 fn assert_likely(shares: &[usize], weights: &[u16], up: &[bool]) {
     let weight = |index: usize| if up[index] { f64::from(weights[index]) } else { 0.0 };
@@ -211,7 +227,7 @@ fn random_shares_follow_the_weights_of_those_that_are_up() {
 #[test]
 fn random_among_a_few_of_many_goes_by_the_scan_and_is_as_fair() {
     let weights: Vec<u16> = (0..500).map(|index| index % 7 + 1).collect();
-    let up: Vec<bool> = (0..500).map(|index| index % 100 == 3).collect();
+    let up: Vec<bool> = (0..500).map(|index| index == 3 || index == 333).collect();
     let pool = pool(Balance::Random, &weights);
     set_health(&pool, &up);
     assert_likely(&shares(&pool, 20_000, &mut Rng::from_seed(12)), &weights, &up);

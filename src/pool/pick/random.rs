@@ -7,8 +7,10 @@
 use super::{Candidates, Slot};
 use crate::rng::Rng;
 
-/// Draws from the table before the scan.
+/// Draws from the table before the scan: at least this many,
 const DRAWS: usize = 8;
+/// and one for so many backends, so that draws in vain cost a share of what the scan then costs.
+const BACKENDS_A_DRAW: usize = 8;
 
 pub(in crate::pool) struct Random {
     weights: Box<[u16]>,
@@ -33,7 +35,8 @@ impl Random {
         if self.columns.is_empty() {
             return None;
         }
-        (0..DRAWS).find_map(|_| candidates.claim(self.draw(rng))).or_else(|| self.scan(candidates, rng))
+        let draws = DRAWS.max(self.columns.len() / BACKENDS_A_DRAW);
+        (0..draws).find_map(|_| candidates.claim(self.draw(rng))).or_else(|| self.scan(candidates, rng))
     }
 
     fn draw(&self, rng: &mut Rng) -> usize {
