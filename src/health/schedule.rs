@@ -190,6 +190,19 @@ mod tests {
     }
 
     #[test]
+    fn a_target_that_comes_back_has_one_turn() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        for (count, after) in [(1, 0), (0, 1), (1, 2)] {
+            schedule.update(ids(count), start + INTERVAL * after);
+        }
+        let now = start + 2 * INTERVAL;
+        assert_eq!(
+            (schedule.next_due(), schedule.start(now), schedule.start(now)),
+            (Some(now), Some(BackendId(0)), None)
+        );
+    }
+
+    #[test]
     fn a_minute_without_probes_is_not_made_up_for() {
         let (mut schedule, start, rng) = (Schedule::default(), Instant::now(), &mut Rng::from_seed(5));
         schedule.update(ids(1_000), start);
