@@ -1,4 +1,4 @@
-//! The stop of the process as a signal, and the only place that spawns tasks.
+//! The stop of the process as a signal, and the only place that spawns tasks that outlive their spawner.
 //!
 //! Owns the stages of a stop and the counting of what still has to finish; decides no deadline and closes no
 //! socket. A task that panics harms itself alone: the runtime contains it, and its guards run. Next: `daemon`,

@@ -1,4 +1,4 @@
-//! The loop that accepts on one socket, and what each error of accept(2) means (design section 6).
+//! The loop that accepts on one socket, and what each error of accept(2) means.
 //!
 //! Owns the pace: sixteen connections a turn, then everybody else's; a pause by a timer when file descriptors run
 //! out, because readiness doesn't come back by itself then. Invariant: accepting never ends but by a stop; a socket

@@ -1,4 +1,4 @@
-//! How a session ends: the table of design section 5, for bytes that were copied and for bytes that were spliced.
+//! How a session ends: the table of `docs/ends.md`, for bytes that were copied and for bytes that were spliced.
 //!
 //! Each test plays client and backend itself and moves [`Volume`] bytes before the event. What happens before a backend is
 //! connected is in `connecting`, what time-outs and the stop do in `quiet` and `stop`.

@@ -1,4 +1,4 @@
-//! The engine with real sockets, turned by hand: design section 5, row by row, by copying and by splice.
+//! The engine with real sockets, turned by hand: the table of `docs/ends.md`, row by row, by copying and by splice.
 
 use super::*;
 use std::cell::RefCell;
