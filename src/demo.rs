@@ -26,8 +26,8 @@ const PORT_TRIES: u16 = 100;
 /// How long all three live, and how long one is dead.
 const ALIVE: Duration = Duration::from_secs(12);
 const DEAD: Duration = Duration::from_secs(8);
-/// Connections that one demo backend serves at once.
-const MAX_SERVED: usize = 256;
+/// Connections that all demo backends together serve at once.
+const MAX_SERVED: usize = 768;
 /// How long a demo backend waits for a request, and the largest one it reads.
 const REQUEST_LIMITS: (Duration, usize) = (Duration::from_secs(10), 8_192);
 
@@ -157,7 +157,7 @@ async fn live_and_die(listener: StdListener, name: &'static str, turn: u32) -> s
 }
 
 async fn serve(listener: &TcpListener, name: &'static str) {
-    static PLACES: Semaphore = Semaphore::const_new(MAX_SERVED * NAMES.len());
+    static PLACES: Semaphore = Semaphore::const_new(MAX_SERVED);
     loop {
         let Ok(place) = PLACES.acquire().await else { return };
         match listener.accept().await {

@@ -66,7 +66,7 @@ names! {
     POOL_FAILOVERS = "tidegate_pool_failovers_total" ["pool"]:
         "Connect attempts made because an earlier attempt of the same session had failed.";
     POOL_NO_BACKEND = "tidegate_pool_no_backend_total" ["pool"]:
-        "Sessions that ended because no backend was available, or none that hadn't been tried.";
+        "Sessions that ended because no backend was available for their first attempt.";
     POOL_CONNECT_WAIT = "tidegate_pool_connect_wait_seconds" ["pool"] in CONNECT_WAIT_BUCKETS:
         "Time from choosing the pool to a connected backend, failed attempts included.";
 
@@ -81,7 +81,7 @@ names! {
     BACKEND_BYTES = "tidegate_backend_bytes_total" ["pool", "backend", "direction"]:
         "Payload relayed to the backend (to_backend) and from it (to_client).";
     BACKEND_CONNECT_ERRORS = "tidegate_backend_connect_errors_total" ["pool", "backend", "reason"]:
-        "Connect attempts that failed; no_fd, no_port and no_memory are tidegate's own shortage.";
+        "Connect attempts that failed; no_fd, no_port, no_memory and no_route are this host's own fault.";
     BACKEND_HEALTH_CHECKS = "tidegate_backend_health_checks_total" ["pool", "backend", "result"]:
         "Probes by what they came to; frozen is a probe that tidegate itself could not make.";
 

@@ -28,7 +28,7 @@ pub enum CloseReason {
     ConnectFailed,
     /// The pool's `connect.budget` was used up.
     ConnectBudget,
-    /// This host ran out of file descriptors, ports or memory for the connection to a backend.
+    /// This host had no file descriptor, port, memory or route for the connection to a backend.
     NoResources,
     /// Refused: `max_connections` was reached.
     MaxConnections,
