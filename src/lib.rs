@@ -15,12 +15,13 @@
 //!
 //! # Threads
 //!
-//! A *worker* is a thread with a current-thread runtime and its own `SO_REUSEPORT` socket for each listener. What
-//! has phases and deadlines (accepting, connecting, failing over) is async code that reads top to bottom. Once both
-//! sockets are connected, the session moves into the worker's relay engine: an epoll of its own, watched by the
-//! runtime, where a session is one small slab entry without task, timer, buffer or pipe. Workers share the table and
-//! the pools, through atomics, and nothing else. The *control thread* runs the daemon's loop, the health checker and
-//! the admin endpoint. Log lines are written by threads of their own, behind bounded queues.
+//! A *worker* is a thread with a current-thread runtime and its own `SO_REUSEPORT` socket for each listener. What has
+//! phases and deadlines (accepting, connecting, failing over) is async code that reads top to bottom. Once both sockets
+//! are connected, the session moves into the worker's relay engine: an epoll of its own, watched by the runtime, where
+//! a session is one small slab entry without task, timer, buffer or pipe. Workers share the table, the pools, the count
+//! of sessions and the metrics, through atomics; they know nothing of each other. The *control thread* runs the
+//! daemon's loop, the health checker and the admin endpoint. Log lines are written by threads of their own, behind
+//! bounded queues.
 //!
 //! # Layers
 //!

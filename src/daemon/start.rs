@@ -1,4 +1,4 @@
-//! From a good config to bound sockets and a table, in the order of design section 7, before any task runs.
+//! From a good config to bound sockets and a table, before any task runs.
 //!
 //! Owns the order. Whatever fails, fails before the first connection is accepted, and what was bound is closed.
 
@@ -40,6 +40,7 @@ pub struct Shared {
 /// One worker's share of the listening sockets.
 pub type WorkerSockets = Vec<(ListenSocket, Options, Arc<Listener>)>;
 
+/// All that a start has made, for the loop and the workers to take over.
 pub struct Started {
     pub shared: Shared,
     /// One entry for each worker.
@@ -51,6 +52,7 @@ pub struct Started {
     pub log: LogGuard,
 }
 
+/// Fails with what the system refuses, or with names that can't be resolved.
 pub fn start(config: &Config) -> Result<Started, Failure> {
     let metrics = Metrics::new().map_err(|error| Failure::Internal(format!("metrics: {error}")))?;
     let metrics = Arc::new(metrics);

@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 /// The shortest and longest time before a control task that died is started again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
+/// The control tasks while they run.
 pub struct Control {
     checker: JoinHandle<()>,
     admin: Option<JoinHandle<()>>,

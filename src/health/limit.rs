@@ -5,6 +5,7 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The state of one limit.
 #[derive(Clone, Debug)]
 pub struct Limit {
     burst: u32,

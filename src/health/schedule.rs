@@ -16,6 +16,7 @@ const FIRST_SPREAD: Duration = Duration::from_millis(500);
 /// and of few over this much for each.
 const FIRST_STEP: Duration = Duration::from_millis(1);
 
+/// Every target's next turn.
 #[derive(Default)]
 pub struct Schedule {
     targets: HashMap<BackendId, Turn>,

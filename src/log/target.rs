@@ -29,6 +29,7 @@ pub struct Lost {
     pub lines: u64,
 }
 
+/// An open target.
 #[derive(Debug)]
 pub struct Target {
     sink: Sink,

@@ -15,6 +15,7 @@ const NETSTAT: &str = "/proc/self/net/netstat";
 /// The kernel's field for each family.
 const FIELDS: [(&str, Name); 2] = [("ListenOverflows", KERNEL_LISTEN_OVERFLOWS), ("ListenDrops", KERNEL_LISTEN_DROPS)];
 
+/// The collector of the two families.
 pub struct ListenQueues {
     descs: Vec<Desc>,
 }

@@ -44,6 +44,7 @@ pub struct FailedAttempt {
     pub took: Duration,
 }
 
+/// What is known of a session so far. Its drop is the session's end in metrics and log.
 pub struct Record {
     pub id: SessionId,
     pub listener: Arc<Listener>,

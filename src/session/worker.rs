@@ -30,6 +30,7 @@ pub struct WorkerSetup {
     pub shortage: Arc<Every>,
 }
 
+/// One worker's own state, and its handles to what all workers share.
 pub struct Worker {
     pub table: Arc<ArcSwap<RoutingTable>>,
     pub admission: Arc<Admission>,

@@ -7,6 +7,7 @@ use crate::metrics::ListenerMetrics;
 use crate::name::{BindAddr, ListenerName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// A configured listener that is bound.
 pub struct Listener {
     pub name: ListenerName,
     pub config: config::Listener,

@@ -1,6 +1,6 @@
 //! One session in the engine: two ends, two flows, and the way it ends.
 //!
-//! Owns the table of design section 5: which event on one end becomes a FIN, a reset, or a bounded wait on the
+//! Owns the table of `docs/ends.md`: which event on one end becomes a FIN, a reset, or a bounded wait on the
 //! other. Invariants: a FIN is sent only for a FIN; a reset leaves only after what was read has been delivered, or
 //! a named bound has passed. Knows no epoll; the engine (`mod.rs`) brings events, time and the shared buffer.
 
@@ -17,6 +17,7 @@ const AFTER_CLIENT_RESET: Millis = 50;
 /// The shortest and longest pause between two looks at a send queue that must become empty.
 const SETTLE_POLL: (Millis, Millis) = (2, 250);
 
+/// One session, from the connected backend to its end.
 pub struct Entry<O> {
     ends: [End; 2],
     flows: [Flow; 2],

@@ -127,6 +127,7 @@ pub enum Stop {
     SinkFailed(Errno),
 }
 
+/// One direction, with what was read and not yet written.
 pub struct Flow {
     stage: Stage,
     /// The sink was slower than the source the last time.

@@ -107,6 +107,7 @@ pub enum Turn {
     Idle,
 }
 
+/// The sessions of one worker, and the epoll that watches their sockets.
 pub struct Engine<O> {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
