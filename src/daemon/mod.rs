@@ -223,6 +223,9 @@ impl<'a> Daemon<'a> {
 
     /// The first signal begins the stop, a second one ends everything now.
     fn stop_further(&self, stop: Stop, signal: &'static str) -> Stop {
+        if let Stop::Aborting(_) = stop {
+            return stop;
+        }
         if stop != Stop::No {
             return self.start_aborting("a second signal came");
         }

@@ -121,7 +121,8 @@ pub fn resolve(config: &Config) -> Result<Resolution, Failure> {
             Some(Mistake::of_member(member, &message, "correct it, or use an address").first_line())
         })
         .collect();
-    if mistakes.is_empty() { Ok(resolution) } else { Err(Failure::Config(mistakes.join("\n"))) }
+    // Not the config's fault for certain: the resolver may be down, and a service manager should try again.
+    if mistakes.is_empty() { Ok(resolution) } else { Err(Failure::System(mistakes.join("\n"))) }
 }
 
 fn cores() -> usize {

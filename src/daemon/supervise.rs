@@ -14,7 +14,7 @@ use crate::net::listen::ListenSocket;
 use crate::rng::Rng;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -89,11 +89,15 @@ where
         // A set of one: dropping it cancels the task with this one.
         let mut task = JoinSet::new();
         task.spawn(start());
+        let started = Instant::now();
         let ended = task.join_next().await;
         if !matches!(ended, Some(Err(error)) if error.is_panic()) {
             return;
         }
         metrics.task_restarted(name);
+        if started.elapsed() > RESTART.1 {
+            backoff.reset();
+        }
         let delay = backoff.next_delay(&mut rng);
         tracing::error!(task = name, ?delay, "a control task panicked; starting it again");
         tokio::time::sleep(delay).await;

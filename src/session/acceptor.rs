@@ -75,7 +75,11 @@ pub async fn run(socket: ListenSocket, options: Options, listener: Arc<Listener>
     let mut acceptor = Acceptor { listener, worker, drain, lost: 0, shortage: SHORTAGE_PAUSE.0 };
     let mut backoff = Backoff::new(REBIND.0, REBIND.1);
     let mut socket = socket;
+    let mut bound_at = Instant::now();
     while let Err(error) = acceptor.accept_from(&socket).await {
+        if bound_at.elapsed() > REBIND.1 {
+            backoff.reset();
+        }
         drop(socket);
         let broken = acceptor.listener.mark_broken();
         let (listener, error) = (acceptor.listener.name.clone(), std::io::Error::from(error));
@@ -91,6 +95,7 @@ pub async fn run(socket: ListenSocket, options: Options, listener: Arc<Listener>
             }
         };
         drop(broken);
+        bound_at = Instant::now();
         tracing::info!(%listener, %address, "listener is bound again");
     }
 }
@@ -126,8 +131,16 @@ impl Acceptor {
 
     /// The clients that the kernel has connected already are served; those that come later are refused by it.
     async fn empty_queue(&mut self, socket: &ListenSocket) {
-        while self.drain.stage() < Stage::Aborting && self.accept_some(socket).is_ok() {
-            tokio::task::yield_now().await;
+        while self.drain.stage() < Stage::Aborting {
+            match self.accept_some(socket) {
+                Ok(()) => tokio::task::yield_now().await,
+                // They wait for room, as they would have without the stop.
+                Err(Halt::Full) => tokio::time::sleep(FULL_PAUSE).await,
+                Err(Halt::Error(error)) if judge(error) == Verdict::Shortage => {
+                    tokio::time::sleep(SHORTAGE_PAUSE.1).await;
+                }
+                Err(Halt::Error(_)) => return,
+            }
         }
     }
 
