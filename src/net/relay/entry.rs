@@ -4,7 +4,7 @@
 //! other. Invariants: a FIN is sent only for a FIN; a reset leaves only after what was read has been delivered, or
 //! a named bound has passed. Knows no epoll; the engine (`mod.rs`) brings events, time and the shared buffer.
 
-use super::flow::{Budget, End, Flow, Link, Shared, Stop};
+use super::flow::{End, Flow, Link, Shared, Stop};
 use super::{Millis, Owner, RelayEnd, Timeouts};
 use crate::name::{Direction, Side};
 use crate::net::stream::Stream;
@@ -81,8 +81,13 @@ impl<O: Owner> Entry<O> {
         }
     }
 
-    /// Moves what can be moved within the budget, in both directions.
-    pub fn step(&mut self, shared: &mut Shared, budget: Budget, now: Millis) -> Step {
+    /// Whether one of its directions is in the middle of a large transfer, for which its peers wait anyway.
+    pub fn is_bulk(&self) -> bool {
+        self.flows.iter().any(Flow::is_bulk)
+    }
+
+    /// Moves what can be moved in both directions, `budget` bytes in each.
+    pub fn step(&mut self, shared: &mut Shared, budget: usize, now: Millis) -> Step {
         let mut again = false;
         for direction in Direction::BOTH {
             let stop = self.pump(direction, shared, budget, now);
@@ -144,7 +149,7 @@ impl<O: Owner> Entry<O> {
         self.owner.ended(end);
     }
 
-    fn pump(&mut self, direction: Direction, shared: &mut Shared, budget: Budget, now: Millis) -> Stop {
+    fn pump(&mut self, direction: Direction, shared: &mut Shared, budget: usize, now: Millis) -> Stop {
         let [client, backend] = &mut self.ends;
         let (source, sink) = match direction {
             Direction::ToBackend => (client, backend),
@@ -155,6 +160,7 @@ impl<O: Owner> Entry<O> {
         let stop = flow.pump(&mut link);
         let moved = link.moved;
         if moved > 0 {
+            link.shared.moved += moved;
             self.last_moved = now;
             self.owner.moved(direction, moved);
         }

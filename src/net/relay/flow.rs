@@ -5,7 +5,7 @@
 //! is read while something waits to be written, so a slow reader throttles its peer; an end of file is passed on
 //! only after everything before it, and only if it is one. Next: `entry`, which turns reports into an end.
 
-use super::pipe::{PIPE_SIZE, Pipe, Pipes};
+use super::pipe::{Pipe, Pipes};
 use crate::net::stream::{Family, Stream};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -16,14 +16,14 @@ pub struct Shared {
     /// Bytes pass through here within one call; nothing stays in it.
     pub buffer: Box<[u8]>,
     pub pipes: Pipes,
+    /// Bytes that sinks have taken in this turn.
+    pub moved: usize,
     /// Times that a flow wanted to splice and had to copy for want of a pipe.
     pub fallbacks: u64,
 }
 
-/// The size of the shared buffer, and of one chunk while other sessions wait for their turn.
+/// The size of the shared buffer.
 pub const CHUNK: usize = 64 * 1024;
-/// What one flow may move in a turn when nobody else has work.
-const ALONE: usize = 16 * CHUNK;
 /// Big reads must have moved this much, in a row, before splicing pays: a pipe costs short connections three
 /// calls more.
 const SPLICE_AFTER: u32 = 128 * 1024;
@@ -33,24 +33,6 @@ const BIG: usize = 16 * 1024;
 const THROTTLED: usize = 16 * 1024;
 
 const SPLICE_FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
-
-/// How much a flow may move before others get their turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Budget {
-    /// One chunk.
-    Fair,
-    /// Several larger ones: no other session has work.
-    Alone,
-}
-
-impl Budget {
-    fn bytes(self) -> usize {
-        match self {
-            Self::Fair => CHUNK,
-            Self::Alone => ALONE,
-        }
-    }
-}
 
 /// One end of a session: its socket, and what epoll has said of it since the last call that would block.
 #[expect(clippy::struct_excessive_bools, reason = "each is one fact that epoll reports, and all combine freely")]
@@ -99,7 +81,8 @@ pub struct Link<'a> {
     pub source: &'a mut End,
     pub sink: &'a mut End,
     pub shared: &'a mut Shared,
-    pub budget: Budget,
+    /// Bytes that may be moved before others get their turn; read and spliced in pieces of at most this.
+    pub budget: usize,
     /// Bytes that the sink has taken in this call.
     pub moved: usize,
 }
@@ -132,6 +115,8 @@ pub struct Flow {
     stage: Stage,
     /// The sink was slower than the source the last time.
     throttled: bool,
+    /// The budget ended the last call, not the source.
+    cut_short: bool,
     /// Bytes of big reads in a row.
     streak: u32,
     /// Bytes in `pipe`.
@@ -147,7 +132,7 @@ struct Leftover {
 
 impl Flow {
     pub fn new() -> Self {
-        Self { stage: Stage::Open, throttled: false, streak: 0, piped: 0, leftover: None, pipe: None }
+        Self { stage: Stage::Open, throttled: false, cut_short: false, streak: 0, piped: 0, leftover: None, pipe: None }
     }
 
     pub fn is_done(&self) -> bool {
@@ -171,6 +156,11 @@ impl Flow {
         *self = Self { stage: if self.is_done() { Stage::Done } else { Stage::Cut }, ..Self::new() };
     }
 
+    /// Whether it is in the middle of a large transfer, by how it has read of late.
+    pub fn is_bulk(&self) -> bool {
+        self.streak >= SPLICE_AFTER
+    }
+
     fn holds_nothing(&self) -> bool {
         self.leftover.is_none() && self.piped == 0
     }
@@ -189,7 +179,8 @@ impl Flow {
             if !link.source.readable || !link.sink.writable {
                 return Stop::Blocked;
             }
-            if link.moved >= link.budget.bytes() {
+            if link.moved >= link.budget {
+                self.cut_short = true;
                 return Stop::Budget;
             }
             if let Err(stop) = self.fetch(link) {
@@ -251,7 +242,7 @@ impl Flow {
     /// Reads one chunk and, when copying, offers it to the sink at once.
     fn fetch(&mut self, link: &mut Link<'_>) -> Result<(), Stop> {
         // splice(2) never gets past an urgent byte.
-        let bulk = self.streak >= SPLICE_AFTER && !link.source.urgent;
+        let bulk = self.is_bulk() && !link.source.urgent;
         let pipe = if bulk { link.shared.pipes.take() } else { None };
         let fetched = if let Some(pipe) = pipe {
             match self.splice(link, pipe) {
@@ -276,7 +267,7 @@ impl Flow {
             }
             Err(Failure::Source(Errno::AGAIN)) => {
                 link.source.readable = false;
-                if link.moved < BIG {
+                if !std::mem::take(&mut self.cut_short) && link.moved < BIG {
                     // It trickles: copying is as cheap, and notices a drained socket without a second call.
                     self.streak = 0;
                 }
@@ -289,12 +280,8 @@ impl Flow {
 
     fn splice(&mut self, link: &mut Link<'_>, pipe: Box<Pipe>) -> Result<Fetched, Failure> {
         let Some(source) = link.source.stream.as_ref() else { return Err(Failure::Source(Errno::AGAIN)) };
-        let chunk = match link.budget {
-            Budget::Fair => CHUNK,
-            Budget::Alone => PIPE_SIZE,
-        };
         // The pipe is empty here, so EAGAIN can only mean an empty socket.
-        match rustix::pipe::splice(source, None, &pipe.write, None, chunk, SPLICE_FLAGS) {
+        match rustix::pipe::splice(source, None, &pipe.write, None, link.budget, SPLICE_FLAGS) {
             Ok(bytes) if bytes > 0 => {
                 self.piped = bytes as u32;
                 self.pipe = Some(pipe);

@@ -14,13 +14,15 @@ mod flow;
 mod pipe;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_pace;
 
 pub use drive::drive;
 
 use crate::name::{Direction, Side};
 use crate::net::stream::Stream;
 use entry::{Entry, Step};
-use flow::{Budget, CHUNK, Shared};
+use flow::{CHUNK, Shared};
 use pipe::Pipes;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
@@ -36,6 +38,9 @@ pub type Millis = u64;
 
 /// Events taken in one turn.
 const EVENTS: usize = 256;
+/// How long an event of a session without a large transfer is remembered: as long as such events keep coming, the
+/// large transfers take smaller steps.
+const LIGHT_MEMORY: Millis = 5;
 /// The shortest time between two looks at every session for its quiet-time limit.
 const SWEEP: Millis = 100;
 
@@ -107,6 +112,21 @@ pub enum Turn {
     Idle,
 }
 
+/// The bytes that large transfers may move.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// In one direction of one session at a time.
+    step: usize,
+    /// In all sessions together before events are looked at again: at least one step is taken.
+    turn: usize,
+}
+
+/// While other sessions have events. Measured with 8 of each kind: 64 KiB and 256 KiB give the others 21 times the
+/// requests that `HAProxy` serves in that place, and 1.3 times its bulk; this gives 9 times and 2.5 times.
+const BESIDE_OTHERS: Pace = Pace { step: 384 * 1024, turn: 3 * 384 * 1024 };
+/// While there are large transfers alone: long pieces cost half of what short ones do, and nobody else waits.
+const ALONE: Pace = Pace { step: 1024 * 1024, turn: 1024 * 1024 };
+
 /// The sessions of one worker, and the epoll that watches their sockets.
 pub struct Engine<O> {
     epoll: OwnedFd,
@@ -120,6 +140,8 @@ pub struct Engine<O> {
     started: Instant,
     next_sweep: Millis,
     next_closing: Millis,
+    /// When a session without a large transfer had an event for the last time.
+    last_light: Millis,
 }
 
 impl<O: Owner> Engine<O> {
@@ -131,10 +153,11 @@ impl<O: Owner> Engine<O> {
             entries: Slab::new(),
             ready: VecDeque::new(),
             closing: Vec::new(),
-            shared: Shared { buffer: vec![0; CHUNK].into(), pipes: Pipes::new(max_pipes), fallbacks: 0 },
+            shared: Shared { buffer: vec![0; CHUNK].into(), pipes: Pipes::new(max_pipes), moved: 0, fallbacks: 0 },
             started: now,
             next_sweep: Millis::MAX,
             next_closing: Millis::MAX,
+            last_light: 0,
         })
     }
 
@@ -175,7 +198,7 @@ impl<O: Owner> Engine<O> {
         (self.shared.pipes.open(), std::mem::take(&mut self.shared.fallbacks))
     }
 
-    /// One bounded turn: fresh events first, then the sessions that had work left, then what is due.
+    /// One bounded turn: what epoll tells of, then a share of the large transfers, then what is due.
     pub fn turn(&mut self, now: Instant) -> io::Result<Turn> {
         let now = self.millis(now);
         let mut events = std::mem::take(&mut self.events);
@@ -185,29 +208,49 @@ impl<O: Owner> Engine<O> {
             rustix::buffer::spare_capacity(&mut events),
             Some(&rustix::event::Timespec::default()),
         )?;
-        let waiting = self.ready.len();
-        // The two ends of one session may both have events, and it may be the one that is waiting.
-        let budget = if events.len() + waiting <= 2 { Budget::Alone } else { Budget::Fair };
         for event in &events {
             let (key, side) = untoken(event.data);
-            if let Some(entry) = self.entries.get_mut(key) {
-                entry.notice(side, event.flags, now);
-                self.step(key, budget, now);
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            entry.notice(side, event.flags, now);
+            if entry.is_bulk() {
+                self.enqueue(key);
+            } else {
+                // Who exchanges small messages waits for each of them: these go first.
+                self.last_light = now;
+                self.step(key, CHUNK, now);
             }
         }
-        for _ in 0..waiting {
-            let Some(key) = self.ready.pop_front() else { break };
-            if let Some(entry) = self.entries.get_mut(key)
-                && std::mem::take(&mut entry.queued)
-            {
-                self.step(key, budget, now);
-            }
-        }
+        self.carry_on(now);
         self.look_at_closing(now);
         self.sweep(now);
         let busy = !events.is_empty() || !self.ready.is_empty();
         self.events = events;
         Ok(if busy { Turn::Busy } else { Turn::Idle })
+    }
+
+    /// Serves the sessions that have work left, in turn, each at most once.
+    fn carry_on(&mut self, now: Millis) {
+        let pace = if now < self.last_light + LIGHT_MEMORY { BESIDE_OTHERS } else { ALONE };
+        self.shared.moved = 0;
+        for _ in 0..self.ready.len() {
+            if self.shared.moved >= pace.turn {
+                break;
+            }
+            let Some(key) = self.ready.pop_front() else { break };
+            if let Some(entry) = self.entries.get_mut(key)
+                && std::mem::take(&mut entry.queued)
+            {
+                self.step(key, pace.step, now);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, key: usize) {
+        if let Some(entry) = self.entries.get_mut(key)
+            && !std::mem::replace(&mut entry.queued, true)
+        {
+            self.ready.push_back(key);
+        }
     }
 
     /// When the engine wants a turn even if nothing happens.
@@ -228,7 +271,7 @@ impl<O: Owner> Engine<O> {
         keys.len()
     }
 
-    fn step(&mut self, key: usize, budget: Budget, now: Millis) {
+    fn step(&mut self, key: usize, budget: usize, now: Millis) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         // One session harms one session: a bug that panics here resets this connection and no other.
         let step = catch_unwind(AssertUnwindSafe(|| entry.step(&mut self.shared, budget, now)))
@@ -263,7 +306,7 @@ impl<O: Owner> Engine<O> {
             match self.entries.get_mut(key) {
                 Some(entry) if entry.is_closing() => {
                     if entry.deadline() <= now {
-                        self.step(key, Budget::Fair, now);
+                        self.step(key, CHUNK, now);
                     }
                 }
                 // It has ended, and its key may belong to another session by now.

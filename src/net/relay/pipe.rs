@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 /// The size asked for. 256 KiB is the smallest that was as fast as 1 MiB on loopback.
-pub const PIPE_SIZE: usize = 256 * 1024;
+pub const PIPE_SIZE: usize = 1024 * 1024;
 /// Splicing through less than this costs more calls than copying does.
 const MIN_PIPE_SIZE: usize = 64 * 1024;
 /// Idle pipes kept; more than this are closed again after a burst.

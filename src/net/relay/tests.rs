@@ -7,13 +7,13 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::rc::Rc;
 
 #[derive(Default)]
-struct Log {
-    moved: [usize; 2],
+pub struct Log {
+    pub moved: [usize; 2],
     backend_closed: bool,
     ends: Vec<RelayEnd>,
 }
 
-struct Probe(Rc<RefCell<Log>>);
+pub struct Probe(pub Rc<RefCell<Log>>);
 
 impl Owner for Probe {
     fn moved(&mut self, direction: Direction, bytes: usize) {
@@ -34,7 +34,7 @@ const PANIC_AT: usize = 4_711;
 const SMALL: usize = 1_000;
 /// Enough for both directions to have switched to splicing.
 const LARGE: usize = 3 << 20;
-const PATIENT: Timeouts = Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000, unanswered: 0 };
+pub const PATIENT: Timeouts = Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000, unanswered: 0 };
 
 struct Rig {
     engine: Engine<Probe>,
@@ -43,7 +43,7 @@ struct Rig {
     log: Rc<RefCell<Log>>,
 }
 
-fn pair() -> (TcpStream, TcpStream) {
+pub fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let far = listener.accept().unwrap().0;
