@@ -7,7 +7,9 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -108,13 +110,25 @@ impl Drop for Alive {
     }
 }
 
-/// Spawns a task on the current thread's `LocalSet`.
+/// Spawns a task on the current thread's runtime, which must be a local one.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn spawn_local<F: Future + 'static>(task: F) -> JoinHandle<F::Output> {
     tokio::task::spawn_local(task)
 }
 
-/// Tasks on the current thread's `LocalSet` whose end matters; those that are left are cancelled on drop.
+/// Runs `task` at once on the current thread; it becomes a task of the runtime only if it has to wait. A panic in it
+/// harms nobody else either way.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn run_local<F: Future<Output = ()> + 'static>(task: F) {
+    let mut task = Box::pin(task);
+    // Nobody needs to be woken: a task that waits is polled once more as it is spawned.
+    let polled = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
+    if let Ok(Poll::Pending) = polled {
+        drop(tokio::task::spawn_local(task));
+    }
+}
+
+/// Tasks on the current thread's runtime, which must be a local one whose end matters; those that are left are cancelled on drop.
 #[derive(Debug, Default)]
 pub struct LocalTasks(JoinSet<()>);
 

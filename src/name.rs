@@ -163,6 +163,14 @@ impl Direction {
         }
     }
 
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::ToBackend => Self::ToClient,
+            Self::ToClient => Self::ToBackend,
+        }
+    }
+
     /// The side that bytes of this direction are written to.
     #[must_use]
     pub fn sink(self) -> Side {

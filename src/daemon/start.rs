@@ -131,7 +131,7 @@ fn cores() -> usize {
 
 fn bind_admin(config: &Config) -> Result<Option<ListenSocket>, Failure> {
     let Some(address) = &config.admin.listen else { return Ok(None) };
-    let options = Options { backlog: 128, keepalive: None, access: SocketAccess::Owner, at_close: AtClose::Finish };
+    let options = Options { backlog: 128, access: SocketAccess::Owner, at_close: AtClose::Finish };
     let mut bound = bind_all(address, &options, 1)
         .map_err(|error| Failure::System(format!("admin.listen: {error} (or turn it off: listen = \"off\")")))?;
     Ok(bound.pop())
@@ -144,12 +144,7 @@ fn bind_listeners(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Re
     let mut listeners = Vec::new();
     let mut refused = Vec::new();
     for wanted in &config.listeners {
-        let options = Options {
-            backlog: wanted.backlog,
-            keepalive: wanted.keepalive,
-            access: SocketAccess::Umask,
-            at_close: AtClose::Reset,
-        };
+        let options = Options { backlog: wanted.backlog, access: SocketAccess::Umask, at_close: AtClose::Reset };
         let mut bound = Vec::new();
         for address in &wanted.bind {
             match bind_all(address, &options, workers) {

@@ -5,7 +5,7 @@
 
 use super::Failure;
 use super::start::{Shared, WorkerSockets};
-use crate::drain::{Drain, LocalTasks, Stage};
+use crate::drain::{Drain, LocalTasks, Stage, spawn_local};
 use crate::metrics::Metrics;
 use crate::net::relay;
 use crate::session::{Worker, WorkerSetup, acceptor};
@@ -15,8 +15,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 
 /// How often a worker hands its log lines on and updates the metrics that it keeps for itself.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
@@ -79,17 +79,20 @@ fn serve(
     up: mpsc::Sender<()>,
     metrics: &Metrics,
 ) -> io::Result<usize> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let local = LocalSet::new();
-    local.block_on(&runtime, async {
+    // Not a `LocalSet`: there each wake-up of a task costs a write(2), as if it came from another thread.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
         let worker = Rc::new(Worker::new(setup)?);
         let mut acceptors = LocalTasks::default();
         for (socket, options, listener) in sockets {
             acceptors.spawn(acceptor::run(socket, options, listener, Rc::clone(&worker), drain.clone()));
         }
+        // A task of its own: it is woken for each turn, and nothing else needs to look around then.
+        let engine = spawn_local(relay::drive(Rc::clone(&worker.engine)));
         let cut = tokio::select! {
             biased;
-            failed = relay::drive(Rc::clone(&worker.engine)) => failed.map(never)?,
+            failed = engine => failed?.map(never)?,
             never_ends = keep_house(&worker, metrics, up) => never(never_ends),
             cut = drained(&worker, acceptors, drain) => cut?,
         };

@@ -48,7 +48,7 @@ impl ProbeError {
 /// Connects within `limit`, and closes.
 pub async fn probe(address: BackendAddr, limit: Duration) -> Result<(), ProbeError> {
     let started = Instant::now();
-    match tokio::time::timeout(limit, connect(&address, None)).await {
+    match tokio::time::timeout(limit, connect(&address)).await {
         Ok(Ok(stream)) => {
             stream.close();
             Ok(())

@@ -12,7 +12,9 @@ use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, getsockname, socket_with};
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::io::Interest;
 
@@ -65,21 +67,23 @@ impl From<Errno> for ConnectError {
 }
 
 /// Connects a nonblocking socket; waits as long as the kernel does, so the caller sets the limit.
-pub async fn connect(address: &BackendAddr, keepalive: Option<Duration>) -> Result<Stream, ConnectError> {
+pub async fn connect(address: &BackendAddr) -> Result<Stream, ConnectError> {
     match &address.0 {
         Endpoint::Tcp(address) => {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let mut socket = open(family)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
             sockopt::set_socket_oobinline(&socket, true)?;
-            if let Some(idle) = keepalive {
-                set_keepalive(&socket, idle)?;
+            let mut result = rustix::net::connect(&socket, address);
+            if result == Err(Errno::INPROGRESS) {
+                // On one host the handshake is over by now, and to ask is a sixth of the price of being told.
+                result = rustix::net::connect(&socket, address);
             }
-            match rustix::net::connect(&socket, address) {
-                Ok(()) => {}
-                Err(Errno::INPROGRESS | Errno::INTR) => socket = decided(socket).await?,
-                Err(error) => return Err(error.into()),
+            while let Err(Errno::ALREADY | Errno::INPROGRESS | Errno::INTR) = result {
+                socket = decided(socket).await?;
+                result = rustix::net::connect(&socket, address);
             }
+            result?;
             // Not before: a probe or an attempt that is given up is none of the backend's business.
             not_itself(Stream::new(socket)?, address)
         }
@@ -98,45 +102,34 @@ pub async fn connect(address: &BackendAddr, keepalive: Option<Duration>) -> Resu
     }
 }
 
-/// Lets the kernel find a peer that died while the connection was idle: it probes after `idle` without a sign of life
-/// and gives up after [`give_up_after`]. A peer that dies with data in flight is found by the relay, by the same bound:
-/// `TCP_USER_TIMEOUT` would find it too, but it also ends living peers that keep their window closed for so long.
-pub fn set_keepalive<Fd: AsFd>(socket: Fd, idle: Duration) -> rustix::io::Result<()> {
-    let idle = idle.max(Duration::from_secs(1));
-    let interval = (idle / PROBES).max(Duration::from_secs(1));
-    sockopt::set_socket_keepalive(&socket, true)?;
-    sockopt::set_tcp_keepidle(&socket, idle)?;
-    sockopt::set_tcp_keepintvl(&socket, interval)?;
-    sockopt::set_tcp_keepcnt(&socket, PROBES)
-}
-
-/// When a peer that answers nothing counts as dead: after twice the keepalive time.
-#[must_use]
-pub fn give_up_after(keepalive: Duration) -> Duration {
-    keepalive * 2
-}
-
-/// Keepalive probes before the kernel gives up.
-const PROBES: u32 = 4;
+/// The ports that the kernel gives to connecting sockets; all, where it doesn't say. Read once: the setting is the
+/// host's, and hardly ever changes.
+static LOCAL_PORTS: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| {
+    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = setting.split_whitespace().map_while(|port| port.parse().ok());
+    ports.next().unwrap_or(1)..=ports.next().unwrap_or(u16::MAX)
+});
 
 fn open(family: AddressFamily) -> Result<OwnedFd, Errno> {
     socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
 }
 
 /// With nobody listening on one of this host's own addresses, a connect whose local port happens to be the wanted
-/// port meets itself, and would echo: that is a refusal.
+/// port meets itself, and would echo: that is a refusal. It can't happen with a port that is never a local one.
 fn not_itself(stream: Stream, wanted: &SocketAddr) -> Result<Stream, ConnectError> {
+    if !LOCAL_PORTS.contains(&wanted.port()) {
+        return Ok(stream);
+    }
     let local = getsockname(&stream).and_then(SocketAddr::try_from);
     if local.is_ok_and(|local| local == *wanted) { Err(Errno::CONNREFUSED.into()) } else { Ok(stream) }
 }
 
+/// Waits until the kernel knows how the connect went; a second connect(2) tells.
 async fn decided(socket: OwnedFd) -> Result<OwnedFd, ConnectError> {
     let watched = sys::watch(socket, Interest::WRITABLE)?;
     // Fails only when the runtime shuts down, and this task with it.
     watched.writable().await.map_err(|_| Errno::CANCELED)?.retain_ready();
-    let socket = watched.into_inner();
-    sockopt::socket_error(&socket)??;
-    Ok(socket)
+    Ok(watched.into_inner())
 }
 
 #[cfg(test)]
@@ -149,9 +142,9 @@ mod tests {
     async fn who_listens_is_connected_to_and_who_does_not_refuses() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = BackendAddr(Endpoint::Tcp(listener.local_addr().unwrap()));
-        assert!(connect(&address, Some(Duration::from_secs(60))).await.is_ok());
+        assert!(connect(&address).await.is_ok());
         drop(listener);
-        let error = connect(&address, None).await.unwrap_err();
+        let error = connect(&address).await.unwrap_err();
         assert_eq!((error.reason(), error.is_ours()), (ConnectErrorReason::Refused, false));
     }
 
@@ -163,7 +156,9 @@ mod tests {
         // A simultaneous open with itself: how such a connection comes about, made certain.
         let started = rustix::net::connect(&socket, &own);
         assert!(matches!(started, Ok(()) | Err(Errno::INPROGRESS)));
-        let stream = Stream::new(decided(socket).await.unwrap()).unwrap();
+        let socket = decided(socket).await.unwrap();
+        rustix::net::connect(&socket, &own).unwrap();
+        let stream = Stream::new(socket).unwrap();
         assert_eq!(not_itself(stream, &own).err(), Some(ConnectError(Errno::CONNREFUSED)));
     }
 

@@ -1,10 +1,8 @@
 //! Listening sockets: binding them, one for each worker, and accepting from them.
 //!
-//! Owns the socket options that accepted sockets inherit (`TCP_NODELAY`, keepalive, out-of-band data inline, reset
-//! at close), so that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker; a unix socket
+//! Owns the socket options that accepted sockets inherit (`TCP_NODELAY`, out-of-band data inline, reset at close), so that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker; a unix socket
 //! is bound once and shared. What an accept error means is decided by `session::acceptor`.
 
-use super::connect::set_keepalive;
 use super::stream::{Stream, reset_at_close};
 use crate::name::{BindAddr, ClientAddr, Endpoint};
 use rustix::fs::{Mode, chmod};
@@ -20,14 +18,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What a listening socket needs to know besides its address.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Connections that the kernel completes before they are accepted; the kernel's `somaxconn` caps it.
     pub backlog: u32,
-    pub keepalive: Option<Duration>,
     pub access: SocketAccess,
     pub at_close: AtClose,
 }
@@ -123,14 +119,14 @@ pub fn bind_all(address: &BindAddr, options: &Options, count: usize) -> Result<V
             let mut sockets = Vec::with_capacity(count);
             let mut actual = *wanted;
             for _ in 0..count {
-                let socket = bind_tcp(actual, options).map_err(fail)?;
+                let socket = bind_tcp(actual, *options).map_err(fail)?;
                 actual = bound_to(&socket).map_err(fail)?;
                 sockets.push(ListenSocket { socket, address: BindAddr(Endpoint::Tcp(actual)), path: None });
             }
             Ok(sockets)
         }
         Endpoint::Unix(path) => {
-            let socket = bind_unix(path, options).map_err(fail)?;
+            let socket = bind_unix(path, *options).map_err(fail)?;
             let guard = Arc::new(OwnedPath::of(path).map_err(fail)?);
             let clone = || {
                 let socket = socket.try_clone().map_err(|error| fail(from_io(&error)))?;
@@ -146,11 +142,11 @@ pub fn bind_again(address: &BindAddr, options: &Options) -> Result<ListenSocket,
     let fail = |source| BindError { address: address.clone(), source };
     match &address.0 {
         Endpoint::Tcp(tcp) => {
-            let socket = bind_tcp(*tcp, options).map_err(fail)?;
+            let socket = bind_tcp(*tcp, *options).map_err(fail)?;
             Ok(ListenSocket { socket, address: address.clone(), path: None })
         }
         Endpoint::Unix(path) => {
-            let socket = bind_unix(path, options).map_err(fail)?;
+            let socket = bind_unix(path, *options).map_err(fail)?;
             let guard = Arc::new(OwnedPath::of(path).map_err(fail)?);
             Ok(ListenSocket { socket, address: address.clone(), path: Some(guard) })
         }
@@ -178,16 +174,13 @@ fn open_tcp(address: SocketAddr) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-fn bind_tcp(address: SocketAddr, options: &Options) -> Result<OwnedFd, Errno> {
+fn bind_tcp(address: SocketAddr, options: Options) -> Result<OwnedFd, Errno> {
     let socket = open_tcp(address)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_oobinline(&socket, true)?;
     if options.at_close == AtClose::Reset {
         reset_at_close(&socket)?;
-    }
-    if let Some(idle) = options.keepalive {
-        set_keepalive(&socket, idle)?;
     }
     bind(&socket, &address)?;
     listen(&socket, options.backlog as i32)?;
@@ -198,7 +191,7 @@ fn bound_to(socket: &OwnedFd) -> Result<SocketAddr, Errno> {
     SocketAddr::try_from(getsockname(socket)?)
 }
 
-fn bind_unix(path: &Path, options: &Options) -> Result<OwnedFd, Errno> {
+fn bind_unix(path: &Path, options: Options) -> Result<OwnedFd, Errno> {
     let address = SocketAddrUnix::new(path)?;
     remove_stale(path, &address)?;
     let socket = open_unix()?;
@@ -254,8 +247,7 @@ impl Drop for OwnedPath {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options =
-        Options { backlog: 16, keepalive: None, access: SocketAccess::Owner, at_close: AtClose::Reset };
+    const OPTIONS: Options = Options { backlog: 16, access: SocketAccess::Owner, at_close: AtClose::Reset };
 
     fn tcp(address: &str) -> BindAddr {
         BindAddr(Endpoint::Tcp(address.parse().unwrap()))

@@ -9,7 +9,7 @@ use super::close::CloseReason;
 use super::record::Record;
 use super::{Session, Worker};
 use crate::backoff::Backoff;
-use crate::drain::{Drain, Stage, spawn_local};
+use crate::drain::{Drain, Stage, run_local};
 use crate::name::ClientAddr;
 use crate::net::listen::{ListenSocket, Options, bind_again};
 use crate::net::stream::Stream;
@@ -17,6 +17,7 @@ use crate::sys;
 use crate::table::Listener;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -114,9 +115,12 @@ impl Acceptor {
     /// `Ok` after the stop and with the queue emptied; an error if the socket is broken.
     async fn accept_from(&mut self, socket: &ListenSocket) -> Result<(), Errno> {
         let watched = sys::watch(socket.as_fd(), Interest::READABLE)?;
+        let mut drain = self.drain.clone();
+        let mut stop = pin!(drain.reached(Stage::Draining));
         while self.drain.stage() == Stage::Serving {
             let mut ready = tokio::select! {
-                () = self.drain.reached(Stage::Draining) => break,
+                biased;
+                () = stop.as_mut() => break,
                 ready = watched.readable() => ready.map_err(|_| Errno::INVAL)?,
             };
             match self.accept_some(socket) {
@@ -177,7 +181,7 @@ impl Acceptor {
         if let Some(permit) = permit {
             let session = Session::new(client, address, &self.listener, permit, &self.worker);
             // Nobody waits for this task; what it must give back is held by guards, and `living` counts it.
-            drop(spawn_local(session.run()));
+            run_local(session.run());
         } else {
             drop(client);
             Record::new(address, &self.listener, None, &self.worker).finish(CloseReason::MaxConnections);

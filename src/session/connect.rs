@@ -54,7 +54,8 @@ async fn try_backends(
     let mut tried = Tried::default();
     let mut verdict = CloseReason::NoBackend;
     for attempt in 0..limits.attempts {
-        let left = limits.budget.saturating_sub(started.elapsed());
+        let begun = if attempt == 0 { started } else { Instant::now() };
+        let left = limits.budget.saturating_sub(begun - started);
         if left.is_zero() {
             return Err(CloseReason::ConnectBudget);
         }
@@ -68,9 +69,8 @@ async fn try_backends(
         if attempt > 0 {
             pool.metrics.failovers.inc();
         }
-        let begun = Instant::now();
         let limit = limits.timeout.min(left);
-        let result = tokio::time::timeout(limit, net::connect(&slot.address, record.listener.config.keepalive))
+        let result = tokio::time::timeout(limit, net::connect(&slot.address))
             .await
             .unwrap_or(Err(ConnectError(Errno::TIMEDOUT)));
         let took = begun.elapsed();

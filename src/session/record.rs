@@ -58,7 +58,6 @@ pub struct Record {
     pub connect_wait: Option<Duration>,
     bytes: [u64; 2],
     accepted: Instant,
-    accepted_at: SystemTime,
     reason: Option<CloseReason>,
     worker: Rc<Worker>,
     _permit: Option<Permit>,
@@ -80,7 +79,6 @@ impl Record {
             connect_wait: None,
             bytes: [0; 2],
             accepted: Instant::now(),
-            accepted_at: SystemTime::now(),
             reason: None,
             worker: Rc::clone(worker),
             _permit: permit,
@@ -102,7 +100,7 @@ impl Record {
     }
 
     fn write(&self, line: &mut Line<'_>, reason: CloseReason, duration: Duration) {
-        line.time("time", self.accepted_at);
+        line.time("time", SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH));
         line.display("id", &self.id);
         line.text("listener", self.listener.name.as_str());
         line.display("client", &self.client);

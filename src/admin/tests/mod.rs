@@ -32,8 +32,7 @@ backends = ["10.0.0.1:80", { address = "10.0.0.2:80", weight = 3, name = "<img s
 backends = ["10.0.1.1:80"]
 "#;
 
-const OPTIONS: Options =
-    Options { backlog: 128, keepalive: None, access: SocketAccess::Owner, at_close: AtClose::Finish };
+const OPTIONS: Options = Options { backlog: 128, access: SocketAccess::Owner, at_close: AtClose::Finish };
 
 const WORKERS: usize = 2;
 

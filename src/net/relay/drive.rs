@@ -21,9 +21,14 @@ pub async fn drive<O: Owner>(engine: Rc<RefCell<Engine<O>>>) -> io::Result<Infal
     let inner = sys::watch(engine.borrow().epoll.try_clone()?, Interest::READABLE)?;
     let mut timer = pin!(sleep_until((Instant::now() + NEVER).into()));
     loop {
-        let next_look = engine.borrow().next_look().unwrap_or_else(|| Instant::now() + NEVER);
-        set_earlier(timer.as_mut(), next_look);
+        let next_look = engine.borrow().next_look();
+        if let Some(at) = next_look {
+            set_earlier(timer.as_mut(), at);
+        } else if timer.is_elapsed() {
+            timer.as_mut().reset((Instant::now() + NEVER).into());
+        }
         let ready = tokio::select! {
+            biased;
             ready = inner.readable() => Some(ready?),
             () = timer.as_mut() => None,
         };

@@ -7,10 +7,12 @@
 use super::flow::{End, Flow, Link, Shared, Stop};
 use super::{Millis, Owner, RelayEnd, Timeouts};
 use crate::name::{Direction, Side};
+use crate::net::keepalive;
 use crate::net::stream::Stream;
 use crate::sys;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
+use std::time::Duration;
 
 /// How long a backend may take to accept what a client that has reset the connection had sent before.
 const AFTER_CLIENT_RESET: Millis = 50;
@@ -26,6 +28,8 @@ pub struct Entry<O> {
     /// When the peers were last asked whether they still answer.
     last_asked: Millis,
     closing: Option<Box<Closing>>,
+    /// The kernel asks the peers for signs of life.
+    watched_over: bool,
     /// On the engine's list of sessions that have work left.
     pub queued: bool,
     /// On the engine's list of closing sessions.
@@ -63,6 +67,7 @@ impl<O: Owner> Entry<O> {
             last_moved: now,
             last_asked: now,
             closing: None,
+            watched_over: timeouts.keepalive == 0,
             queued: false,
             listed: false,
             owner,
@@ -119,7 +124,7 @@ impl<O: Owner> Entry<O> {
     pub fn deadline(&self) -> Millis {
         match &self.closing {
             Some(closing) => closing.look_again.min(closing.deadline),
-            None => (self.last_moved + self.quiet_limit().0).min(self.next_question()),
+            None => (self.last_moved + self.quiet_limit().0).min(self.next_question()).min(self.next_keepalive()),
         }
     }
 
@@ -128,6 +133,12 @@ impl<O: Owner> Entry<O> {
         let (limit, end) = self.quiet_limit();
         if now >= self.last_moved + limit {
             return Some(end);
+        }
+        if now >= self.next_keepalive() {
+            self.watch_over();
+        }
+        if now < self.next_question() {
+            return None;
         }
         self.last_asked = now;
         let silent = |side: &Side| {
@@ -155,7 +166,8 @@ impl<O: Owner> Entry<O> {
             Direction::ToBackend => (client, backend),
             Direction::ToClient => (backend, client),
         };
-        let mut link = Link { source, sink, shared, budget, moved: 0 };
+        let is_last = self.closing.is_none() && self.flows[direction.other() as usize].is_done();
+        let mut link = Link { source, sink, shared, is_last, budget, moved: 0 };
         let flow = &mut self.flows[direction as usize];
         let stop = flow.pump(&mut link);
         let moved = link.moved;
@@ -265,6 +277,20 @@ impl<O: Owner> Entry<O> {
             drop(stream);
             self.owner.closed(side);
         }
+    }
+
+    /// When the session has been quiet for long enough to be worth the kernel's keepalive.
+    fn next_keepalive(&self) -> Millis {
+        if self.watched_over { Millis::MAX } else { self.last_moved + self.timeouts.keepalive / 4 }
+    }
+
+    fn watch_over(&mut self) {
+        let idle = Duration::from_millis(self.timeouts.keepalive);
+        for stream in self.ends.iter().filter_map(|end| end.stream.as_ref()) {
+            // It fails only on a connection that is over, and of that the engine hears by an event.
+            let _ = keepalive::watch_over(stream, idle);
+        }
+        self.watched_over = true;
     }
 
     /// When a quiet session's peers are asked again whether they still answer.

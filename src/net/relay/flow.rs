@@ -45,6 +45,8 @@ pub struct End {
     pub hung_up: bool,
     /// The peer marked a byte as urgent, at which reads stop short: only EAGAIN means drained.
     pub urgent: bool,
+    /// Bytes went in or out of it by splice(2), which can take the report of a reset without a word.
+    pub spliced: bool,
     /// Our FIN has been sent to it: a connection that ends in order from here on is torn down as well.
     pub fin_sent: bool,
     /// The socket has an error pending or has reported one.
@@ -59,6 +61,7 @@ impl End {
             writable: true,
             hung_up: false,
             urgent: false,
+            spliced: false,
             fin_sent: false,
             failed: false,
         }
@@ -70,9 +73,10 @@ impl End {
     }
 
     /// Whether an end of file is no FIN of the peer's. The kernel tells of a reset once, to whoever asks first, and
-    /// that may be a write, or a splice(2) that reports the bytes before it; a later read finds an end of file.
+    /// that may be a splice(2) that reports the bytes before it; a later read finds an end of file. A recv(2) or send(2)
+    /// reports either bytes or the reset, and a reset that was reported has ended the session.
     fn end_of_file_is_false(&self) -> bool {
-        !self.fin_sent && self.stream.as_ref().is_some_and(Stream::is_torn_down)
+        self.spliced && !self.fin_sent && self.stream.as_ref().is_some_and(Stream::is_torn_down)
     }
 }
 
@@ -81,6 +85,8 @@ pub struct Link<'a> {
     pub source: &'a mut End,
     pub sink: &'a mut End,
     pub shared: &'a mut Shared,
+    /// The other direction is done.
+    pub is_last: bool,
     /// Bytes that may be moved before others get their turn; read and spliced in pieces of at most this.
     pub budget: usize,
     /// Bytes that the sink has taken in this call.
@@ -202,6 +208,7 @@ impl Flow {
             let written = match (&self.leftover, &self.pipe) {
                 (Some(leftover), _) => rustix::net::send(sink, leftover.rest(), SendFlags::NOSIGNAL),
                 (None, Some(pipe)) => {
+                    link.sink.spliced = true;
                     rustix::pipe::splice(&pipe.read, None, sink, None, self.piped as usize, SPLICE_FLAGS)
                 }
                 (None, None) => unreachable!("bytes that are counted as piped are in a pipe"),
@@ -280,6 +287,7 @@ impl Flow {
 
     fn splice(&mut self, link: &mut Link<'_>, pipe: Box<Pipe>) -> Result<Fetched, Failure> {
         let Some(source) = link.source.stream.as_ref() else { return Err(Failure::Source(Errno::AGAIN)) };
+        link.source.spliced = true;
         // The pipe is empty here, so EAGAIN can only mean an empty socket.
         match rustix::pipe::splice(source, None, &pipe.write, None, link.budget, SPLICE_FLAGS) {
             Ok(bytes) if bytes > 0 => {
@@ -322,13 +330,15 @@ impl Flow {
     }
 
     fn pass_on_fin(&mut self, link: &mut Link<'_>) -> Stop {
-        if let Some(sink) = &link.sink.stream
+        // Where both directions are done the close(2) that follows sends the FIN.
+        if !link.is_last
+            && let Some(sink) = &link.sink.stream
             && let Err(error) = sink.send_fin()
         {
             self.stage = Stage::Cut;
             return Stop::SinkFailed(error);
         }
-        link.sink.fin_sent = true;
+        link.sink.fin_sent = !link.is_last;
         self.stage = Stage::Done;
         Stop::Blocked
     }

@@ -34,7 +34,8 @@ const PANIC_AT: usize = 4_711;
 const SMALL: usize = 1_000;
 /// Enough for both directions to have switched to splicing.
 const LARGE: usize = 3 << 20;
-pub const PATIENT: Timeouts = Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000, unanswered: 0 };
+pub const PATIENT: Timeouts =
+    Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000, keepalive: 0, unanswered: 0 };
 
 struct Rig {
     engine: Engine<Probe>,
@@ -345,13 +346,17 @@ fn a_reset_whose_error_was_taken_unseen_is_no_end_of_file() {
     for request in [SMALL, 0] {
         let mut rig = Rig::new(PATIENT);
         let (mut client, near) = pair();
-        let (backend, far) = pair();
+        let (mut backend, far) = pair();
         let far_too = Stream::new(far.try_clone().unwrap().into()).unwrap();
         let log = Rc::new(RefCell::new(Log::default()));
         let (near, far) = (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap());
         rig.engine.add(near, far, PATIENT, Probe(Rc::clone(&log)), Instant::now());
-        rig.turn();
-        rig.turn();
+        let (mut sent, mut received, mut buffer) = (0, 0, vec![0; 65_536]);
+        rig.until("enough carried to be spliced", |_| {
+            sent += if sent < LARGE { client.write(&buffer).unwrap_or(0) } else { 0 };
+            received += backend.read(&mut buffer).unwrap_or(0);
+            sent >= LARGE && received == sent
+        });
         client.write_all(&vec![1; request]).unwrap();
         reset(backend);
         assert_eq!(far_too.take_error(), Err(Errno::CONNRESET));

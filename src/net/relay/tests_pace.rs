@@ -27,7 +27,7 @@ impl Peers {
     }
 
     fn fill(&mut self) {
-        while self.client.write(&[7; 65_536]).is_ok() {}
+        while self.client.write(&vec![7; 65_536]).is_ok() {}
     }
 
     fn empty(&mut self) {
