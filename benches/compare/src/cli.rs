@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::mode::ModeName;
+use crate::mode;
 use crate::process::Ending;
 use crate::server::Source;
 
@@ -26,18 +27,21 @@ pub enum Health {
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Short windows and few rounds: under two minutes
-    #[arg(long)]
+    /// The modes of the usual run with short windows and few rounds: under two minutes
+    #[arg(long, conflicts_with = "full")]
     pub quick: bool,
-    /// How often each peer is measured in each mode [default: 7, quick: 3]
+    /// All modes, and then some with two workers: about 25 minutes
+    #[arg(long, conflicts_with = "workers")]
+    pub full: bool,
+    /// How often each peer is measured in each mode [default: 7, quick: 3, full: 5]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: Option<u32>,
-    /// Length of a window in milliseconds [default: 3000, quick: 800]
+    /// Length of a window in milliseconds [default: 1500, quick: 600]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub window: Option<u64>,
-    /// Only these modes
-    #[arg(long, value_delimiter = ',', value_name = "MODE,...")]
-    pub only: Vec<ModeName>,
+    /// Only these modes, or groups of modes
+    #[arg(long, value_delimiter = ',', value_name = "MODE,...", value_parser = PossibleValuesParser::new(mode::names()))]
+    pub only: Vec<String>,
     /// Only these peers: direct, tidegate, haproxy, haproxy-auto, haproxy-best, nginx
     #[arg(long, value_delimiter = ',', value_name = "PEER,...")]
     pub peers: Vec<String>,
@@ -47,6 +51,9 @@ pub struct Options {
     /// Writes all windows and the summary to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Draws the ratios of the most telling figures to this file as SVG
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// Prints the tables as Markdown
     #[arg(long)]
     pub markdown: bool,
@@ -97,5 +104,5 @@ pub enum Helper {
     Load { job: String },
     /// Runs the backends
     #[command(hide = true)]
-    Server { source: Source, listen: Vec<std::net::SocketAddrV4> },
+    Server { source: Source, tally: PathBuf, listen: Vec<std::net::SocketAddrV4> },
 }

@@ -45,19 +45,29 @@ pub fn time(pids: &[i32]) -> Result<Duration> {
         .sum()
 }
 
-/// Time that all cores together have been busy, whoever with. In ticks, so only good enough to notice strangers.
-pub fn machine_time() -> Result<Duration> {
-    let stat = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
-    let ticks = busy_ticks(&stat).context("/proc/stat has no line for all cores")?;
-    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+/// Of all cores together.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineTime {
+    /// Whoever with.
+    pub busy: Duration,
+    /// A core was wanted, and the hypervisor had given it to somebody else.
+    pub stolen: Duration,
 }
 
-/// The sum of a line `cpu user nice system idle iowait irq softirq steal guest guest_nice` without idle and iowait.
-/// Guests are part of user and nice already.
-fn busy_ticks(stat: &str) -> Option<u64> {
+/// In ticks of the kernel, mostly 10 ms: a window of a second on two cores is 200 of them.
+pub fn machine_time() -> Result<MachineTime> {
+    let stat = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+    let (busy, stolen) = machine_ticks(&stat).context("/proc/stat has no line for all cores")?;
+    let time = |ticks| Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+    Ok(MachineTime { busy: time(busy), stolen: time(stolen) })
+}
+
+/// Busy and stolen of a line `cpu user nice system idle iowait irq softirq steal guest guest_nice`. Busy is all but
+/// idle, iowait and steal; guests are part of user and nice already.
+fn machine_ticks(stat: &str) -> Option<(u64, u64)> {
     let fields: Vec<u64> = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().flat_map(str::parse).collect();
-    let busy = [0, 1, 2, 5, 6, 7].map(|index| fields.get(index).copied().unwrap_or(0));
-    Some(busy.iter().sum())
+    let field = |index: usize| fields.get(index).copied().unwrap_or(0);
+    Some(([0, 1, 2, 5, 6].map(field).iter().sum(), field(7)))
 }
 
 /// Resident bytes of these processes together. Pages that two of them share count twice, so only a difference of two
@@ -102,8 +112,8 @@ mod tests {
 
     #[test]
     fn waiting_is_not_busy() {
-        assert_eq!(busy_ticks("cpu  100 20 3 4000 500 6 7 8 90 9\ncpu0 1 1 1 1\n"), Some(144));
-        assert_eq!(busy_ticks("intr 1"), None);
+        assert_eq!(machine_ticks("cpu  100 20 3 4000 500 6 7 8 90 9\ncpu0 1 1 1 1\n"), Some((136, 8)));
+        assert_eq!(machine_ticks("intr 1"), None);
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! Measures tidegate beside HAProxy, nginx and no proxy at all, on one machine, in one run.
 //!
-//! The walk: `cli` → `bench` (a run) → `peers` (found, started, checked) and `server` (the backends) → for each window
-//! a `load` (the clients, in a process of their own) → `mode` (the figures of a window) → `stats` → `report`.
+//! The walk: `cli` → `plan` (which `mode`s, how long) → `bench` (a run) → `peers` (found, started, checked) and `server`
+//! (the backends) → for each window a `load` (the clients, in a process of their own), or `calls` (strace) → `figure`
+//! (computed from a window) → `stats` → `report`.
 //! `process`, `ports`, `cpu`, `machine` and `sys` are what it needs from the system. It is Linux only, stays on
 //! loopback, and everything that it starts ends with it. README.md says how to read what it prints.
 
 mod bench;
+mod calls;
 mod cli;
 mod cpu;
+mod figure;
 mod load;
 mod machine;
 mod mode;
 mod peers;
+mod plan;
 mod ports;
 mod process;
 mod report;
@@ -40,7 +44,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.helper {
         None => bench::run(&cli.options),
         Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
-        Some(Helper::Server { source, listen }) => server::run(source, &listen),
+        Some(Helper::Server { source, tally, listen }) => server::run(source, &tally, &listen),
         Some(Helper::Load { job }) => {
             let job = serde_json::from_str(&job).context("reading the job")?;
             let sample = load::run(&job)?;

@@ -1,32 +1,44 @@
 //! The modes: what the clients do in one kind of window, and which figures come out of it. Data, so that a new mode
-//! is one entry of `MODES` and a new figure one variant of `Figure`.
+//! is one entry of `MODES`. The figures themselves are in `figure.rs`.
+//!
+//! Invariants: names are unique and stable, for scripts ask for them (`--only`, JSON); a group is never named like a
+//! mode.
 
-use clap::ValueEnum;
-
-use crate::load::{Sample, Traffic};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
-pub enum ModeName {
-    Conn,
-    Rr,
-    Bulk,
-    Mixed,
-    Idle,
-}
+use crate::figure::{Figure, Per};
+use crate::load::Traffic;
 
 pub struct Mode {
-    pub name: ModeName,
+    /// For `--only` and for scripts.
+    pub name: &'static str,
+    pub group: &'static str,
     pub title: &'static str,
     pub workload: Workload,
     pub cores: Cores,
     pub figures: &'static [Figure],
+    /// Measured without being asked for, in the quick and in the usual run.
+    pub headline: bool,
+    /// Measured in a full run with two workers as well.
+    pub scales: bool,
 }
 
 #[derive(Clone, Copy)]
 pub enum Workload {
+    /// All proxies are up and take turns.
     Traffic(Traffic),
-    /// The number of connections is an option of the run.
-    Idle,
+    /// So many connections at once, one echo on each, then all closed. All proxies are up and take turns.
+    Storm(u32),
+    /// On a fresh process.
+    Idle(IdleCount),
+    /// Counts system calls, on a fresh process.
+    Calls,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdleCount {
+    /// An option of the run.
+    AsAsked,
+    /// As many as the limit of descriptors allows.
+    Limit,
 }
 
 /// Who may run where, on a machine with at least two cores.
@@ -38,145 +50,176 @@ pub enum Cores {
     Shared,
 }
 
-const NONE: Traffic = Traffic { short: 0, pings: 0, downloads: 0, bytes: 64 };
+impl Mode {
+    /// All proxies are up and take turns, in windows that are spread over the run.
+    pub fn takes_turns(&self) -> bool {
+        matches!(self.workload, Workload::Traffic(_) | Workload::Storm(_))
+    }
 
-pub const MODES: &[Mode] = &[
-    Mode {
-        name: ModeName::Conn,
-        title: "conn: connect, 64 bytes there and back, close; 64 clients",
-        workload: Workload::Traffic(Traffic { short: 64, ..NONE }),
-        cores: Cores::Split,
-        figures: &[Figure::CpuPerConnection, Figure::Connections, Figure::P50, Figure::P99, Figure::P999],
-    },
-    Mode {
-        name: ModeName::Rr,
-        title: "rr: 64 bytes there and back, again and again, on 64 connections",
-        workload: Workload::Traffic(Traffic { pings: 64, ..NONE }),
-        cores: Cores::Split,
-        figures: &[Figure::CpuPerRequest, Figure::Requests, Figure::P50, Figure::P99, Figure::P999],
-    },
-    Mode {
-        name: ModeName::Bulk,
-        title: "bulk: 4 downloads",
-        workload: Workload::Traffic(Traffic { downloads: 4, ..NONE }),
-        cores: Cores::Split,
-        figures: &[Figure::CpuPerGigabyte, Figure::Gigabits],
-    },
-    Mode {
-        name: ModeName::Mixed,
-        title: "mixed: rr on 8 connections beside 8 downloads",
-        workload: Workload::Traffic(Traffic { pings: 8, downloads: 8, ..NONE }),
-        cores: Cores::Shared,
-        figures: &[Figure::Requests, Figure::Gigabits, Figure::P50, Figure::P99, Figure::P999],
-    },
-    Mode {
-        name: ModeName::Idle,
-        title: "idle: resident memory for each idle connection, after one echo on each",
-        workload: Workload::Idle,
-        cores: Cores::Split,
-        figures: &[Figure::IdleBytes],
-    },
-];
+    const fn headline(self) -> Self {
+        Self { headline: true, ..self }
+    }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Figure {
-    CpuPerConnection,
-    CpuPerRequest,
-    CpuPerGigabyte,
-    Connections,
-    Requests,
-    Gigabits,
-    P50,
-    P99,
-    P999,
-    IdleBytes,
+    const fn scales(self) -> Self {
+        Self { scales: true, ..self }
+    }
 }
 
-impl Figure {
-    /// Its heading, unit included.
-    pub fn heading(self) -> &'static str {
-        match self {
-            Self::CpuPerConnection => "CPU µs/conn",
-            Self::CpuPerRequest => "CPU µs/req",
-            Self::CpuPerGigabyte => "CPU s/GB",
-            Self::Connections => "conn/s",
-            Self::Requests => "req/s",
-            Self::Gigabits => "Gbit/s",
-            Self::P50 => "p50 µs",
-            Self::P99 => "p99 µs",
-            Self::P999 => "p99.9 µs",
-            Self::IdleBytes => "bytes/conn",
+const NONE: Traffic = Traffic { short: 0, pings: 0, downloads: 0, uploads: 0, both: 0, bytes: 64 };
+
+const fn mode(
+    group: &'static str,
+    name: &'static str,
+    title: &'static str,
+    workload: Workload,
+    figures: &'static [Figure],
+) -> Mode {
+    Mode { name, group, title, workload, cores: Cores::Split, figures, headline: false, scales: false }
+}
+
+const fn conn(name: &'static str, title: &'static str, short: usize) -> Mode {
+    const FIGURES: &[Figure] = &[
+        Figure::Cpu(Per::Connection),
+        Figure::SystemCpu(Per::Connection),
+        Figure::Connections,
+        Figure::P50,
+        Figure::P99,
+        Figure::P999,
+    ];
+    mode("conn", name, title, Workload::Traffic(Traffic { short, ..NONE }), FIGURES)
+}
+
+const fn rr(name: &'static str, title: &'static str, pings: usize, bytes: usize) -> Mode {
+    const FIGURES: &[Figure] = &[
+        Figure::Cpu(Per::Request),
+        Figure::SystemCpu(Per::Request),
+        Figure::Requests,
+        Figure::P50,
+        Figure::P99,
+        Figure::P999,
+    ];
+    mode("rr", name, title, Workload::Traffic(Traffic { pings, bytes, ..NONE }), FIGURES)
+}
+
+const fn bulk(name: &'static str, title: &'static str, traffic: Traffic) -> Mode {
+    const ONE_WAY: &[Figure] = &[Figure::Cpu(Per::Gigabyte), Figure::SystemCpu(Per::Gigabyte), Figure::Gigabits];
+    const BOTH_WAYS: &[Figure] = &[
+        Figure::Cpu(Per::Gigabyte),
+        Figure::SystemCpu(Per::Gigabyte),
+        Figure::Gigabits,
+        Figure::GigabitsDown,
+        Figure::GigabitsUp,
+    ];
+    mode("bulk", name, title, Workload::Traffic(traffic), if traffic.both > 0 { BOTH_WAYS } else { ONE_WAY })
+}
+
+pub const MODES: &[Mode] = &[
+    conn("conn-1", "conn-1: connect, 64 bytes there and back, close; 1 client", 1),
+    conn("conn", "conn: connect, 64 bytes there and back, close; 64 clients", 64).headline().scales(),
+    conn("conn-256", "conn-256: connect, 64 bytes there and back, close; 256 clients", 256),
+    rr("rr-1", "rr-1: 64 bytes there and back, again and again, on 1 connection", 1, 64),
+    rr("rr", "rr: 64 bytes there and back, again and again, on 64 connections", 64, 64).headline().scales(),
+    rr("rr-1000", "rr-1000: 64 bytes there and back, again and again, on 1,000 connections", 1_000, 64),
+    rr("rr-4k-1", "rr-4k-1: 4 KiB there and back, again and again, on 1 connection", 1, 4 << 10),
+    rr("rr-4k", "rr-4k: 4 KiB there and back, again and again, on 64 connections", 64, 4 << 10).headline(),
+    rr("rr-4k-1000", "rr-4k-1000: 4 KiB there and back, again and again, on 1,000 connections", 1_000, 4 << 10),
+    bulk("bulk", "bulk: 4 downloads", Traffic { downloads: 4, ..NONE }).headline().scales(),
+    bulk("bulk-64", "bulk-64: 64 downloads", Traffic { downloads: 64, ..NONE }),
+    bulk("up", "up: 4 uploads", Traffic { uploads: 4, ..NONE }).headline(),
+    bulk("up-64", "up-64: 64 uploads", Traffic { uploads: 64, ..NONE }),
+    bulk("both", "both: 4 connections, both ways at once", Traffic { both: 4, ..NONE }),
+    bulk("both-64", "both-64: 64 connections, both ways at once", Traffic { both: 64, ..NONE }),
+    Mode {
+        cores: Cores::Shared,
+        ..mode(
+            "mixed",
+            "mixed",
+            "mixed: rr on 8 connections beside 8 downloads",
+            Workload::Traffic(Traffic { pings: 8, downloads: 8, ..NONE }),
+            &[Figure::Requests, Figure::Gigabits, Figure::P50, Figure::P99, Figure::P999],
+        )
+    }
+    .headline()
+    .scales(),
+    mode(
+        "storm",
+        "storm",
+        "storm: 5,000 connects at once, one echo on each, then all closed",
+        Workload::Storm(5_000),
+        &[Figure::Cpu(Per::Connection), Figure::AllServed, Figure::Failed, Figure::P50, Figure::P99, Figure::P999],
+    )
+    .headline(),
+    mode(
+        "idle",
+        "idle",
+        "idle: resident memory for each idle connection, after one echo on each",
+        Workload::Idle(IdleCount::AsAsked),
+        &[Figure::IdleBytes],
+    )
+    .headline(),
+    mode(
+        "idle",
+        "idle-max",
+        "idle-max: the same, with as many connections as the limit of descriptors allows",
+        Workload::Idle(IdleCount::Limit),
+        &[Figure::IdleCount, Figure::IdleBytes],
+    ),
+    mode(
+        "calls",
+        "calls",
+        "calls: system calls a short connection, one connection after the other",
+        Workload::Calls,
+        &[Figure::Calls],
+    )
+    .headline(),
+];
+
+/// A group in `--only`.
+const GROUP_SUFFIX: &str = "-all";
+const ALL: &str = "all";
+
+/// What `--only` takes: every mode, every group of more than one, and all.
+pub fn names() -> Vec<String> {
+    let mut names: Vec<String> = MODES.iter().map(|mode| mode.name.to_owned()).collect();
+    for mode in MODES {
+        let group = format!("{}{GROUP_SUFFIX}", mode.group);
+        if MODES.iter().filter(|other| other.group == mode.group).count() > 1 && !names.contains(&group) {
+            names.push(group);
         }
     }
+    names.push(ALL.to_owned());
+    names
+}
 
-    /// Its name for scripts.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::CpuPerConnection => "cpu_us_per_connection",
-            Self::CpuPerRequest => "cpu_us_per_request",
-            Self::CpuPerGigabyte => "cpu_s_per_gb",
-            Self::Connections => "connections_per_s",
-            Self::Requests => "requests_per_s",
-            Self::Gigabits => "gbit_per_s",
-            Self::P50 => "latency_p50_us",
-            Self::P99 => "latency_p99_us",
-            Self::P999 => "latency_p999_us",
-            Self::IdleBytes => "bytes_per_idle_connection",
-        }
-    }
-
-    /// A rate: a throughput that no proxy at all should clearly win.
-    pub fn is_rate(self) -> bool {
-        matches!(self, Self::Connections | Self::Requests | Self::Gigabits)
-    }
-
-    pub fn is_latency(self) -> bool {
-        matches!(self, Self::P50 | Self::P99 | Self::P999)
-    }
-
-    /// The figure of a window; `None` where the window has none of what it is about.
-    pub fn of(self, sample: &Sample) -> Option<f64> {
-        let each = |total: f64, count: u64| (count > 0).then(|| total / count as f64);
-        match self {
-            Self::CpuPerConnection => each(sample.proxy_cpu? * 1e6, sample.connections),
-            Self::CpuPerRequest => each(sample.proxy_cpu? * 1e6, sample.requests),
-            Self::CpuPerGigabyte => each(sample.proxy_cpu? * 1e9, sample.bytes),
-            Self::Connections => Some(sample.connections as f64 / sample.seconds),
-            Self::Requests => Some(sample.requests as f64 / sample.seconds),
-            Self::Gigabits => Some(sample.bytes as f64 * 8.0 / 1e9 / sample.seconds),
-            Self::P50 => sample.latency.map(|latency| latency.p50),
-            Self::P99 => sample.latency.map(|latency| latency.p99),
-            Self::P999 => sample.latency.map(|latency| latency.p999),
-            Self::IdleBytes => {
-                let idle = sample.idle?;
-                each(idle.resident_after as f64 - idle.resident_before as f64, idle.connections)
-            }
-        }
-    }
+/// Is the mode one of those that a name stands for?
+pub fn is_named(mode: &Mode, name: &str) -> bool {
+    name == mode.name || name == ALL || name.strip_suffix(GROUP_SUFFIX) == Some(mode.group)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::load::Idle;
 
     #[test]
-    fn figures_are_per_thing_and_absent_without_the_thing() {
-        let sample = Sample {
-            seconds: 2.0,
-            connections: 1_000,
-            bytes: 4_000_000_000,
-            proxy_cpu: Some(1.0),
-            idle: Some(Idle { connections: 10, resident_before: 5_000, resident_after: 4_000 }),
-            ..Sample::default()
-        };
-        assert_eq!(Figure::CpuPerConnection.of(&sample), Some(1_000.0));
-        assert_eq!(Figure::CpuPerRequest.of(&sample), None);
-        assert_eq!(Figure::CpuPerGigabyte.of(&sample), Some(0.25));
-        assert_eq!(Figure::Connections.of(&sample), Some(500.0));
-        assert_eq!(Figure::Gigabits.of(&sample), Some(16.0));
-        assert_eq!(Figure::P99.of(&sample), None);
-        assert_eq!(Figure::IdleBytes.of(&sample), Some(-100.0));
-        assert_eq!(Figure::CpuPerConnection.of(&Sample { proxy_cpu: None, ..sample }), None);
+    fn names_are_unique_and_each_stands_for_something() {
+        let names = names();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+        for name in &names {
+            assert!(MODES.iter().any(|mode| is_named(mode, name)), "{name}");
+        }
+        let conn: Vec<_> = MODES.iter().filter(|mode| is_named(mode, "conn-all")).map(|mode| mode.name).collect();
+        assert_eq!(conn, ["conn-1", "conn", "conn-256"]);
+        let conn: Vec<_> = MODES.iter().filter(|mode| is_named(mode, "conn")).map(|mode| mode.name).collect();
+        assert_eq!(conn, ["conn"]);
+        assert_eq!(MODES.iter().filter(|mode| is_named(mode, "all")).count(), MODES.len());
+    }
+
+    #[test]
+    fn a_title_begins_with_its_name() {
+        for mode in MODES {
+            assert!(mode.title.starts_with(&format!("{}: ", mode.name)), "{}", mode.title);
+        }
     }
 }

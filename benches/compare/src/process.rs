@@ -84,6 +84,16 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
+    /// Asks it to end, and waits until it has. An error if it does not.
+    pub fn end(&mut self) -> Result<()> {
+        // An error here means that it has ended already.
+        let _ = pidfd_send_signal(&self.exited, self.ending.signal());
+        match self.wait(END_GRACE)? {
+            Some(_) => Ok(()),
+            None => bail!("{} did not end within {} s{}", self.name, END_GRACE.as_secs(), self.last_words()),
+        }
+    }
+
     /// Asks `ready` again and again until it says true. An end of the child or of the time is an error that tells
     /// what the child said last.
     pub fn wait_until(

@@ -14,9 +14,9 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// `None` of nothing. What is not a number is left out.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.into_iter().collect();
+        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         if values.is_empty() {
             return None;
         }
@@ -37,10 +37,10 @@ fn quantile(sorted: &[f64], at: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
-/// The ratios of the rounds that have both values.
+/// The ratios of the rounds that have both values, and more than nothing to compare with.
 pub fn ratios<'a>(values: &'a [Option<f64>], base: &'a [Option<f64>]) -> impl Iterator<Item = f64> + 'a {
     values.iter().zip(base).filter_map(|(value, base)| match (value, base) {
-        (Some(value), Some(base)) if *base != 0.0 => Some(value / base),
+        (Some(value), Some(base)) if *base > 0.0 => Some(value / base),
         _ => None,
     })
 }
@@ -52,6 +52,7 @@ mod tests {
     #[test]
     fn quartiles_lie_between_the_values() {
         assert_eq!(Spread::of([]), None);
+        assert_eq!(Spread::of([f64::NAN, f64::INFINITY]), None);
         let one = Spread::of([3.0]).unwrap();
         assert_eq!((one.lower_quartile, one.median, one.upper_quartile), (3.0, 3.0, 3.0));
         let five = Spread::of([5.0, 1.0, 4.0, 2.0, 3.0]).unwrap();

@@ -15,7 +15,8 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, Socket
 
 use super::Job;
 use super::trouble::{Failure, Trouble};
-use crate::{server, sys};
+use crate::server::{self, Content};
+use crate::sys;
 
 /// Largest receive of a download. A bound also for how long the other clients of a turn wait.
 pub const RECEIVE_AT_ONCE: usize = 256 << 10;
@@ -32,14 +33,45 @@ pub enum Role {
     Ping,
     /// One request, then bytes without end.
     Download,
+    /// Bytes without end to the other side.
+    Upload,
+    /// Bytes without end, both ways.
+    Both,
     /// One echo, then nothing.
-    Idle,
+    Once,
+}
+
+impl Role {
+    /// What goes first; `None`: the message of the window.
+    fn request(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Short | Self::Ping | Self::Once => None,
+            Self::Download => Some(&server::DOWNLOAD_REQUEST),
+            Self::Upload => Some(&server::UPLOAD_REQUEST),
+            Self::Both => Some(&server::BOTH_REQUEST),
+        }
+    }
+
+    /// What its socket is watched for once the request is out.
+    fn interest(self) -> EventFlags {
+        match self {
+            Self::Short | Self::Ping | Self::Once | Self::Download => EventFlags::IN,
+            // Nothing but the end comes back from an upload.
+            Self::Upload | Self::Both => EventFlags::IN | EventFlags::OUT,
+        }
+    }
+
+    /// Comes last in a turn, so that the latency of requests beside it is the proxy's and not ours.
+    pub fn is_bulk(self) -> bool {
+        matches!(self, Self::Download | Self::Upload | Self::Both)
+    }
 }
 
 /// What the clients of a window count together.
 pub struct Meter {
     pub connections: u64,
     pub requests: u64,
+    /// Downloaded. Uploaded bytes are counted where they arrive.
     pub bytes: u64,
     pub latency: Histogram<u64>,
     pub trouble: Trouble,
@@ -58,6 +90,8 @@ pub struct Surroundings<'a> {
     pub job: &'a Job,
     pub message: &'a [u8],
     pub buffer: &'a mut [u8],
+    /// What uploads bring.
+    pub content: &'a Content,
     pub meter: &'a mut Meter,
 }
 
@@ -68,6 +102,8 @@ pub struct Client {
     request_sent: bool,
     /// Bytes of the current answer.
     received: usize,
+    /// Of an upload, in its content.
+    position: usize,
     /// Of the current connection (short) or request.
     began: Instant,
     /// Something was completed since the window began.
@@ -76,11 +112,20 @@ pub struct Client {
 
 impl Client {
     pub fn new(index: usize, role: Role) -> Self {
-        Self { index, role, socket: None, request_sent: false, received: 0, began: Instant::now(), completed: false }
+        Self {
+            index,
+            role,
+            socket: None,
+            request_sent: false,
+            received: 0,
+            position: 0,
+            began: Instant::now(),
+            completed: false,
+        }
     }
 
-    pub fn is(&self, role: Role) -> bool {
-        self.role == role
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     pub fn role_name(&self) -> &'static str {
@@ -88,7 +133,9 @@ impl Client {
             Role::Short => "short connection",
             Role::Ping => "request",
             Role::Download => "download",
-            Role::Idle => "idle connection",
+            Role::Upload => "upload",
+            Role::Both => "download and upload",
+            Role::Once => "connection",
         }
     }
 
@@ -109,32 +156,41 @@ impl Client {
     pub fn start(&mut self, around: &mut Surroundings<'_>) -> Result<(), Failure> {
         self.began = Instant::now();
         self.received = 0;
+        self.position = 0;
         self.request_sent = false;
         let socket = self.connect(around.job).map_err(|error| Failure::Connect(error.into()))?;
         // Over loopback the handshake is mostly over by the time connect returns, so the request can go at once.
         self.send_request(&socket, around.message).map_err(|error| Failure::Connect(error.into()))?;
-        let interest = if self.request_sent { EventFlags::IN } else { EventFlags::IN | EventFlags::OUT };
+        let interest = if self.request_sent { self.role.interest() } else { EventFlags::IN | EventFlags::OUT };
         epoll::add(around.epoll, &socket, EventData::new_u64(self.index as u64), interest).map_err(broken)?;
         self.socket = Some(socket);
         Ok(())
     }
 
     /// Reacts to whatever the socket has.
-    pub fn event(&mut self, around: &mut Surroundings<'_>) -> Result<(), Failure> {
+    pub fn event(&mut self, flags: EventFlags, around: &mut Surroundings<'_>) -> Result<(), Failure> {
         // A client that failed earlier in the same turn has no socket.
         let Some(socket) = self.socket.take() else { return Ok(()) };
         if !self.request_sent {
             self.send_request(&socket, around.message).map_err(|error| Failure::Connect(error.into()))?;
             if self.request_sent {
                 let data = EventData::new_u64(self.index as u64);
-                epoll::modify(around.epoll, &socket, data, EventFlags::IN).map_err(broken)?;
+                epoll::modify(around.epoll, &socket, data, self.role.interest()).map_err(broken)?;
             }
+            self.socket = Some(socket);
+            return Ok(());
+        }
+        if flags.contains(EventFlags::OUT) {
+            let sent = around.content.send(&socket, &mut self.position).map_err(broken)?;
+            self.completed |= sent > 0 && self.role == Role::Upload;
+        }
+        if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             self.socket = Some(socket);
             return Ok(());
         }
         // What a download brings was checked once when its peer was started. Here it is taken off the socket without
         // being copied (MSG_TRUNC), which leaves more of this core to the backend.
-        let flags = if self.role == Role::Download { RecvFlags::TRUNC } else { RecvFlags::empty() };
+        let flags = if self.role.is_bulk() { RecvFlags::TRUNC } else { RecvFlags::empty() };
         match net::recv(&socket, &mut *around.buffer, flags) {
             Ok((_, 0)) => return Err(Failure::Short { received: self.received }),
             Ok((_, count)) => self.received += count,
@@ -145,15 +201,17 @@ impl Client {
             Err(error) => return Err(broken(error)),
         }
         match self.role {
-            Role::Download => {
+            // Nobody asked for an answer to an upload.
+            Role::Upload => return Err(Failure::Short { received: self.received }),
+            Role::Download | Role::Both => {
                 around.meter.bytes += self.received as u64;
                 self.received = 0;
                 self.completed = true;
             }
             _ if self.received < around.message.len() => {}
-            Role::Idle => {
+            Role::Once => {
                 around.meter.requests += 1;
-                self.completed = true;
+                self.record_latency(around.meter);
             }
             Role::Ping => {
                 around.meter.requests += 1;
@@ -181,7 +239,7 @@ impl Client {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
         net::sockopt::set_tcp_nodelay(&socket, true)?;
-        if self.role == Role::Short {
+        if matches!(self.role, Role::Short | Role::Once) {
             // A closed connection keeps its pair of addresses for a minute (TIME_WAIT); many source addresses hold
             // many pairs.
             sys::bind_address_only(&socket).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
@@ -195,11 +253,7 @@ impl Client {
 
     /// Sends the request if the socket takes it; a message is far smaller than an empty send buffer, so in whole.
     fn send_request(&mut self, socket: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
-        let sent = match self.role {
-            Role::Download => net::send(socket, &server::DOWNLOAD_REQUEST, SendFlags::NOSIGNAL),
-            Role::Short | Role::Ping | Role::Idle => net::send(socket, message, SendFlags::NOSIGNAL),
-        };
-        match sent {
+        match net::send(socket, self.role.request().unwrap_or(message), SendFlags::NOSIGNAL) {
             Ok(_) => {
                 self.request_sent = true;
                 Ok(())

@@ -1,10 +1,15 @@
 //! The clients: one process a window, one thread, one epoll, told what to do by a `Job` and answering with a `Sample`.
 //!
 //! It reads the proxy's CPU clock itself, at the very moments at which its window begins and ends. `client.rs` is
-//! what one client does; here are the order of a window and its bounds. Nothing here knows which peer is measured.
+//! what one client does, `sample.rs` what a window brings; here are the order of a window and its bounds. Nothing here
+//! knows which peer is measured.
 
 mod client;
+mod sample;
 mod trouble;
+
+use std::fs::File;
+use std::path::PathBuf;
 
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
@@ -15,7 +20,9 @@ use rustix::event::{Timespec, epoll};
 use serde::{Deserialize, Serialize};
 
 use crate::cpu;
+use crate::server::{Content, Source, received_in};
 use client::{Client, Meter, Role};
+pub use sample::{Idle, Latency, Sample, Storm};
 pub use trouble::Trouble;
 
 /// The longest that the event loop sleeps, and the pause before a failed client tries again.
@@ -25,6 +32,10 @@ const EVENTS_A_TURN: usize = 256;
 const OPENING_AT_ONCE: usize = 64;
 /// Bound on opening all the idle connections.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bound on a storm. What has no answer by then counts as stalled.
+const STORM_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a storm all connections are closed, and the proxy has this long to close its own.
+const CLOSING: Duration = Duration::from_millis(250);
 /// Idle connections rest this long before memory is read.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -37,6 +48,10 @@ pub struct Traffic {
     pub pings: usize,
     /// Clients that download without end.
     pub downloads: usize,
+    /// Clients that upload without end.
+    pub uploads: usize,
+    /// Clients that do both on one connection.
+    pub both: usize,
     /// Size of a request and of its answer.
     pub bytes: usize,
 }
@@ -47,6 +62,8 @@ pub enum Task {
     Traffic { traffic: Traffic, warm_up: Duration, window: Duration },
     /// Opens so many connections, has one echo on each, and reads the proxy's memory before and after.
     Idle { connections: usize },
+    /// Opens so many connections at once, has one echo on each, then closes all.
+    Storm { connections: usize },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,44 +76,10 @@ pub struct Job {
     /// Whose CPU and memory is read. Empty if there is no proxy.
     pub proxy: Vec<i32>,
     pub server: i32,
-}
-
-/// What one window brought.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Sample {
-    pub seconds: f64,
-    /// Complete short connections.
-    pub connections: u64,
-    /// Complete requests on lasting connections.
-    pub requests: u64,
-    /// Bytes downloaded.
-    pub bytes: u64,
-    /// CPU seconds. `None` where there is no proxy.
-    pub proxy_cpu: Option<f64>,
-    pub load_cpu: f64,
-    pub server_cpu: f64,
-    /// Of all processes of the machine.
-    pub machine_cpu: f64,
-    /// Of short connections from the connect to the last byte, of requests from the send to the last byte.
-    pub latency: Option<Latency>,
-    pub idle: Option<Idle>,
-    pub trouble: Trouble,
-}
-
-/// Microseconds.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Latency {
-    pub p50: f64,
-    pub p99: f64,
-    pub p999: f64,
-    pub max: f64,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Idle {
-    pub connections: u64,
-    pub resident_before: u64,
-    pub resident_after: u64,
+    /// Where the backends write how many bytes of uploads have arrived.
+    pub tally: PathBuf,
+    /// Where the bytes of an upload come from.
+    pub source: Source,
 }
 
 /// Does the job in this process.
@@ -105,11 +88,18 @@ pub fn run(job: &Job) -> Result<Sample> {
     match job.task {
         Task::Traffic { traffic, warm_up, window } => run_traffic(job, traffic, warm_up, window),
         Task::Idle { connections } => run_idle(job, connections),
+        Task::Storm { connections } => run_storm(job, connections),
     }
 }
 
 fn run_traffic(job: &Job, traffic: Traffic, warm_up: Duration, window: Duration) -> Result<Sample> {
-    let roles = [(Role::Short, traffic.short), (Role::Ping, traffic.pings), (Role::Download, traffic.downloads)];
+    let roles = [
+        (Role::Short, traffic.short),
+        (Role::Ping, traffic.pings),
+        (Role::Download, traffic.downloads),
+        (Role::Upload, traffic.uploads),
+        (Role::Both, traffic.both),
+    ];
     let roles = roles.iter().flat_map(|&(role, count)| std::iter::repeat_n(role, count));
     let mut load = Load::new(job, roles, traffic.bytes)?;
     let count = load.clients.len();
@@ -129,33 +119,17 @@ fn run_traffic(job: &Job, traffic: Traffic, warm_up: Duration, window: Duration)
     for client in load.clients.iter().filter(|client| client.idle_in_window()) {
         trouble.stalled(client.role_name());
     }
-    Ok(Sample {
-        seconds: (after.at - before.at).as_secs_f64(),
-        connections,
-        requests,
-        bytes,
-        proxy_cpu: (!job.proxy.is_empty()).then(|| after.proxy.saturating_sub(before.proxy).as_secs_f64()),
-        load_cpu: after.own.saturating_sub(before.own).as_secs_f64(),
-        server_cpu: after.server.saturating_sub(before.server).as_secs_f64(),
-        latency: (!latency.is_empty()).then(|| {
-            let microseconds = |quantile| latency.value_at_quantile(quantile) as f64 / 1_000.0;
-            let max = latency.max() as f64 / 1_000.0;
-            Latency { p50: microseconds(0.5), p99: microseconds(0.99), p999: microseconds(0.999), max }
-        }),
-        machine_cpu: after.machine.saturating_sub(before.machine).as_secs_f64(),
-        idle: None,
-        trouble,
-    })
+    Ok(Sample { connections, requests, bytes, latency: Latency::of(&latency), trouble, ..before.until(&after) })
 }
 
 fn run_idle(job: &Job, connections: usize) -> Result<Sample> {
-    let mut load = Load::new(job, std::iter::repeat_n(Role::Idle, connections), client::GREETING_BYTES)?;
+    let mut load = Load::new(job, std::iter::repeat_n(Role::Once, connections), client::GREETING_BYTES)?;
     let resident_before = cpu::resident(&job.proxy)?;
     let begin = Instant::now();
     let mut opened = 0;
     loop {
         let resting = load.meter.requests as usize;
-        if resting == connections {
+        if resting >= connections {
             break;
         }
         let next = connections.min(resting + OPENING_AT_ONCE);
@@ -180,6 +154,36 @@ fn run_idle(job: &Job, connections: usize) -> Result<Sample> {
     })
 }
 
+/// The window of its clocks reaches from before the first connect until the proxy had time to close everything.
+fn run_storm(job: &Job, connections: usize) -> Result<Sample> {
+    let mut load = Load::new(job, std::iter::repeat_n(Role::Once, connections), client::GREETING_BYTES)?;
+    load.tries_again = false;
+    let before = Clocks::read(job)?;
+    load.start(0..connections);
+    let count = connections as u64;
+    while load.meter.requests + load.meter.trouble.count() < count && before.at.elapsed() < STORM_TIMEOUT {
+        load.turn()?;
+    }
+    let elapsed = before.at.elapsed();
+    load.clients.clear();
+    load.turn_until(Instant::now() + CLOSING)?;
+    let after = Clocks::read(job)?;
+
+    let Meter { requests: served, latency, mut trouble, .. } = load.meter;
+    for _ in served + trouble.count()..count {
+        trouble.stalled("connection");
+    }
+    let failed = count.saturating_sub(served);
+    let all_served_s = (failed == 0).then_some(elapsed.as_secs_f64());
+    Ok(Sample {
+        connections: served,
+        latency: Latency::of(&latency),
+        storm: Some(Storm { connections: count, failed, all_served_s }),
+        trouble,
+        ..before.until(&after)
+    })
+}
+
 /// All the clients of this process and the loop that serves them.
 struct Load<'a> {
     job: &'a Job,
@@ -187,11 +191,13 @@ struct Load<'a> {
     clients: Vec<Client>,
     message: Vec<u8>,
     buffer: Vec<u8>,
+    content: Content,
     events: Vec<epoll::Event>,
     meter: Meter,
     /// Clients that failed and start again at the next tick.
     failed: Vec<usize>,
     next_retry: Instant,
+    tries_again: bool,
 }
 
 impl<'a> Load<'a> {
@@ -202,10 +208,12 @@ impl<'a> Load<'a> {
             clients: roles.enumerate().map(|(index, role)| Client::new(index, role)).collect(),
             message: vec![b'e'; bytes],
             buffer: vec![0; client::RECEIVE_AT_ONCE],
+            content: Content::new(job.source)?,
             events: Vec::with_capacity(EVENTS_A_TURN),
             meter: Meter::new()?,
             failed: Vec::new(),
             next_retry: Instant::now(),
+            tries_again: true,
         })
     }
 
@@ -229,12 +237,11 @@ impl<'a> Load<'a> {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("waiting for events"),
         }
-        // Downloads come last, so that the latency of requests beside them is the proxy's and not ours.
-        for downloads in [false, true] {
+        for bulk in [false, true] {
             for event in &events {
                 let index = event.data.u64() as usize;
-                if self.clients[index].is(Role::Download) == downloads {
-                    self.serve(index, Step::Event);
+                if self.clients[index].role().is_bulk() == bulk {
+                    self.serve(index, Step::Event(event.flags));
                 }
             }
         }
@@ -256,17 +263,20 @@ impl<'a> Load<'a> {
             job: self.job,
             message: &self.message,
             buffer: &mut self.buffer,
+            content: &self.content,
             meter: &mut self.meter,
         };
         let client = &mut self.clients[index];
         let result = match step {
             Step::Start => client.start(&mut surroundings),
-            Step::Event => client.event(&mut surroundings),
+            Step::Event(flags) => client.event(flags, &mut surroundings),
         };
         if let Err(failure) = result {
             client.abandon();
             self.meter.trouble.note(client.role_name(), &failure);
-            self.failed.push(index);
+            if self.tries_again {
+                self.failed.push(index);
+            }
         }
     }
 }
@@ -274,26 +284,45 @@ impl<'a> Load<'a> {
 #[derive(Clone, Copy)]
 enum Step {
     Start,
-    Event,
+    Event(epoll::EventFlags),
 }
 
-/// All the clocks at one moment.
+/// All the clocks and counters at one moment.
 struct Clocks {
     at: Instant,
-    proxy: Duration,
+    /// `None` without a proxy.
+    proxy: Option<Duration>,
     server: Duration,
     own: Duration,
-    machine: Duration,
+    machine: cpu::MachineTime,
+    uploaded: u64,
 }
 
 impl Clocks {
     fn read(job: &Job) -> Result<Self> {
+        let tally = File::open(&job.tally).with_context(|| format!("opening {}", job.tally.display()))?;
         Ok(Self {
             at: Instant::now(),
-            proxy: cpu::time(&job.proxy)?,
+            uploaded: received_in(&tally)?,
+            proxy: if job.proxy.is_empty() { None } else { Some(cpu::time(&job.proxy)?) },
             server: cpu::time(&[job.server])?,
             machine: cpu::machine_time()?,
             own: cpu::time(&[std::process::id() as i32])?,
         })
+    }
+
+    /// The part of a sample that lies between two readings.
+    fn until(&self, after: &Self) -> Sample {
+        let seconds = |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64();
+        Sample {
+            seconds: (after.at - self.at).as_secs_f64(),
+            bytes_up: after.uploaded.saturating_sub(self.uploaded),
+            proxy_cpu: self.proxy.zip(after.proxy).map(|(before, after)| seconds(before, after)),
+            load_cpu: seconds(self.own, after.own),
+            server_cpu: seconds(self.server, after.server),
+            machine_cpu: seconds(self.machine.busy, after.machine.busy),
+            stolen_cpu: seconds(self.machine.stolen, after.machine.stolen),
+            ..Sample::default()
+        }
     }
 }

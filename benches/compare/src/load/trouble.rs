@@ -60,8 +60,12 @@ impl Trouble {
         }
     }
 
+    pub fn count(&self) -> u64 {
+        self.connect + self.broken + self.short + self.stalled
+    }
+
     pub fn any(&self) -> bool {
-        self.connect + self.broken + self.short + self.stalled > 0
+        self.count() > 0
     }
 }
 

@@ -16,6 +16,8 @@ use crate::process::{Ending, find_program, output_of};
 const MAX_PIPES: u32 = 256;
 /// Descriptors for everything else, in connections.
 const SPARE_CONNECTIONS: u32 = 50;
+/// What it can't carry of the connections that the limit of descriptors leaves room for. No other peer needs more.
+pub const RESERVE: u32 = MAX_PIPES + SPARE_CONNECTIONS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -85,7 +87,7 @@ fn config(variant: Variant, setup: &Setup<'_>) -> String {
          defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 10m\n    timeout server 10m\n{}\
          listen bench\n    bind {} backlog 4096\n    balance roundrobin\n",
         setup.workers,
-        setup.connections - MAX_PIPES - SPARE_CONNECTIONS,
+        setup.connections.saturating_sub(RESERVE),
         variant.global_lines(),
         variant.default_lines(),
         setup.listen,

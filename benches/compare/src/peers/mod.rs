@@ -70,6 +70,15 @@ struct Launch {
     announces: Option<&'static str>,
 }
 
+/// How a peer is to be started.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    pub workers: u16,
+    pub health: Health,
+    /// Connections that the limit of descriptors leaves room for.
+    pub connections: u32,
+}
+
 /// A peer that is up.
 pub struct Running {
     /// `None` without a proxy.
@@ -83,17 +92,33 @@ impl Running {
         self.process.as_ref().map(Process::tree).unwrap_or_default()
     }
 
-    /// Says how the proxy ended, if it has.
-    pub fn ended(&mut self) -> Result<Option<String>> {
+    /// Says what became of the proxy, unless it still is these very processes.
+    pub fn fate(&mut self, before: &[i32]) -> Result<Option<String>> {
         let Some(process) = &mut self.process else { return Ok(None) };
-        let status = process.wait(Duration::ZERO)?;
-        Ok(status.map(|status| format!("the proxy ended ({status}){}", process.last_words())))
+        if let Some(status) = process.wait(Duration::ZERO)? {
+            return Ok(Some(format!("the proxy ended ({status}){}", process.last_words())));
+        }
+        let now = process.tree();
+        Ok((now != before)
+            .then(|| format!("the processes of the proxy were {before:?} and are {now:?}{}", process.last_words())))
     }
+}
+
+/// How many connections every peer can carry at once where the limit of descriptors leaves room for so many.
+pub fn most_connections(connections: u32) -> u32 {
+    connections.saturating_sub(haproxy::RESERVE)
 }
 
 /// Finds all the peers that were asked for, missing ones included. Builds tidegate if none was named.
 pub fn find(options: &Options) -> Result<Vec<Peer>> {
-    let wanted = |name: &str| options.peers.is_empty() || options.peers.iter().any(|peer| peer == name);
+    let wanted = |name: &str| {
+        if options.peers.is_empty() {
+            // A quick run has no time for it.
+            !options.quick || name != haproxy::Variant::SpliceAuto.name() || name == options.base
+        } else {
+            options.peers.iter().any(|peer| peer == name)
+        }
+    };
     let mut found = Found { peers: Vec::new(), options };
     if wanted("direct") {
         found.add("direct", "no proxy", Kind::Direct, State::Present(String::new()));
@@ -174,7 +199,7 @@ impl Peer {
     }
 
     /// Starts it and makes sure that it works and that nobody else answers in its place.
-    pub fn start(&self, options: &Options, connections: u32, directory: &Path) -> Result<Running> {
+    pub fn start(&self, start: Start, directory: &Path) -> Result<Running> {
         if !self.is_proxy() {
             self.backends.iter().try_for_each(|&backend| probe::check(backend).context("without a proxy"))?;
             return Ok(Running { process: None, targets: self.backends.clone() });
@@ -183,9 +208,9 @@ impl Peer {
         let setup = Setup {
             listen: self.listen(),
             backends: &self.backends,
-            workers: options.workers,
-            health: options.health,
-            connections,
+            workers: start.workers,
+            health: start.health,
+            connections: start.connections,
             directory,
         };
         let launch = match &self.kind {

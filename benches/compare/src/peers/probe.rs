@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::server::{DOWNLOAD_REQUEST, PATTERN};
+use crate::server::{CHECK_REQUEST, CHECKED_BYTES, DOWNLOAD_REQUEST, INTACT, PATTERN};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Enough to go through a splice as well as through a copy.
-const DOWNLOAD_BYTES: usize = 4 << 20;
 
-/// An echo and the beginning of a download through this address, each byte compared.
+/// An echo, the beginning of a download and an upload through this address, each byte compared.
 pub fn check(address: SocketAddrV4) -> Result<()> {
     let message: Vec<u8> = (0..1_000_u32).map(|index| b'e' ^ (index % 19) as u8).collect();
     let mut stream = connect(address)?;
@@ -23,10 +21,18 @@ pub fn check(address: SocketAddrV4) -> Result<()> {
 
     let mut stream = connect(address)?;
     stream.write_all(&DOWNLOAD_REQUEST).context("asking for a download")?;
-    let mut download = vec![0; DOWNLOAD_BYTES];
+    let mut download = vec![0; CHECKED_BYTES];
     stream.read_exact(&mut download).context("receiving a download")?;
     let changed = download.iter().enumerate().find(|(index, byte)| **byte != (index % PATTERN) as u8);
     ensure!(changed.is_none(), "a download came changed, first at {changed:?}");
+
+    let mut stream = connect(address)?;
+    let pattern = (0..CHECKED_BYTES).map(|index| (index % PATTERN) as u8);
+    let upload: Vec<u8> = CHECK_REQUEST.into_iter().chain(pattern).collect();
+    stream.write_all(&upload).context("sending an upload")?;
+    let mut answer = [0];
+    stream.read_exact(&mut answer).context("waiting for the word that an upload came intact")?;
+    ensure!(answer == [INTACT], "an upload has a wrong answer");
     Ok(())
 }
 

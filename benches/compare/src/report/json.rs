@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum as _;
 use serde_json::{Map, Value, json};
 
 use crate::bench::Record;
 use crate::cli::Options;
-use crate::mode::ModeName;
 use crate::peers::State;
+
+use super::remarks;
+use super::view::View;
 
 /// Goes up when a script that reads the document has to change.
 const FORMAT: u32 = 1;
@@ -25,9 +26,10 @@ fn document(record: &Record, options: &Options) -> Value {
         "format": FORMAT,
         "machine": record.facts,
         "run": {
-            "rounds": record.rounds,
-            "window_s": record.window.as_secs_f64(),
-            "workers": options.workers,
+            "rounds": record.plan.length.rounds,
+            "window_s": record.plan.length.window.as_secs_f64(),
+            "workers": record.plan.sections[0].workers,
+            "took_s": record.took.as_secs_f64(),
             "health_checks": format!("{:?}", options.health).to_lowercase(),
             "idle_connections": record.idle_connections,
             "source": format!("{:?}", options.source).to_lowercase(),
@@ -37,7 +39,13 @@ fn document(record: &Record, options: &Options) -> Value {
             State::Present(version) => json!({"name": peer.name, "setup": peer.description, "version": version}),
             State::Missing(reason) => json!({"name": peer.name, "setup": peer.description, "missing": reason}),
         }).collect::<Vec<_>>(),
-        "summary": summary(record, options),
+        "summary": summary(record, &View::new(record, 0, &options.base)),
+        "more_workers": (1..record.plan.sections.len()).map(|section| json!({
+            "workers": record.plan.sections[section].workers,
+            "summary": summary(record, &View::new(record, section, &options.base)),
+            "scaling": scaling(record, options, section),
+        })).collect::<Vec<_>>(),
+        "remarks": remarks::of(record, options),
         "windows": record.windows.iter().map(|window| {
             let (sample, error) = match &window.result {
                 Ok(sample) => (Some(sample), None),
@@ -45,30 +53,46 @@ fn document(record: &Record, options: &Options) -> Value {
             };
             json!({
                 "peer": record.peers[window.peer].name,
-                "mode": key(window.mode.name),
+                "mode": window.mode.name,
+                "workers": record.plan.sections[window.section].workers,
                 "round": window.round + 1,
                 "sample": sample,
                 "error": error,
+                "trouble": window.result.as_ref().map_or(true, |sample| sample.trouble.any()),
             })
         }).collect::<Vec<_>>(),
     })
 }
 
-/// mode -> peer -> figure -> value and ratio.
-fn summary(record: &Record, options: &Options) -> Value {
-    let modes = record.modes.iter().map(|mode| {
+/// mode -> peer -> figure -> value and ratio; and beside the figures the number of windows, lost and troubled ones.
+fn summary(record: &Record, view: &View<'_>) -> Value {
+    let modes = view.modes().iter().map(|mode| {
         let peers = record.peers.iter().enumerate().map(|(index, peer)| {
             let figures = mode.figures.iter().map(|&figure| {
-                let reading = record.reading(index, mode, figure, options);
+                let reading = view.reading(index, mode, figure);
                 (figure.key().to_owned(), json!({"value": reading.value, "ratio": reading.ratio}))
             });
+            let marks = view.marks(index, mode);
+            let windows = json!({"count": marks.windows, "lost": marks.lost, "troubled": marks.troubled});
+            let figures = figures.chain([("windows".to_owned(), windows)]);
             (peer.name.clone(), Value::Object(figures.collect::<Map<_, _>>()))
         });
-        (key(mode.name), Value::Object(peers.collect()))
+        (mode.name.to_owned(), Value::Object(peers.collect()))
     });
     Value::Object(modes.collect())
 }
 
-fn key(mode: ModeName) -> String {
-    mode.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+/// mode -> peer -> figure -> the median of this section divided by that of the first.
+fn scaling(record: &Record, options: &Options, section: usize) -> Value {
+    let [first, view] = [0, section].map(|section| View::new(record, section, &options.base));
+    let modes = view.modes().iter().map(|mode| {
+        let peers = record.peers.iter().enumerate().filter(|(_, peer)| peer.is_proxy()).map(|(index, peer)| {
+            let figures = mode.figures.iter();
+            let figures =
+                figures.map(|&figure| (figure.key().to_owned(), json!(view.scaling(&first, index, mode, figure))));
+            (peer.name.clone(), Value::Object(figures.collect()))
+        });
+        (mode.name.to_owned(), Value::Object(peers.collect()))
+    });
+    Value::Object(modes.collect())
 }

@@ -1,44 +1,64 @@
-//! What a run says to people: a summary, a table for each mode, and everything that went wrong. `json.rs` says it to
-//! scripts. Reads a `Record`, decides nothing.
+//! What a run says to people: for each section a summary and a table for each mode, then everything that went wrong
+//! (`remarks.rs`). `json.rs` says it to scripts, `plot.rs` to the eye. Reads a `Record` through `view.rs`, decides
+//! nothing.
 
 pub mod json;
+pub mod plot;
+mod remarks;
 mod table;
+mod view;
 
 use std::fmt::Write as _;
 
 use crate::bench::Record;
 use crate::cli::Options;
-use crate::mode::{Figure, Mode, ModeName};
+use crate::figure::{Figure, Per};
+use crate::mode::Mode;
 use crate::peers::{Peer, State};
-use crate::stats::{self, Spread};
+use crate::stats::Spread;
 use table::{Style, Table};
+use view::{Reading, View};
 
-/// A rate without a proxy that is not this much higher than the fastest proxy's says that the clients or the backends
-/// were the limit.
-const CLEARLY_FASTER: f64 = 1.15;
+/// One column of a summary: mode, figure, heading.
+type Column = (&'static str, Figure, &'static str);
 
-/// A share of the machine that other processes may use before a reader is warned.
-const STRANGERS: f64 = 0.05;
-
-/// One column of the summary.
-const SUMMARY: &[(ModeName, Figure, &str)] = &[
-    (ModeName::Conn, Figure::CpuPerConnection, "conn: CPU µs"),
-    (ModeName::Conn, Figure::Connections, "conn/s"),
-    (ModeName::Rr, Figure::CpuPerRequest, "rr: CPU µs"),
-    (ModeName::Rr, Figure::Requests, "req/s"),
-    (ModeName::Bulk, Figure::CpuPerGigabyte, "bulk: CPU s/GB"),
-    (ModeName::Bulk, Figure::Gigabits, "Gbit/s"),
-    (ModeName::Mixed, Figure::Requests, "mixed: req/s"),
-    (ModeName::Mixed, Figure::P99, "p99 µs"),
-    (ModeName::Mixed, Figure::Gigabits, "Gbit/s"),
-    (ModeName::Idle, Figure::IdleBytes, "idle: bytes"),
+/// The tables of a summary.
+const SUMMARY: &[&[Column]] = &[
+    &[
+        ("conn", Figure::Cpu(Per::Connection), "conn: CPU µs"),
+        ("conn", Figure::Connections, "conn/s"),
+        ("rr", Figure::Cpu(Per::Request), "rr: CPU µs"),
+        ("rr", Figure::Requests, "req/s"),
+        ("bulk", Figure::Cpu(Per::Gigabyte), "bulk: CPU s/GB"),
+        ("bulk", Figure::Gigabits, "Gbit/s"),
+        ("mixed", Figure::Requests, "mixed: req/s"),
+        ("mixed", Figure::P99, "p99 µs"),
+        ("mixed", Figure::Gigabits, "Gbit/s"),
+        ("idle", Figure::IdleBytes, "idle: bytes"),
+    ],
+    &[
+        ("rr-4k", Figure::Cpu(Per::Request), "rr-4k: CPU µs"),
+        ("rr-4k", Figure::Requests, "req/s"),
+        ("up", Figure::Cpu(Per::Gigabyte), "up: CPU s/GB"),
+        ("up", Figure::Gigabits, "Gbit/s"),
+        ("storm", Figure::Cpu(Per::Connection), "storm: CPU µs"),
+        ("storm", Figure::AllServed, "all served ms"),
+        ("storm", Figure::P99, "p99 µs"),
+        ("calls", Figure::Calls, "calls/conn"),
+    ],
 ];
 
-/// Value and ratio to the base, each over the rounds.
-pub struct Reading {
-    pub value: Option<Spread>,
-    pub ratio: Option<Spread>,
-}
+/// What more workers can change: more of a rate, CPU for each thing.
+const SCALING: &[Column] = &[
+    ("conn", Figure::Connections, "conn/s"),
+    ("conn", Figure::Cpu(Per::Connection), "CPU a conn"),
+    ("rr", Figure::Requests, "req/s"),
+    ("rr", Figure::Cpu(Per::Request), "CPU a req"),
+    ("bulk", Figure::Gigabits, "Gbit/s"),
+    ("bulk", Figure::Cpu(Per::Gigabyte), "CPU a GB"),
+    ("mixed", Figure::Requests, "mixed: req/s"),
+    ("mixed", Figure::Gigabits, "Gbit/s"),
+];
 
 /// All the text of a report.
 pub fn tables(record: &Record, options: &Options) -> String {
@@ -46,12 +66,32 @@ pub fn tables(record: &Record, options: &Options) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{}", machine_line(record, options));
-    let _ = writeln!(text, "{}", summary(record, options).print(style));
-    for mode in &record.modes {
-        let _ = writeln!(text, "{}\n", style.title(mode.title));
-        let _ = writeln!(text, "{}", mode_table(record, options, mode).print(style));
+    for (index, section) in record.plan.sections.iter().enumerate() {
+        let view = View::new(record, index, &options.base);
+        if record.plan.sections.len() > 1 {
+            let _ = writeln!(text, "{}\n", style.title(&section.to_string()));
+        }
+        for table in SUMMARY.iter().filter_map(|columns| summary(record, &view, columns)) {
+            let _ = writeln!(text, "{}", table.print(style));
+        }
+        if index > 0 {
+            let title = format!("Scaling: medians with {} workers divided by medians with one", section.workers);
+            let _ = writeln!(text, "{}\n", style.title(&title));
+            let first = View::new(record, 0, &options.base);
+            let _ = writeln!(text, "{}", scaling(record, &view, &first).print(style));
+        }
+        for mode in view.modes() {
+            let _ = writeln!(text, "{}\n", style.title(mode.title));
+            let _ = writeln!(text, "{}", mode_table(record, &view, mode).print(style));
+        }
+        if let Some(calls) = view.mode("calls") {
+            for line in calls_by_name(record, &view, calls) {
+                let _ = writeln!(text, "{}", style.item(&line));
+            }
+            let _ = writeln!(text);
+        }
     }
-    for remark in remarks(record, options) {
+    for remark in remarks::of(record, options).into_iter().chain(remarks::about_system_cpu(record)) {
         let _ = writeln!(text, "{}", style.item(&remark));
     }
     text
@@ -68,55 +108,71 @@ fn machine_line(record: &Record, options: &Options) -> String {
             _ => None,
         })
         .collect();
+    let workers: Vec<String> = record.plan.sections.iter().map(|section| section.workers.to_string()).collect();
     format!(
-        "{} cores of {}, Linux {}; {}; workers each: {}; health checks: {}; rounds: {}, windows of {:.1} s; \
-         ratios to {} in brackets.\n",
+        "{} cores of {}, Linux {}; {}; workers each: {}; health checks: {}; rounds: {}, windows of {:.1} s, {} minutes \
+         in all; ratios to {} in brackets.\n",
         facts.cores,
         facts.processor,
         facts.kernel,
         versions.join(", "),
-        options.workers,
+        workers.join(", then "),
         format!("{:?}", options.health).to_lowercase(),
-        record.rounds,
-        record.window.as_secs_f64(),
+        record.plan.length.rounds,
+        record.plan.length.window.as_secs_f64(),
+        number(record.took.as_secs_f64() / 60.0),
         options.base,
     )
 }
 
-fn summary(record: &Record, options: &Options) -> Table {
+/// `None` if no column has a mode in this section.
+fn summary(record: &Record, view: &View<'_>, columns: &[Column]) -> Option<Table> {
     let columns: Vec<_> =
-        SUMMARY.iter().filter(|(name, ..)| record.modes.iter().any(|mode| mode.name == *name)).collect();
-    let mut table = Table::new(["peer"].into_iter().chain(columns.iter().map(|(_, _, heading)| *heading)));
+        columns.iter().filter_map(|&(name, figure, heading)| Some((view.mode(name)?, figure, heading))).collect();
+    if columns.is_empty() {
+        return None;
+    }
+    let mut table = Table::new(["peer"].into_iter().chain(columns.iter().map(|(.., heading)| *heading)));
     for (index, peer) in record.peers.iter().enumerate() {
-        let cells = columns.iter().map(|&&(name, figure, _)| {
-            let Some(mode) = record.modes.iter().find(|mode| mode.name == name) else { return String::new() };
-            let reading = record.reading(index, mode, figure, options);
-            let mark = if record.troubled(index, mode) { "! " } else { "" };
-            format!("{mark}{}", brief(peer, &reading))
+        let cells = columns.iter().map(|&(mode, figure, _)| {
+            let mark = if view.marks(index, mode).any() { "! " } else { "" };
+            format!("{mark}{}", brief(peer, &view.reading(index, mode, figure)))
+        });
+        table.row(std::iter::once(peer.name.clone()).chain(cells));
+    }
+    Some(table)
+}
+
+fn scaling(record: &Record, view: &View<'_>, first: &View<'_>) -> Table {
+    let columns: Vec<_> =
+        SCALING.iter().filter_map(|&(name, figure, heading)| Some((view.mode(name)?, figure, heading))).collect();
+    let mut table = Table::new(["peer"].into_iter().chain(columns.iter().map(|(.., heading)| *heading)));
+    for (index, peer) in record.peers.iter().enumerate().filter(|(_, peer)| peer.is_proxy()) {
+        let cells = columns.iter().map(|&(mode, figure, _)| {
+            let mark = if [view, first].iter().any(|view| view.marks(index, mode).any()) { "! " } else { "" };
+            let value = view.scaling(first, index, mode, figure);
+            format!("{mark}{}", value.map_or(absent(peer).to_owned(), |value| format!("{value:.2}")))
         });
         table.row(std::iter::once(peer.name.clone()).chain(cells));
     }
     table
 }
 
-fn mode_table(record: &Record, options: &Options, mode: &Mode) -> Table {
-    let mut headings = vec!["peer".to_owned()];
+fn mode_table(record: &Record, view: &View<'_>, mode: &Mode) -> Table {
+    let mut headings = vec!["peer"];
     for figure in mode.figures {
-        headings.push(figure.heading().to_owned());
-        if !figure.is_latency() {
-            headings.push("ratio (quartiles)".to_owned());
+        headings.push(figure.heading());
+        if figure.is_central() {
+            headings.push("ratio (quartiles)");
         }
     }
-    if mode.name != ModeName::Idle {
-        headings.push("proxy busy".to_owned());
-        headings.push("trouble".to_owned());
-    }
-    let mut table = Table::new(headings.iter().map(String::as_str));
+    headings.extend(["proxy busy", "trouble"]);
+    let mut table = Table::new(headings);
     for (index, peer) in record.peers.iter().enumerate() {
         let mut cells = vec![peer.name.clone()];
         for &figure in mode.figures {
-            let reading = record.reading(index, mode, figure, options);
-            if figure.is_latency() {
+            let reading = view.reading(index, mode, figure);
+            if !figure.is_central() {
                 cells.push(brief(peer, &reading));
                 continue;
             }
@@ -125,14 +181,25 @@ fn mode_table(record: &Record, options: &Options, mode: &Mode) -> Table {
                 format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.lower_quartile, ratio.upper_quartile)
             }));
         }
-        if mode.name != ModeName::Idle {
-            let busy = Spread::of(record.samples(index, mode).filter_map(|s| Some(s.proxy_cpu? / s.seconds)));
-            cells.push(busy.map_or_else(String::new, |busy| format!("{:.0} %", busy.median * 100.0)));
-            cells.push(if record.troubled(index, mode) { "! see below".to_owned() } else { String::new() });
-        }
+        let shares = view.samples(index, mode).filter(|sample| sample.seconds > 0.0);
+        let busy = Spread::of(shares.filter_map(|sample| Some(sample.proxy_cpu? / sample.seconds)));
+        cells.push(busy.map_or_else(String::new, |busy| format!("{:.0} %", busy.median * 100.0)));
+        cells.push(view.marks(index, mode).to_string());
         table.row(cells);
     }
     table
+}
+
+/// For each peer one line that names its calls, the most frequent first.
+fn calls_by_name(record: &Record, view: &View<'_>, mode: &Mode) -> Vec<String> {
+    let peers = record.peers.iter().enumerate();
+    let lines = peers.filter_map(|(index, peer)| {
+        let mut calls: Vec<_> = view.samples(index, mode).find_map(|sample| sample.calls.as_ref())?.iter().collect();
+        calls.sort_by(|a, b| b.1.total_cmp(a.1));
+        let words: Vec<String> = calls.iter().map(|(name, calls)| format!("{name} {calls:.1}")).collect();
+        Some(format!("{}: {}", peer.name, words.join(", ")))
+    });
+    lines.collect()
 }
 
 /// Value and ratio in one cell.
@@ -163,101 +230,6 @@ fn number(value: f64) -> String {
     }
 }
 
-/// What a reader must know before believing a table.
-fn remarks(record: &Record, options: &Options) -> Vec<String> {
-    let mut remarks = record.facts.remarks.clone();
-    for peer in &record.peers {
-        match &peer.state {
-            State::Missing(reason) => remarks.push(format!("{} is MISSING: {reason}", peer.name)),
-            State::Present(_) => remarks.push(format!("{}: {}", peer.name, peer.description)),
-        }
-    }
-    if !record.peers.iter().any(|peer| peer.name == options.base && peer.is_present()) {
-        remarks.push(format!("there are no ratios, because {} was not measured", options.base));
-    }
-    for window in &record.windows {
-        let place =
-            || format!("{}, {:?}, round {}", record.peers[window.peer].name, window.mode.name, window.round + 1);
-        match &window.result {
-            Err(error) => remarks.push(format!("! {}: no window: {error}", place())),
-            Ok(sample) if sample.trouble.any() => remarks.push(format!("! {}: {}", place(), sample.trouble)),
-            Ok(_) => {}
-        }
-    }
-    remarks.extend(strangers(record));
-    remarks.extend(record.modes.iter().filter_map(|mode| saturation(record, options, mode)));
-    remarks
-}
-
-/// Says so if processes that are none of ours took a share of the machine.
-fn strangers(record: &Record) -> Option<String> {
-    let samples = record.windows.iter().filter_map(|window| window.result.as_ref().ok());
-    let shares = samples.filter(|sample| sample.machine_cpu > 0.0).map(|sample| {
-        let ours = sample.load_cpu + sample.server_cpu + sample.proxy_cpu.unwrap_or(0.0);
-        (sample.machine_cpu - ours) / (sample.seconds * f64::from(record.facts.cores))
-    });
-    let share = Spread::of(shares)?.median;
-    (share > STRANGERS).then(|| {
-        format!(
-            "other processes used {:.0} % of the machine during the windows: that bends rates and latencies, and the CPU \
-             figures less",
-            share * 100.0
-        )
-    })
-}
-
-/// Says so where no proxy at all is not clearly faster than every proxy.
-fn saturation(record: &Record, options: &Options, mode: &Mode) -> Option<String> {
-    let figure = *mode.figures.iter().find(|figure| figure.is_rate())?;
-    let rate = |index| record.reading(index, mode, figure, options).value.map(|value| value.median);
-    let direct = rate(record.peers.iter().position(|peer| !peer.is_proxy())?)?;
-    let proxies = record.peers.iter().enumerate().filter(|(_, peer)| peer.is_proxy());
-    let (fastest, peer) =
-        proxies.filter_map(|(index, peer)| Some((rate(index)?, peer))).max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (direct < fastest * CLEARLY_FASTER).then(|| {
-        format!(
-            "in {:?} no proxy at all is only {:.2} times as fast as {}: clients and backends are near their limit, so \
-             trust the CPU more than the rate",
-            mode.name,
-            direct / fastest,
-            peer.name
-        )
-    })
-}
-
-impl Record {
-    /// The good windows of a peer in a mode.
-    fn samples(&self, peer: usize, mode: &Mode) -> impl Iterator<Item = &crate::load::Sample> {
-        let name = mode.name;
-        let windows = self.windows.iter().filter(move |window| window.peer == peer && window.mode.name == name);
-        windows.filter_map(|window| window.result.as_ref().ok())
-    }
-
-    fn troubled(&self, peer: usize, mode: &Mode) -> bool {
-        self.windows
-            .iter()
-            .filter(|window| window.peer == peer && window.mode.name == mode.name)
-            .any(|window| window.result.as_ref().map_or(true, |sample| sample.trouble.any()))
-    }
-
-    /// A figure of a peer over the rounds.
-    pub fn reading(&self, peer: usize, mode: &Mode, figure: Figure, options: &Options) -> Reading {
-        let by_round = |peer: usize| -> Vec<Option<f64>> {
-            let mut values = vec![None; self.rounds as usize];
-            for window in self.windows.iter().filter(|w| w.peer == peer && w.mode.name == mode.name) {
-                values[window.round as usize] = window.result.as_ref().ok().and_then(|sample| figure.of(sample));
-            }
-            values
-        };
-        let values = by_round(peer);
-        let base = self.peers.iter().position(|peer| peer.name == options.base).map(by_round);
-        Reading {
-            value: Spread::of(values.iter().flatten().copied()),
-            ratio: base.and_then(|base| Spread::of(stats::ratios(&values, &base))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -270,11 +242,12 @@ mod tests {
     use crate::load::Sample;
     use crate::machine::{Facts, Placement};
     use crate::mode::MODES;
+    use crate::plan::Plan;
 
     fn window(peer: usize, round: u32, requests: Option<u64>) -> Window {
-        let mode = MODES.iter().find(|mode| mode.name == ModeName::Rr).unwrap();
+        let mode = MODES.iter().find(|mode| mode.name == "rr").unwrap();
         let sample = |requests| Sample { seconds: 1.0, requests, ..Sample::default() };
-        Window { peer, mode, round, result: requests.map(sample).ok_or_else(|| "it broke".to_owned()) }
+        Window { section: 0, peer, mode, round, result: requests.map(sample).ok_or_else(|| "it broke".to_owned()) }
     }
 
     #[test]
@@ -285,16 +258,17 @@ mod tests {
         let record = Record {
             facts: Facts::read(&Placement::new(1).unwrap()),
             peers: crate::peers::find(&options).unwrap(),
-            modes: vec![window(0, 0, None).mode],
+            plan: Plan::new(&Cli::parse_from(["compare", "--only", "rr"]).options),
             windows: vec![window(0, 0, Some(100)), window(0, 1, Some(50)), window(1, 0, None), window(1, 1, Some(200))],
-            rounds: 2,
-            window: Duration::from_secs(1),
             idle_connections: 0,
+            remarks: Vec::new(),
+            took: Duration::from_secs(1),
         };
         let text = tables(&record, &options);
         assert!(text.contains("! 200 (4.00)"), "{text}");
+        assert!(text.contains("! 1 of 2 lost"), "{text}");
         assert!(text.contains("75.0 (1.00)"), "{text}");
-        assert!(text.contains("! b, Rr, round 1: no window: it broke"), "{text}");
+        assert!(text.contains("! b, rr, round 1: no window: it broke"), "{text}");
     }
 
     #[test]
