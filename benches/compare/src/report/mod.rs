@@ -244,26 +244,39 @@ mod tests {
     use crate::mode::MODES;
     use crate::plan::Plan;
 
-    fn window(peer: usize, round: u32, requests: Option<u64>) -> Window {
-        let mode = MODES.iter().find(|mode| mode.name == "rr").unwrap();
+    fn window(mode: &str, peer: usize, round: u32, requests: Option<u64>) -> Window {
+        let mode = MODES.iter().find(|entry| entry.name == mode).unwrap();
         let sample = |requests| Sample { seconds: 1.0, requests, ..Sample::default() };
         Window { section: 0, peer, mode, round, result: requests.map(sample).ok_or_else(|| "it broke".to_owned()) }
     }
 
-    #[test]
-    fn a_lost_window_is_flagged_and_its_round_has_no_ratio() {
+    /// Two peers and two rounds, of which the second peer lost the first.
+    pub(super) fn record() -> (Record, Options) {
         let options =
             Cli::parse_from(["compare", "--base", "a", "--peers", "", "--extra", "a=x", "--extra", "b=y"]).options;
         let options = Options { peers: vec!["a".to_owned(), "b".to_owned()], ..options };
         let record = Record {
             facts: Facts::read(&Placement::new(1).unwrap()),
             peers: crate::peers::find(&options).unwrap(),
-            plan: Plan::new(&Cli::parse_from(["compare", "--only", "rr"]).options),
-            windows: vec![window(0, 0, Some(100)), window(0, 1, Some(50)), window(1, 0, None), window(1, 1, Some(200))],
+            plan: Plan::new(&Cli::parse_from(["compare", "--only", "rr,mixed"]).options),
+            windows: vec![
+                window("rr", 0, 0, Some(100)),
+                window("rr", 0, 1, Some(50)),
+                window("rr", 1, 0, None),
+                window("rr", 1, 1, Some(200)),
+                window("mixed", 0, 0, Some(10)),
+                window("mixed", 1, 0, Some(5)),
+            ],
             idle_connections: 0,
             remarks: Vec::new(),
             took: Duration::from_secs(1),
         };
+        (record, options)
+    }
+
+    #[test]
+    fn a_lost_window_is_flagged_and_its_round_has_no_ratio() {
+        let (record, options) = record();
         let text = tables(&record, &options);
         assert!(text.contains("! 200 (4.00)"), "{text}");
         assert!(text.contains("! 1 of 2 lost"), "{text}");
