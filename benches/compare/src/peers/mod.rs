@@ -125,7 +125,7 @@ pub fn find(options: &Options) -> Result<Vec<Peer>> {
     }
     if wanted("tidegate") {
         let (path, state) = tidegate::find(options.tidegate.as_deref());
-        found.add("tidegate", "as it comes", Kind::Tidegate(path), state);
+        found.add("tidegate", "as it comes, metrics on", Kind::Tidegate(path), state);
     }
     let (path, state) = haproxy::find();
     for &variant in haproxy::Variant::ALL {

@@ -64,10 +64,12 @@ fn config(setup: &Setup<'_>) -> String {
         Health::Off => "probe = \"none\"",
     };
     format!(
-        "[runtime]\nworkers = {}\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
+        "[runtime]\nworkers = {}\nmax_connections = {}\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
          [listeners.bench]\nbind = \"{}\"\npool = \"backends\"\n\n\
          [pools.backends]\nbackends = [{}]\n\n[pools.backends.health]\n{health}\n",
         setup.workers,
+        // Left alone, it keeps more descriptors for pipes than any mode can use.
+        super::most_connections(setup.connections),
         setup.listen,
         backends.join(", "),
     )
