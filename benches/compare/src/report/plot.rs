@@ -39,15 +39,15 @@ const INK: RGBColor = RGBColor(31, 35, 40);
 const FAINT: RGBColor = RGBColor(101, 109, 118);
 const RULE: RGBColor = RGBColor(216, 222, 228);
 
-/// Pixels.
+// Pixels. The backend draws a font of size 5 with letters of 4.
 const WIDTH: i32 = 880;
-const LEFT: i32 = 230;
+const LEFT: i32 = 240;
 const RIGHT: i32 = WIDTH - 60;
 const TOP: i32 = 70;
-const BAR: i32 = 14;
-const BAR_STEP: i32 = 17;
+const BAR: i32 = 15;
+const BAR_STEP: i32 = 19;
 const GROUP_GAP: i32 = 16;
-const BELOW: i32 = 60;
+const BELOW: i32 = 80;
 
 struct Group {
     label: &'static str,
@@ -83,41 +83,50 @@ fn draw(record: &Record, options: &Options) -> Result<String> {
     let paper = Paper { area: &area };
     paper.rectangle((0, 0), (WIDTH, bottom + BELOW), WHITE)?;
     let base = &options.base;
-    paper.text(&format!("In relation to {base}, whose value is 1"), (LEFT, 18), 17, INK, HPos::Left)?;
+    paper.text(&format!("In relation to {base}, whose value is 1"), (LEFT, 18), 20, INK, HPos::Left)?;
     let mut x = LEFT;
     for (place, &peer) in peers.iter().enumerate() {
         let name = &record.peers[peer].name;
         paper.rectangle((x, 40), (x + 12, 52), colour(place))?;
-        paper.text(name, (x + 17, 46), 13, INK, HPos::Left)?;
+        paper.text(name, (x + 17, 46), 15, INK, HPos::Left)?;
         // About 8 pixels a letter of this size.
         x += 45 + 8 * name.chars().count() as i32;
     }
     for power in axis.low..=axis.high {
-        let ratio = f64::from(power).exp2();
-        let x = axis.place(ratio);
+        let x = axis.place(f64::from(power).exp2());
         paper.line((x, TOP - 8), (x, bottom - GROUP_GAP / 2), if power == 0 { INK } else { RULE })?;
-        paper.text(&ratio.to_string(), (x, bottom + 2), 13, FAINT, HPos::Center)?;
+        paper.text(&tick(power), (x, bottom + 4), 14, FAINT, HPos::Center)?;
     }
     for (row, group) in groups.iter().enumerate() {
         let top = TOP + row as i32 * group_height;
         let middle = top + (group_height - GROUP_GAP) / 2;
         let better = if group.more_is_better { "more is better" } else { "less is better" };
-        paper.text(group.label, (LEFT - 14, middle - 8), 14, INK, HPos::Right)?;
-        paper.text(better, (LEFT - 14, middle + 9), 12, FAINT, HPos::Right)?;
+        paper.text(group.label, (LEFT - 14, middle - 8), 16, INK, HPos::Right)?;
+        paper.text(better, (LEFT - 14, middle + 9), 14, FAINT, HPos::Right)?;
         for (place, bar) in group.bars.iter().enumerate() {
             paper.bar(bar, top + place as i32 * BAR_STEP, colour(place), axis)?;
         }
     }
-    let about = machine_line(record, options);
-    // The line is too long for one; its clauses are not.
-    let (machine, rest) = about.trim().split_once("; ").unwrap_or((about.trim(), ""));
-    paper.text(machine, (14, bottom + 26), 11, FAINT, HPos::Left)?;
-    let rest = rest.split("; ratios").next().unwrap_or_default();
-    let rest = format!("{rest}; medians, whiskers: quartiles; !: trouble");
-    paper.text(&rest, (14, bottom + 42), 11, FAINT, HPos::Left)?;
+    for (line, words) in footer(&machine_line(record, options)).iter().enumerate() {
+        paper.text(words, (14, bottom + 30 + 17 * line as i32), 13, FAINT, HPos::Left)?;
+    }
     area.present().map_err(failed)?;
     drop(area);
     Ok(svg)
+}
+
+/// The line about the machine in three: the machine, the versions, and the rest without its word about ratios.
+fn footer(machine: &str) -> Vec<String> {
+    let clauses: Vec<&str> = machine.trim().split("; ").filter(|clause| !clause.starts_with("ratios")).collect();
+    let (first, rest) = clauses.split_at(clauses.len().min(2));
+    let told = [rest.join("; "), "medians; whiskers: quartiles; !: trouble".to_owned()].join("; ");
+    first.iter().map(|clause| (*clause).to_owned()).chain([told]).collect()
+}
+
+/// 1/8, 1/4, ... 1, 2, 4.
+fn tick(power: i32) -> String {
+    let (sign, size) = if power < 0 { ("1/", power.unsigned_abs()) } else { ("", power.unsigned_abs()) };
+    format!("{sign}{}", 1_u32 << size)
 }
 
 /// Modes that were not measured have no group.
@@ -176,7 +185,7 @@ impl Paper<'_, '_> {
         let middle = top + BAR / 2;
         let mark = if bar.marked { " !" } else { "" };
         let Some(ratio) = bar.ratio else {
-            return self.text(&format!("not measured{mark}"), (one + 5, middle), 12, FAINT, HPos::Left);
+            return self.text(&format!("not measured{mark}"), (one + 5, middle), 14, FAINT, HPos::Left);
         };
         let [low, end, high] =
             [ratio.lower_quartile, ratio.median, ratio.upper_quartile].map(|value| axis.place(value));
@@ -187,9 +196,9 @@ impl Paper<'_, '_> {
         }
         let value = format!("{:.2}{mark}", ratio.median);
         if end < one {
-            self.text(&value, (low.min(end) - 5, middle), 12, INK, HPos::Right)
+            self.text(&value, (low.min(end) - 5, middle), 14, INK, HPos::Right)
         } else {
-            self.text(&value, (high.max(end) + 5, middle), 12, INK, HPos::Left)
+            self.text(&value, (high.max(end) + 5, middle), 14, INK, HPos::Left)
         }
     }
 
@@ -225,6 +234,12 @@ mod tests {
         assert_eq!((axis.place(1.0 / 16.0), axis.place(8.0)), (LEFT, RIGHT));
         assert_eq!(axis.place(1000.0), RIGHT);
         assert_eq!(Axis::around([spread(-1.0, 1e300, 1e300)].into_iter()), Axis { low: -1, high: 10 });
+    }
+
+    #[test]
+    fn ticks_below_one_are_fractions_and_the_footer_has_three_lines() {
+        assert_eq!([-3, 0, 2].map(tick), ["1/8", "1", "4"]);
+        assert_eq!(footer("m; v; w; r; ratios to x\n"), ["m", "v", "w; r; medians; whiskers: quartiles; !: trouble"]);
     }
 
     #[test]
