@@ -30,7 +30,7 @@ pub struct Options {
     /// The modes of the usual run with short windows and few rounds: under two minutes
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
-    /// All modes, and then some with two workers: about 25 minutes
+    /// All modes, and then some with two workers: about 20 minutes
     #[arg(long, conflicts_with = "workers")]
     pub full: bool,
     /// How often each peer is measured in each mode [default: 7, quick: 3, full: 5]
@@ -69,7 +69,7 @@ pub struct Options {
     /// Idle connections in the mode idle
     #[arg(long, value_name = "COUNT", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub idle: u32,
-    /// Where the bytes of a download come from: a file (sendfile) or the backend's memory (send)
+    /// Where the bytes of a download or an upload come from: a file (sendfile) or the sender's memory (send)
     #[arg(long, value_enum, default_value_t = Source::File)]
     pub source: Source,
     /// First of the ports of the proxies
