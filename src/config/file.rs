@@ -5,7 +5,7 @@
 
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::section::{self, Section};
-use super::{Access, Format, Initial, Level, Probe, limits, words};
+use super::{Access, Format, Initial, Level, Probe, RelayMode, limits, words};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
@@ -22,7 +22,7 @@ pub const TABLES: [(&str, &[&str]); 9] = [
     ("pools.NAME.health", HEALTH),
 ];
 const ROOT: &[&str] = &["runtime", "admin", "log", "listeners", "pools"];
-const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_duck"];
+const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_duck", "relay"];
 const ADMIN: &[&str] = &["listen"];
 const LOG: &[&str] = &["level", "format", "access"];
 const LISTENER: &[&str] = &["bind", "pool", "backlog", "idle_timeout", "half_close_timeout", "keepalive"];
@@ -45,6 +45,7 @@ pub(super) struct Runtime {
     pub max_connections: Given<usize>,
     pub drain_timeout: Given<Duration>,
     pub lame_duck: Given<Duration>,
+    pub relay: Given<RelayMode>,
 }
 
 pub(super) struct Log {
@@ -118,6 +119,7 @@ impl Runtime {
             max_connections: section.integer("max_connections", &(1..=limits::MAX_CONNECTIONS)),
             drain_timeout: section.duration("drain_timeout", &(Duration::ZERO..=limits::MAX_DURATION)),
             lame_duck: section.duration("lame_duck", &(Duration::ZERO..=limits::MAX_DURATION)),
+            relay: section.choice("relay", &RelayMode::WORDS),
         }
     }
 }

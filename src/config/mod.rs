@@ -77,6 +77,24 @@ pub struct Runtime {
     pub drain_timeout: Duration,
     /// How long a stopping process reports "not ready" while it still accepts.
     pub lame_duck: Duration,
+    pub relay: RelayMode,
+}
+
+/// How bytes get from one socket of a session to the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RelayMode {
+    /// By copying, until a direction has moved much in a row; from then on by splice(2).
+    #[default]
+    Auto,
+    /// Always by copying: no pipe is ever made.
+    Copy,
+    /// By splice(2) as soon as a read was big, as far as there are pipes.
+    Splice,
+}
+
+impl RelayMode {
+    /// The words of the file.
+    pub(super) const WORDS: [(&str, Self); 3] = [("auto", Self::Auto), ("copy", Self::Copy), ("splice", Self::Splice)];
 }
 
 /// `[admin]`: where the HTTP endpoint for people and scrapers listens.
@@ -252,7 +270,13 @@ pub enum Initial {
 
 impl Default for Runtime {
     fn default() -> Self {
-        Self { workers: None, max_connections: None, drain_timeout: Duration::from_secs(60), lame_duck: Duration::ZERO }
+        Self {
+            workers: None,
+            max_connections: None,
+            drain_timeout: Duration::from_secs(60),
+            lame_duck: Duration::ZERO,
+            relay: RelayMode::default(),
+        }
     }
 }
 

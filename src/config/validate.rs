@@ -61,6 +61,7 @@ fn runtime(given: file::Runtime) -> Runtime {
         max_connections: given.max_connections.into_good().map(|placed| placed.value),
         drain_timeout: given.drain_timeout.value_or(default.drain_timeout),
         lame_duck: given.lame_duck.value_or(default.lame_duck),
+        relay: given.relay.value_or(default.relay),
     }
 }
 

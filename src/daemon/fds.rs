@@ -2,7 +2,7 @@
 //!
 //! Owns the arithmetic of the start check (pure) and the two system calls around it.
 
-use crate::config::Config;
+use crate::config::{Config, RelayMode};
 use crate::health::MAX_PROBES;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -42,6 +42,7 @@ pub fn plan(config: &Config, workers: usize, limit: u64) -> Result<Plan, String>
     let binds = config.listeners.iter().map(|listener| listener.bind.len() as u64).sum::<u64>();
     let backends = config.pools.iter().map(|pool| pool.members.len() as u64).sum::<u64>();
     let sockets = binds * workers as u64;
+    let most_pipes = if config.runtime.relay == RelayMode::Copy { 0 } else { MAX_PIPES };
     let reserve = BASE + PER_WORKER * workers as u64 + sockets + ADMIN + backends.min(MAX_PROBES as u64);
     if let Some(max_sessions) = config.runtime.max_connections {
         let need = reserve + PER_SESSION * max_sessions as u64;
@@ -53,11 +54,11 @@ pub fn plan(config: &Config, workers: usize, limit: u64) -> Result<Plan, String>
                  unit, `ulimit -Hn`) or lower max_connections to {fits}"
             ));
         }
-        return Ok(Plan { max_sessions, max_pipes: ((limit - need) / PER_PIPE).min(MAX_PIPES) as usize });
+        return Ok(Plan { max_sessions, max_pipes: ((limit - need) / PER_PIPE).min(most_pipes) as usize });
     }
     // With a very small limit the reserve is a hope: half goes to sessions whatever it says.
     let left = limit.saturating_sub(reserve.min(limit / 2));
-    let max_pipes = (left / PIPE_SHARE).min(MAX_PIPES);
+    let max_pipes = (left / PIPE_SHARE).min(most_pipes);
     let max_sessions = (left - PER_PIPE * max_pipes) / PER_SESSION;
     Ok(Plan { max_sessions: max_sessions.max(1) as usize, max_pipes: max_pipes as usize })
 }
@@ -94,6 +95,17 @@ mod tests {
             let plan = plan(&config(None), 2, limit).unwrap();
             assert!(plan.max_sessions >= 1);
             assert!((plan.max_sessions * 2 + plan.max_pipes * 2) as u64 <= limit, "{limit}: {plan:?}");
+        }
+    }
+
+    #[test]
+    fn who_only_copies_needs_no_pipes() {
+        for max_connections in [None, Some(100)] {
+            let mut config = config(max_connections);
+            config.runtime.relay = RelayMode::Copy;
+            assert_eq!(plan(&config, 2, 20_000).unwrap().max_pipes, 0);
+            config.runtime.relay = RelayMode::Splice;
+            assert!(plan(&config, 2, 20_000).unwrap().max_pipes > 0);
         }
     }
 }

@@ -130,8 +130,9 @@ impl<'a> Daemon<'a> {
             Ok(())
         } else {
             let (events, mut ended) = mpsc::channel(sockets.len().max(1));
+            let relay = self.config.runtime.relay;
             let (up, ups) = mpsc::channel(sockets.len().max(1));
-            let workers = worker::spawn_all(sockets, &shared, max_pipes, &self.drain, &up, &events)?;
+            let workers = worker::spawn_all(sockets, &shared, max_pipes, relay, &self.drain, &up, &events)?;
             drop(up);
             if all_up(ups).await == workers.len() {
                 self.say_ready(&announcement);

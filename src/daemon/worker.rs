@@ -5,6 +5,7 @@
 
 use super::Failure;
 use super::start::{Shared, WorkerSockets};
+use crate::config::RelayMode;
 use crate::drain::{Drain, LocalTasks, Stage, spawn_local};
 use crate::metrics::Metrics;
 use crate::net::relay;
@@ -38,6 +39,7 @@ pub fn spawn_all(
     sockets: Vec<WorkerSockets>,
     shared: &Shared,
     max_pipes: usize,
+    relay: RelayMode,
     drain: &Drain,
     up: &mpsc::Sender<()>,
     events: &mpsc::Sender<Ended>,
@@ -50,6 +52,7 @@ pub fn spawn_all(
             admission: Arc::clone(&shared.admission),
             access: shared.access.clone(),
             max_pipes,
+            relay,
             shortage: Arc::clone(&shared.shortage),
         };
         let (drain, up, events, metrics) = (drain.clone(), up.clone(), events.clone(), Arc::clone(&shared.metrics));

@@ -4,6 +4,7 @@
 
 use super::Relayed;
 use super::admission::Admission;
+use crate::config::RelayMode;
 use crate::drain::Living;
 use crate::every::Every;
 use crate::log::{AccessLog, AccessWriter};
@@ -26,6 +27,7 @@ pub struct WorkerSetup {
     pub admission: Arc<Admission>,
     pub access: Option<AccessLog>,
     pub max_pipes: usize,
+    pub relay: RelayMode,
     /// Limits what is said about a shortage of file descriptors, over all workers together.
     pub shortage: Arc<Every>,
 }
@@ -51,7 +53,7 @@ impl Worker {
         Ok(Self {
             table: setup.table,
             admission: setup.admission,
-            engine: Rc::new(RefCell::new(Engine::new(setup.max_pipes, Instant::now())?)),
+            engine: Rc::new(RefCell::new(Engine::new(setup.max_pipes, setup.relay, Instant::now())?)),
             rng: RefCell::new(Rng::from_entropy()),
             access: setup.access.map(|log| RefCell::new(log.writer())),
             shortage: setup.shortage,

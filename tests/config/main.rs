@@ -12,7 +12,9 @@ mod pools;
 mod syntax;
 
 use std::time::Duration;
-use tidegate::config::{Access, Address, Balance, Config, Format, Group, Initial, Level, Mistake, Mistakes, Probe};
+use tidegate::config::{
+    Access, Address, Balance, Config, Format, Group, Initial, Level, Mistake, Mistakes, Probe, RelayMode,
+};
 
 const EXAMPLE: &str = include_str!("../../lb.toml.example");
 
@@ -64,7 +66,7 @@ fn the_smallest_config_has_every_default() {
     assert_eq!(config.runtime.workers, None);
     assert_eq!(config.runtime.max_connections, None);
     assert_eq!(config.runtime.drain_timeout, Duration::from_secs(60));
-    assert_eq!(config.runtime.lame_duck, Duration::ZERO);
+    assert_eq!((config.runtime.lame_duck, config.runtime.relay), (Duration::ZERO, RelayMode::Auto));
     assert_eq!(config.admin.listen.unwrap().to_string(), "127.0.0.1:9900");
     assert_eq!((config.log.level, config.log.format, config.log.access), (Level::Info, Format::Text, Access::Off));
     let listener = &config.listeners[0];
@@ -91,6 +93,7 @@ fn a_full_config_says_what_it_means() {
         max_connections = 10_000
         drain_timeout = "0s"
         lame_duck = "1m 30s"
+        relay = "copy"
         [admin]
         listen = "unix:/run/admin.sock"
         [log]
@@ -119,6 +122,7 @@ fn a_full_config_says_what_it_means() {
     );
     assert_eq!((config.runtime.workers, config.runtime.max_connections), (Some(4), Some(10_000)));
     assert_eq!((config.runtime.drain_timeout, config.runtime.lame_duck), (Duration::ZERO, Duration::from_secs(90)));
+    assert_eq!(config.runtime.relay, RelayMode::Copy);
     assert_eq!(config.admin.listen.unwrap().to_string(), "unix:/run/admin.sock");
     assert_eq!((config.log.level, config.log.format), (Level::Debug, Format::Json));
     assert_eq!(config.log.access, Access::File("/var/log/access.log".into()));

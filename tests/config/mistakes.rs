@@ -27,13 +27,19 @@ fn mistakes_of_the_process() {
             &["6:21: runtime.lame_duck: \"a while\" is not a duration; write a number and a unit, such as \"250ms\", \
                \"5s\", \"10m\" or \"1h\""],
         ),
+        (
+            "runtime.relay = \"slice\"",
+            &["6:17: runtime.relay: \"slice\" is not known here; use \"auto\", \"copy\" or \"splice\""],
+        ),
+        ("runtime.relay = true", &["6:17: runtime.relay: true is a boolean, but a string is wanted"]),
         ("runtime = 1", &["6:11: runtime: 1 is an integer, but a table is wanted"]),
         ("[[runtime]]", &["6:1: runtime: this is a list, but a table is wanted"]),
         ("runtime.lame_duck = 2026-01-01", &["6:21: runtime.lame_duck: this is a date, but a duration is wanted"]),
         ("runtime.worker = 4", &["6:9: runtime.worker: unknown key; did you mean \"workers\"?"]),
         (
             "runtime.tuning = 4",
-            &["6:9: runtime.tuning: unknown key; the keys here are workers, max_connections, drain_timeout, lame_duck"],
+            &["6:9: runtime.tuning: unknown key; the keys here are workers, max_connections, drain_timeout, \
+               lame_duck, relay"],
         ),
         ("listener.a.bind = 1", &["6:1: listener: unknown key; did you mean \"listeners\"?"]),
         ("sinks = 1", &["6:1: sinks: unknown key; the keys here are runtime, admin, log, listeners, pools"]),

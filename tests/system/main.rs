@@ -19,5 +19,6 @@ mod health;
 mod limits;
 mod panics;
 mod quiet;
+mod relay;
 mod start;
 mod stop;

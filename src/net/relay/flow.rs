@@ -6,6 +6,7 @@
 //! only after everything before it, and only if it is one. Next: `entry`, which turns reports into an end.
 
 use super::pipe::{Pipe, Pipes};
+use crate::config::RelayMode;
 use crate::net::stream::{Family, Stream};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -20,13 +21,27 @@ pub struct Shared {
     pub moved: usize,
     /// Times that a flow wanted to splice and had to copy for want of a pipe.
     pub fallbacks: u64,
+    /// A direction splices once big reads have moved more than this many bytes in a row.
+    splice_after: u32,
+}
+
+impl Shared {
+    pub fn new(pipes: Pipes, mode: RelayMode) -> Self {
+        let splice_after = match mode {
+            RelayMode::Auto => SPLICE_AFTER,
+            // No count exceeds it.
+            RelayMode::Copy => u32::MAX,
+            RelayMode::Splice => 0,
+        };
+        Self { buffer: vec![0; CHUNK].into(), pipes, moved: 0, fallbacks: 0, splice_after }
+    }
 }
 
 /// The size of the shared buffer.
 pub const CHUNK: usize = 64 * 1024;
-/// Big reads must have moved this much, in a row, before splicing pays: a pipe costs short connections three
-/// calls more.
-const SPLICE_AFTER: u32 = 128 * 1024;
+/// Splicing pays once big reads have moved 128 KiB in a row, which is more than this: a pipe costs short connections
+/// three calls more.
+const SPLICE_AFTER: u32 = 128 * 1024 - 1;
 /// A read of at least this much is big.
 const BIG: usize = 16 * 1024;
 /// What is read at once while the sink is slow or no pipe is to be had, so that what it can't take stays small.
@@ -164,7 +179,7 @@ impl Flow {
 
     /// Whether it is in the middle of a large transfer, by how it has read of late.
     pub fn is_bulk(&self) -> bool {
-        self.streak >= SPLICE_AFTER
+        self.streak > SPLICE_AFTER
     }
 
     fn holds_nothing(&self) -> bool {
@@ -249,7 +264,7 @@ impl Flow {
     /// Reads one chunk and, when copying, offers it to the sink at once.
     fn fetch(&mut self, link: &mut Link<'_>) -> Result<(), Stop> {
         // splice(2) never gets past an urgent byte.
-        let bulk = self.is_bulk() && !link.source.urgent;
+        let bulk = self.streak > link.shared.splice_after && !link.source.urgent;
         let pipe = if bulk { link.shared.pipes.take() } else { None };
         let fetched = if let Some(pipe) = pipe {
             match self.splice(link, pipe) {

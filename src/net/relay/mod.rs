@@ -19,6 +19,7 @@ mod tests_pace;
 
 pub use drive::drive;
 
+use crate::config::RelayMode;
 use crate::name::{Direction, Side};
 use crate::net::stream::Stream;
 use entry::{Entry, Step};
@@ -151,14 +152,14 @@ pub struct Engine<O> {
 
 impl<O: Owner> Engine<O> {
     /// An engine that holds at most `max_pipes` pipes at once.
-    pub fn new(max_pipes: usize, now: Instant) -> io::Result<Self> {
+    pub fn new(max_pipes: usize, mode: RelayMode, now: Instant) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             events: Vec::with_capacity(EVENTS),
             entries: Slab::new(),
             ready: VecDeque::new(),
             closing: Vec::new(),
-            shared: Shared { buffer: vec![0; CHUNK].into(), pipes: Pipes::new(max_pipes), moved: 0, fallbacks: 0 },
+            shared: Shared::new(Pipes::new(max_pipes), mode),
             started: now,
             next_sweep: Millis::MAX,
             next_closing: Millis::MAX,

@@ -58,7 +58,7 @@ pub fn pair() -> (TcpStream, TcpStream) {
 
 impl Rig {
     fn new(timeouts: Timeouts) -> Self {
-        let mut engine = Engine::new(8, Instant::now()).unwrap();
+        let mut engine = Engine::new(8, RelayMode::Auto, Instant::now()).unwrap();
         let log = Rc::new(RefCell::new(Log::default()));
         let (client, near) = pair();
         let (backend, far) = pair();
@@ -420,6 +420,23 @@ fn without_pipes_everything_is_copied() {
     let (open, fallbacks) = rig.engine.pipe_use();
     assert_eq!(open, 0);
     assert!(fallbacks > 0);
+}
+
+#[test]
+fn the_mode_decides_how_much_is_copied_first() {
+    for (mode, bytes, splices) in [
+        (RelayMode::Copy, LARGE, false),
+        (RelayMode::Auto, SMALL, false),
+        (RelayMode::Auto, LARGE, true),
+        (RelayMode::Splice, SMALL, false),
+        (RelayMode::Splice, LARGE, true),
+    ] {
+        let mut rig = Rig::new(PATIENT);
+        rig.engine.shared = Shared::new(Pipes::new(8), mode);
+        rig.carry(Side::Client, bytes);
+        let (open, fallbacks) = rig.engine.pipe_use();
+        assert_eq!((open > 0, fallbacks), (splices, 0), "{mode:?}, {bytes} bytes");
+    }
 }
 
 #[test]
