@@ -99,6 +99,18 @@ mod tests {
     }
 
     #[test]
+    fn listening_sockets_and_pipes_are_part_of_the_need() {
+        let mut config = config(Some(1_000));
+        let bare = (0..20_000).find(|&limit| plan(&config, 2, limit).is_ok()).unwrap();
+        assert_eq!(plan(&config, 2, bare).unwrap().max_pipes, 0, "sessions go first");
+        assert_eq!(plan(&config, 2, bare + 20).unwrap().max_pipes, 10, "two descriptors each");
+        let text = "[listeners.a]\nbind = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\npool = \"p\"\n[pools.p]\nbackends = []\n";
+        config.listeners = Config::parse("lb.toml", text.as_bytes()).unwrap().config.listeners;
+        assert!(plan(&config, 2, bare + 3).is_err(), "two addresses are four sockets for two workers");
+        assert!(plan(&config, 2, bare + 4).is_ok());
+    }
+
+    #[test]
     fn who_only_copies_needs_no_pipes() {
         for max_connections in [None, Some(100)] {
             let mut config = config(max_connections);

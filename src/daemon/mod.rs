@@ -14,6 +14,7 @@
 
 mod fds;
 mod gates;
+mod pipes;
 mod start;
 mod supervise;
 mod worker;
@@ -123,7 +124,7 @@ impl<'a> Daemon<'a> {
 
     async fn live(self, started: Started) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
-        let Started { shared, sockets, admin, announcement, max_pipes, log } = started;
+        let Started { shared, sockets, admin, announcement, pipes, log } = started;
         let control = supervise::Control::start(&shared, admin, self.phase.subscribe())?;
         let verdict = if let Some(signal) = self.first_round(&control, &mut signals).await {
             tracing::info!(signal, "stopped before it was ready");
@@ -132,7 +133,7 @@ impl<'a> Daemon<'a> {
             let (events, mut ended) = mpsc::channel(sockets.len().max(1));
             let relay = self.config.runtime.relay;
             let (up, ups) = mpsc::channel(sockets.len().max(1));
-            let workers = worker::spawn_all(sockets, &shared, max_pipes, relay, &self.drain, &up, &events)?;
+            let workers = worker::spawn_all(sockets, &shared, pipes, relay, &self.drain, &up, &events)?;
             drop(up);
             if all_up(ups).await == workers.len() {
                 self.say_ready(&announcement);

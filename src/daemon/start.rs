@@ -5,13 +5,15 @@
 use super::Failure;
 use super::fds;
 use super::gates::Announcement;
+use super::pipes;
 
-use crate::config::{Address, Config, Mistake, limits};
+use crate::config::{Address, Config, Mistake, RelayMode, limits};
 use crate::every::Every;
 use crate::log::{self, AccessLog, LogGuard};
 use crate::metrics::Metrics;
 use crate::name::BindAddr;
 use crate::net::listen::{AtClose, ListenSocket, Options, SocketAccess, bind_all};
+use crate::net::relay::PipeBounds;
 use crate::net::resolve;
 use crate::session::admission::{Admission, Overflow};
 use crate::session::close::CloseReason;
@@ -48,7 +50,7 @@ pub struct Started {
     pub admin: Option<ListenSocket>,
     pub announcement: Announcement,
     /// Of each worker.
-    pub max_pipes: usize,
+    pub pipes: PipeBounds,
     pub log: LogGuard,
 }
 
@@ -74,11 +76,19 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
     }
     metrics.generation.set(built.table.generation as i64);
     metrics.max_connections.set(plan.max_sessions as i64);
+    let pipes = pipes::Host::read().share(plan.max_pipes, workers);
+    metrics.max_pipes.set((pipes.count * workers) as i64);
+    metrics.max_pipe_bytes.set((pipes.bytes * workers) as i64);
+    if config.runtime.relay != RelayMode::Copy && pipes.allow_none() {
+        tracing::warn!("no room for pipes within the limits of this process: everything is copied");
+    }
     let overflow = if config.runtime.max_connections.is_some() { Overflow::Refuse } else { Overflow::Wait };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         workers,
         max_connections = plan.max_sessions,
+        max_pipes = pipes.count * workers,
+        max_pipe_bytes = pipes.bytes * workers,
         file_descriptors = limit,
         "starting"
     );
@@ -94,7 +104,7 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
         sockets,
         admin,
         announcement,
-        max_pipes: plan.max_pipes / workers.max(1),
+        pipes,
         log,
     })
 }

@@ -8,7 +8,7 @@ use super::start::{Shared, WorkerSockets};
 use crate::config::RelayMode;
 use crate::drain::{Drain, LocalTasks, Stage, spawn_local};
 use crate::metrics::Metrics;
-use crate::net::relay;
+use crate::net::relay::{self, PipeBounds};
 use crate::session::{Worker, WorkerSetup, acceptor};
 use std::convert::Infallible;
 use std::io;
@@ -38,7 +38,7 @@ pub struct Ended {
 pub fn spawn_all(
     sockets: Vec<WorkerSockets>,
     shared: &Shared,
-    max_pipes: usize,
+    pipes: PipeBounds,
     relay: RelayMode,
     drain: &Drain,
     up: &mpsc::Sender<()>,
@@ -51,7 +51,7 @@ pub fn spawn_all(
             table: Arc::clone(&shared.table),
             admission: Arc::clone(&shared.admission),
             access: shared.access.clone(),
-            max_pipes,
+            pipes,
             relay,
             shortage: Arc::clone(&shared.shortage),
         };

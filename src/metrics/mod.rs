@@ -28,6 +28,9 @@ pub struct Metrics {
     pub panics: Series<IntCounter>,
     /// Pipes of all workers' pools, see `net::relay`.
     pub pipes_held: Series<IntGauge>,
+    pub pipe_bytes_held: Series<IntGauge>,
+    pub max_pipes: Series<IntGauge>,
+    pub max_pipe_bytes: Series<IntGauge>,
     pub pipe_fallbacks: Series<IntCounter>,
     pub admin_refused: Series<IntCounter>,
     /// Indexed by [`LogKind`].
@@ -72,6 +75,9 @@ impl Metrics {
             max_connections: family(&registry, &names::MAX_CONNECTIONS)?.series(&[]),
             panics: family(&registry, &names::PANICS)?.series(&[]),
             pipes_held: family(&registry, &names::PIPES_HELD)?.series(&[]),
+            pipe_bytes_held: family(&registry, &names::PIPE_BYTES_HELD)?.series(&[]),
+            max_pipes: family(&registry, &names::MAX_PIPES)?.series(&[]),
+            max_pipe_bytes: family(&registry, &names::MAX_PIPE_BYTES)?.series(&[]),
             pipe_fallbacks: family(&registry, &names::PIPE_FALLBACKS)?.series(&[]),
             admin_refused: family(&registry, &names::ADMIN_REFUSED)?.series(&[]),
             log_dropped: LogKind::BOTH.map(|kind| log_dropped.series(&[kind.as_str()])),

@@ -45,6 +45,12 @@ names! {
         "Log lines given up because their queue was full or their target couldn't be written.";
     PIPES_HELD = "tidegate_pipes_held" []:
         "Pipes that exist for splicing, in use or pooled.";
+    PIPE_BYTES_HELD = "tidegate_pipe_bytes_held" []:
+        "Bytes that the pipes which exist could hold: what the kernel counts against the user.";
+    MAX_PIPES = "tidegate_max_pipes" []:
+        "Pipes that may exist at most.";
+    MAX_PIPE_BYTES = "tidegate_max_pipe_bytes" []:
+        "Bytes that all pipes together may be able to hold at most.";
     PIPE_FALLBACKS = "tidegate_pipe_fallbacks_total" []:
         "Times that a session went on by copying because there was no pipe to be had.";
     ADMIN_REFUSED = "tidegate_admin_connections_refused_total" []:

@@ -10,7 +10,7 @@ use crate::every::Every;
 use crate::log::{AccessLog, AccessWriter};
 use crate::metrics::Metrics;
 use crate::name::SessionId;
-use crate::net::relay::Engine;
+use crate::net::relay::{Engine, PipeBounds, PipeUse};
 use crate::rng::Rng;
 use crate::table::RoutingTable;
 use arc_swap::ArcSwap;
@@ -26,7 +26,7 @@ pub struct WorkerSetup {
     pub table: Arc<ArcSwap<RoutingTable>>,
     pub admission: Arc<Admission>,
     pub access: Option<AccessLog>,
-    pub max_pipes: usize,
+    pub pipes: PipeBounds,
     pub relay: RelayMode,
     /// Limits what is said about a shortage of file descriptors, over all workers together.
     pub shortage: Arc<Every>,
@@ -44,8 +44,8 @@ pub struct Worker {
     pub living: Living,
     index: u16,
     sessions: Cell<u64>,
-    /// Pipes that the metrics know of.
-    pipes_seen: Cell<usize>,
+    /// The use of pipes that the metrics know of.
+    pipes_seen: Cell<PipeUse>,
 }
 
 impl Worker {
@@ -53,14 +53,14 @@ impl Worker {
         Ok(Self {
             table: setup.table,
             admission: setup.admission,
-            engine: Rc::new(RefCell::new(Engine::new(setup.max_pipes, setup.relay, Instant::now())?)),
+            engine: Rc::new(RefCell::new(Engine::new(setup.pipes, setup.relay, Instant::now())?)),
             rng: RefCell::new(Rng::from_entropy()),
             access: setup.access.map(|log| RefCell::new(log.writer())),
             shortage: setup.shortage,
             living: Living::default(),
             index: setup.index,
             sessions: Cell::new(0),
-            pipes_seen: Cell::new(0),
+            pipes_seen: Cell::default(),
         })
     }
 
@@ -69,9 +69,11 @@ impl Worker {
         if let Some(access) = &self.access {
             access.borrow_mut().flush();
         }
-        let (open, fallbacks) = self.engine.borrow_mut().pipe_use();
-        metrics.pipes_held.add(open as i64 - self.pipes_seen.replace(open) as i64);
-        metrics.pipe_fallbacks.inc_by(fallbacks);
+        let used = self.engine.borrow_mut().pipe_use();
+        let seen = self.pipes_seen.replace(used);
+        metrics.pipes_held.add(used.open as i64 - seen.open as i64);
+        metrics.pipe_bytes_held.add(used.bytes as i64 - seen.bytes as i64);
+        metrics.pipe_fallbacks.inc_by(used.fallbacks);
     }
 
     pub(super) fn next_session(&self) -> SessionId {

@@ -18,6 +18,7 @@ mod tests;
 mod tests_pace;
 
 pub use drive::drive;
+pub use pipe::PipeBounds;
 
 use crate::config::RelayMode;
 use crate::name::{Direction, Side};
@@ -109,6 +110,17 @@ pub trait Owner {
     fn ended(self, end: RelayEnd);
 }
 
+/// What an engine's pipes take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PipeUse {
+    /// Pipes that exist, idle ones included.
+    pub open: usize,
+    /// Bytes that they could hold.
+    pub bytes: usize,
+    /// Times that a flow wanted a pipe and got none.
+    pub fallbacks: u64,
+}
+
 /// What a turn has left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -151,15 +163,15 @@ pub struct Engine<O> {
 }
 
 impl<O: Owner> Engine<O> {
-    /// An engine that holds at most `max_pipes` pipes at once.
-    pub fn new(max_pipes: usize, mode: RelayMode, now: Instant) -> io::Result<Self> {
+    /// An engine whose pipes stay within `bounds`.
+    pub fn new(bounds: PipeBounds, mode: RelayMode, now: Instant) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             events: Vec::with_capacity(EVENTS),
             entries: Slab::new(),
             ready: VecDeque::new(),
             closing: Vec::new(),
-            shared: Shared::new(Pipes::new(max_pipes), mode),
+            shared: Shared::new(Pipes::new(bounds), mode),
             started: now,
             next_sweep: Millis::MAX,
             next_closing: Millis::MAX,
@@ -199,9 +211,10 @@ impl<O: Owner> Engine<O> {
         self.entries.is_empty()
     }
 
-    /// Pipes that exist now, and how often there was none to be had since the last call.
-    pub fn pipe_use(&mut self) -> (usize, u64) {
-        (self.shared.pipes.open(), std::mem::take(&mut self.shared.fallbacks))
+    /// What the pipes take now, and how often there was none to be had since the last call.
+    pub fn pipe_use(&mut self) -> PipeUse {
+        let Shared { pipes, fallbacks, .. } = &mut self.shared;
+        PipeUse { open: pipes.open(), bytes: pipes.bytes(), fallbacks: std::mem::take(fallbacks) }
     }
 
     /// One bounded turn: what epoll tells of, then a share of the large transfers, then what is due.

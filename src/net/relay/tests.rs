@@ -32,6 +32,7 @@ impl Owner for Probe {
 
 const PANIC_AT: usize = 4_711;
 const SMALL: usize = 1_000;
+const PIPES: PipeBounds = PipeBounds { count: 8, bytes: 8 << 20, largest: 1 << 20 };
 /// Enough for both directions to have switched to splicing.
 const LARGE: usize = 3 << 20;
 pub const PATIENT: Timeouts =
@@ -58,7 +59,7 @@ pub fn pair() -> (TcpStream, TcpStream) {
 
 impl Rig {
     fn new(timeouts: Timeouts) -> Self {
-        let mut engine = Engine::new(8, RelayMode::Auto, Instant::now()).unwrap();
+        let mut engine = Engine::new(PIPES, RelayMode::Auto, Instant::now()).unwrap();
         let log = Rc::new(RefCell::new(Log::default()));
         let (client, near) = pair();
         let (backend, far) = pair();
@@ -142,12 +143,12 @@ fn bytes_arrive_unchanged_and_an_idle_session_holds_no_pipe() {
         rig.carry(Side::Backend, amount);
     }
     assert_eq!(rig.log.borrow().moved, [1 + SMALL + 100_000 + LARGE; 2]);
-    assert!(rig.engine.pipe_use().0 > 0, "large transfers go through pipes");
+    assert!(rig.engine.pipe_use().open > 0, "large transfers go through pipes");
     rig.client.shutdown(Shutdown::Write).unwrap();
     rig.backend.shutdown(Shutdown::Write).unwrap();
     rig.until("the end", |rig| rig.end().is_some());
     assert_eq!(rig.end(), Some(RelayEnd::Complete));
-    assert_eq!(rig.engine.pipe_use().0, 0);
+    assert_eq!(rig.engine.pipe_use().open, 0);
 }
 
 #[test]
@@ -268,7 +269,7 @@ fn a_client_reset_frees_the_backend_although_it_does_not_read() {
     reset(std::mem::replace(&mut rig.client, pair().0));
     rig.until("the end", |rig| rig.end().is_some());
     assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Client)));
-    assert_eq!(rig.engine.pipe_use().0, 0, "a pipe with data in it is closed");
+    assert_eq!(rig.engine.pipe_use().open, 0, "a pipe with data in it is closed");
 }
 
 #[test]
@@ -414,12 +415,12 @@ fn a_panic_in_one_session_resets_that_session_alone() {
 #[test]
 fn without_pipes_everything_is_copied() {
     let mut rig = Rig::new(PATIENT);
-    rig.engine.shared.pipes = Pipes::new(0);
+    rig.engine.shared.pipes = Pipes::new(PipeBounds::NONE);
     rig.carry(Side::Client, LARGE);
     rig.carry(Side::Backend, LARGE);
-    let (open, fallbacks) = rig.engine.pipe_use();
-    assert_eq!(open, 0);
-    assert!(fallbacks > 0);
+    let used = rig.engine.pipe_use();
+    assert_eq!((used.open, used.bytes), (0, 0));
+    assert!(used.fallbacks > 0);
 }
 
 #[test]
@@ -432,10 +433,10 @@ fn the_mode_decides_how_much_is_copied_first() {
         (RelayMode::Splice, LARGE, true),
     ] {
         let mut rig = Rig::new(PATIENT);
-        rig.engine.shared = Shared::new(Pipes::new(8), mode);
+        rig.engine.shared = Shared::new(Pipes::new(PIPES), mode);
         rig.carry(Side::Client, bytes);
-        let (open, fallbacks) = rig.engine.pipe_use();
-        assert_eq!((open > 0, fallbacks), (splices, 0), "{mode:?}, {bytes} bytes");
+        let used = rig.engine.pipe_use();
+        assert_eq!((used.open > 0, used.fallbacks), (splices, 0), "{mode:?}, {bytes} bytes");
     }
 }
 
