@@ -1,10 +1,12 @@
-//! Tests of the real binary over a cable on which packets vanish: `cargo test --test rooted`, as root.
+//! Tests of the real binary that need root, over a cable on which packets vanish and as a user who may little:
+//! `cargo test --test rooted`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../kit/mod.rs"]
 mod kit;
 mod net;
+mod pipes;
 
 use kit::conn::transfer;
 use kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually, eventually_eq};
