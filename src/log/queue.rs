@@ -9,7 +9,7 @@
 //! with a full queue it prints to stdout, which may itself be what is stuck.
 
 use super::target::{Lost, Target};
-use prometheus::IntCounter;
+use crate::metrics::{Counter, Series};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -41,7 +41,7 @@ struct Shared {
     /// Told when all is written.
     idle: Condvar,
     limits: Limits,
-    dropped: IntCounter,
+    dropped: Series<Counter>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ impl Queue {
         thread: &str,
         limits: Limits,
         mut target: Target,
-        dropped: IntCounter,
+        dropped: Series<Counter>,
         on_error: impl Fn(&Lost) + Send + 'static,
     ) -> io::Result<Self> {
         let state = Mutex::new(State { handles: 1, ..State::default() });
@@ -153,12 +153,13 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{LogKind, Metrics};
     use std::io::{PipeReader, Read};
 
     const LIMITS: Limits = Limits { chunks: 4, bytes: 300_000 };
 
-    fn counter() -> IntCounter {
-        IntCounter::new("dropped", "dropped").unwrap()
+    fn counter() -> Series<Counter> {
+        Metrics::new().unwrap().log_dropped(LogKind::Ops).clone()
     }
 
     fn chunk(text: &str) -> Chunk {
@@ -171,7 +172,7 @@ mod tests {
     }
 
     /// A queue whose target is a pipe.
-    fn piped(limits: Limits) -> (Queue, PipeReader, IntCounter) {
+    fn piped(limits: Limits) -> (Queue, PipeReader, Series<Counter>) {
         let (reader, writer) = io::pipe().unwrap();
         let dropped = counter();
         let queue = Queue::start("test", limits, Target::from_fd(writer.into()), dropped.clone(), |_| ()).unwrap();

@@ -4,10 +4,9 @@
 //! The counters are those of the whole network namespace: the kernel keeps none for one socket. A kernel that
 //! doesn't tell leaves the families out, rather than showing a zero that nobody counted.
 
+use super::family::head;
 use super::names::{KERNEL_LISTEN_DROPS, KERNEL_LISTEN_OVERFLOWS, Name};
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
-use prometheus::{Error, IntCounter};
+use std::fmt::Write;
 
 /// Under `self`, because `/proc/net` isn't there when only processes are shown (`ProcSubset=pid`).
 const NETSTAT: &str = "/proc/self/net/netstat";
@@ -15,40 +14,16 @@ const NETSTAT: &str = "/proc/self/net/netstat";
 /// The kernel's field for each family.
 const FIELDS: [(&str, Name); 2] = [("ListenOverflows", KERNEL_LISTEN_OVERFLOWS), ("ListenDrops", KERNEL_LISTEN_DROPS)];
 
-/// The collector of the two families.
-pub struct ListenQueues {
-    descs: Vec<Desc>,
-}
-
-impl ListenQueues {
-    pub fn new() -> Result<Self, Error> {
-        let mut descs = Vec::new();
-        for (_, name) in FIELDS {
-            descs.extend(counter(&name, 0)?.desc().into_iter().cloned());
+/// Appends the two families, as far as the kernel tells.
+pub fn write(out: &mut String) {
+    let netstat = std::fs::read_to_string(NETSTAT).unwrap_or_default();
+    for (field, name) in FIELDS {
+        if let Some(value) = tcp_ext(&netstat, field) {
+            head(out, &name, "counter");
+            // Writing to a string can't fail.
+            let _ = writeln!(out, "{} {value}", name.name);
         }
-        Ok(Self { descs })
     }
-}
-
-impl Collector for ListenQueues {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descs.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let netstat = std::fs::read_to_string(NETSTAT).unwrap_or_default();
-        let families = FIELDS.iter().filter_map(|(field, name)| {
-            let counter = counter(name, tcp_ext(&netstat, field)?).ok()?;
-            Some(counter.collect())
-        });
-        families.flatten().collect()
-    }
-}
-
-fn counter(name: &Name, value: u64) -> Result<IntCounter, Error> {
-    let counter = IntCounter::new(name.name, name.help)?;
-    counter.inc_by(value);
-    Ok(counter)
 }
 
 /// The value of a field of `TcpExt`: the file has a line of names, then a line of values, each with that prefix.
@@ -76,6 +51,8 @@ mod tests {
 
     #[test]
     fn this_kernel_tells() {
-        assert_eq!(ListenQueues::new().unwrap().collect().len(), 2);
+        let mut text = String::new();
+        write(&mut text);
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 2, "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! What tidegate counts, and the handles through which it counts.
 //!
-//! Owns the registry, every family and the text that `/metrics` answers with. Each layer above resolves its
+//! Owns every family and the text that `/metrics` answers with. Each layer above resolves its
 //! handles once ([`Metrics::listener`], [`Metrics::pool`], [`Metrics::backend`]) and then counts without a lock or
 //! a look-up; when it drops them, their series go with the last handle (`family`). Names, helps, labels and
 //! buckets are in [`names`].
@@ -8,82 +8,95 @@
 mod family;
 mod kernel;
 pub mod names;
+mod value;
 
 pub use family::Series;
+pub use value::{Counter, Gauge, Histogram};
 
 use crate::name::{Direction, ListenerName, PoolName};
-use family::{Family, Kind};
+use family::{Exposed, Family, Labels};
 use names::Name;
+use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Error, Histogram, IntCounter, IntGauge, Registry, TextEncoder};
+use prometheus::{Error, TextEncoder};
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use value::Kind;
 
 /// All metrics of the process: those that exist once as fields, the others by the handles that it gives out.
 pub struct Metrics {
     registry: Registry,
+    /// Of the library: the process's own figures.
+    process: ProcessCollector,
     families: Families,
-    pub generation: Series<IntGauge>,
-    pub max_connections: Series<IntGauge>,
-    pub panics: Series<IntCounter>,
+    pub generation: Series<Gauge>,
+    pub max_connections: Series<Gauge>,
+    pub panics: Series<Counter>,
     /// Pipes of all workers' pools, see `net::relay`.
-    pub pipes_held: Series<IntGauge>,
-    pub pipe_bytes_held: Series<IntGauge>,
-    pub max_pipes: Series<IntGauge>,
-    pub max_pipe_bytes: Series<IntGauge>,
-    pub pipe_fallbacks: Series<IntCounter>,
-    pub admin_refused: Series<IntCounter>,
+    pub pipes_held: Series<Gauge>,
+    pub pipe_bytes_held: Series<Gauge>,
+    pub max_pipes: Series<Gauge>,
+    pub max_pipe_bytes: Series<Gauge>,
+    pub pipe_fallbacks: Series<Counter>,
+    pub admin_refused: Series<Counter>,
     /// Indexed by [`LogKind`].
-    log_dropped: [Series<IntCounter>; 2],
+    log_dropped: [Series<Counter>; 2],
     /// Its only series stands for the life of the process.
-    _build_info: Series<IntGauge>,
+    _build_info: Series<Gauge>,
     /// The series of tasks that were restarted so far; once there, they stay.
     task_restarts: Seen,
+    /// Bytes of the last scrape's text, so that the next one need not grow its buffer.
+    last_length: AtomicUsize,
 }
 
+/// What a scrape's text may grow by from one to the next without being moved.
+const SPARE: usize = 4 << 10;
+
 struct Families {
-    task_restarts: Family<IntCounter>,
-    listener_up: Family<IntGauge>,
-    listener_connections: Family<IntCounter>,
-    listener_active: Family<IntGauge>,
-    listener_accept_errors: Family<IntCounter>,
-    connections_closed: Family<IntCounter>,
+    task_restarts: Family<Counter>,
+    listener_up: Family<Gauge>,
+    listener_connections: Family<Counter>,
+    listener_active: Family<Gauge>,
+    listener_accept_errors: Family<Counter>,
+    connections_closed: Family<Counter>,
     connection_duration: Family<Histogram>,
-    pool_failovers: Family<IntCounter>,
-    pool_no_backend: Family<IntCounter>,
+    pool_failovers: Family<Counter>,
+    pool_no_backend: Family<Counter>,
     pool_connect_wait: Family<Histogram>,
-    backend_up: Family<IntGauge>,
-    backend_state_changes: Family<IntCounter>,
-    backend_connections: Family<IntCounter>,
-    backend_active: Family<IntGauge>,
-    backend_bytes: Family<IntCounter>,
-    backend_connect_errors: Family<IntCounter>,
-    backend_health_checks: Family<IntCounter>,
+    backend_up: Family<Gauge>,
+    backend_state_changes: Family<Counter>,
+    backend_connections: Family<Counter>,
+    backend_active: Family<Gauge>,
+    backend_bytes: Family<Counter>,
+    backend_connect_errors: Family<Counter>,
+    backend_health_checks: Family<Counter>,
 }
 
 impl Metrics {
     /// Registers everything. Fails only if two families clash, which a test rules out.
     pub fn new() -> Result<Self, Error> {
-        let registry = Registry::new();
-        registry.register(Box::new(ProcessCollector::for_self()))?;
-        registry.register(Box::new(kernel::ListenQueues::new()?))?;
-        let build_info = family::<IntGauge>(&registry, &names::BUILD_INFO)?.series(&[env!("CARGO_PKG_VERSION")]);
+        let mut registry = Registry::default();
+        let once = Labels::none();
+        let build_info = registry.add::<Gauge>(&names::BUILD_INFO)?.with(&once, env!("CARGO_PKG_VERSION"));
         build_info.set(1);
-        let log_dropped = family::<IntCounter>(&registry, &names::LOG_DROPPED)?;
+        let log_dropped = registry.add::<Counter>(&names::LOG_DROPPED)?;
         Ok(Self {
-            generation: family(&registry, &names::CONFIG_GENERATION)?.series(&[]),
-            max_connections: family(&registry, &names::MAX_CONNECTIONS)?.series(&[]),
-            panics: family(&registry, &names::PANICS)?.series(&[]),
-            pipes_held: family(&registry, &names::PIPES_HELD)?.series(&[]),
-            pipe_bytes_held: family(&registry, &names::PIPE_BYTES_HELD)?.series(&[]),
-            max_pipes: family(&registry, &names::MAX_PIPES)?.series(&[]),
-            max_pipe_bytes: family(&registry, &names::MAX_PIPE_BYTES)?.series(&[]),
-            pipe_fallbacks: family(&registry, &names::PIPE_FALLBACKS)?.series(&[]),
-            admin_refused: family(&registry, &names::ADMIN_REFUSED)?.series(&[]),
-            log_dropped: LogKind::BOTH.map(|kind| log_dropped.series(&[kind.as_str()])),
+            generation: registry.add(&names::CONFIG_GENERATION)?.series(&once),
+            max_connections: registry.add(&names::MAX_CONNECTIONS)?.series(&once),
+            panics: registry.add(&names::PANICS)?.series(&once),
+            pipes_held: registry.add(&names::PIPES_HELD)?.series(&once),
+            pipe_bytes_held: registry.add(&names::PIPE_BYTES_HELD)?.series(&once),
+            max_pipes: registry.add(&names::MAX_PIPES)?.series(&once),
+            max_pipe_bytes: registry.add(&names::MAX_PIPE_BYTES)?.series(&once),
+            pipe_fallbacks: registry.add(&names::PIPE_FALLBACKS)?.series(&once),
+            admin_refused: registry.add(&names::ADMIN_REFUSED)?.series(&once),
+            log_dropped: LogKind::BOTH.map(|kind| log_dropped.with(&once, kind.as_str())),
             _build_info: build_info,
             task_restarts: Seen::default(),
-            families: Families::register(&registry)?,
+            last_length: AtomicUsize::new(0),
+            families: Families::register(&mut registry)?,
+            process: ProcessCollector::for_self(),
             registry,
         })
     }
@@ -91,15 +104,15 @@ impl Metrics {
     /// The metrics of a listener; `reasons` are the labels of all ends that a session can have.
     #[must_use]
     pub fn listener(self: &Arc<Self>, name: &ListenerName, reasons: &'static [&'static str]) -> ListenerMetrics {
-        let listener = name.as_str();
+        let labels = Labels::new(&[("listener", name.as_str())]);
         let families = &self.families;
         ListenerMetrics {
-            up: families.listener_up.series(&[listener]),
-            connections_total: families.listener_connections.series(&[listener]),
-            active: families.listener_active.series(&[listener]),
-            duration: families.connection_duration.series(&[listener]),
-            closed: reasons.iter().map(|reason| families.connections_closed.series(&[listener, reason])).collect(),
-            name: name.clone(),
+            up: families.listener_up.series(&labels),
+            connections_total: families.listener_connections.series(&labels),
+            active: families.listener_active.series(&labels),
+            duration: families.connection_duration.series(&labels),
+            closed: reasons.iter().map(|reason| families.connections_closed.with(&labels, reason)).collect(),
+            labels,
             metrics: Arc::clone(self),
             accept_errors: Seen::default(),
         }
@@ -107,19 +120,19 @@ impl Metrics {
 
     #[must_use]
     pub fn pool(self: &Arc<Self>, name: &PoolName) -> PoolMetrics {
-        let pool = name.as_str();
+        let labels = Labels::new(&[("pool", name.as_str())]);
         let families = &self.families;
         PoolMetrics {
-            failovers: families.pool_failovers.series(&[pool]),
-            no_backend: families.pool_no_backend.series(&[pool]),
-            connect_wait: families.pool_connect_wait.series(&[pool]),
+            failovers: families.pool_failovers.series(&labels),
+            no_backend: families.pool_no_backend.series(&labels),
+            connect_wait: families.pool_connect_wait.series(&labels),
         }
     }
 
     /// The metrics of a backend; `backend` is what it is called: its configured name, or its address.
     #[must_use]
     pub fn backend(self: &Arc<Self>, pool: &PoolName, backend: &str) -> BackendMetrics {
-        let labels = [pool.as_str(), backend];
+        let labels = Labels::new(&[("pool", pool.as_str()), ("backend", backend)]);
         let families = &self.families;
         BackendMetrics {
             up: families.backend_up.series(&labels),
@@ -131,60 +144,75 @@ impl Metrics {
                     Direction::ToBackend => "to_backend",
                     Direction::ToClient => "to_client",
                 };
-                families.backend_bytes.series(&[pool.as_str(), backend, direction])
+                families.backend_bytes.with(&labels, direction)
             }),
-            connect_errors: [const { OnceLock::new() }; ConnectErrorReason::ALL.len()],
-            health_checks: [const { OnceLock::new() }; CheckResult::ALL.len()],
-            pool: pool.clone(),
-            backend: backend.into(),
+            connect_errors: Seen::default(),
+            health_checks: Seen::default(),
+            labels,
             metrics: Arc::clone(self),
         }
     }
 
     /// Lines that a log gave up.
     #[must_use]
-    pub fn log_dropped(&self, log: LogKind) -> &IntCounter {
+    pub fn log_dropped(&self, log: LogKind) -> &Series<Counter> {
         &self.log_dropped[log as usize]
     }
 
     /// Counts that a task had to be started again. The names of tasks are constants of the code.
     pub fn task_restarted(&self, task: &'static str) {
-        self.task_restarts.inc(task, || self.families.task_restarts.series(&[task]));
+        self.task_restarts.inc(task, || self.families.task_restarts.with(&Labels::none(), task));
     }
 
     /// Everything in the text exposition format, version 0.0.4.
     pub fn encode(&self) -> Result<String, Error> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let mut text = String::with_capacity(self.last_length.load(Relaxed) + SPARE);
+        for family in &self.registry.0 {
+            family.write(&mut text);
+        }
+        kernel::write(&mut text);
+        TextEncoder::new().encode_utf8(&self.process.collect(), &mut text)?;
+        self.last_length.store(text.len(), Relaxed);
+        Ok(text)
     }
 }
 
-/// A family that the registry knows.
-fn family<M: Kind>(registry: &Registry, name: &'static Name) -> Result<Family<M>, Error> {
-    let family = Family::new(name)?;
-    registry.register(Box::new(family.clone()))?;
-    Ok(family)
+/// All families, in the order in which a scrape shows them.
+#[derive(Default)]
+struct Registry(Vec<Box<dyn Exposed>>);
+
+impl Registry {
+    /// A family of this name. Fails if there is one already.
+    fn add<M: Kind>(&mut self, name: &'static Name) -> Result<Family<M>, Error> {
+        if self.0.iter().any(|family| family.name() == name.name) {
+            return Err(Error::AlreadyReg);
+        }
+        let family = Family::new(name);
+        self.0.push(Box::new(family.clone()));
+        Ok(family)
+    }
 }
 
 impl Families {
-    fn register(registry: &Registry) -> Result<Self, Error> {
+    fn register(registry: &mut Registry) -> Result<Self, Error> {
         Ok(Self {
-            task_restarts: family(registry, &names::TASK_RESTARTS)?,
-            listener_up: family(registry, &names::LISTENER_UP)?,
-            listener_connections: family(registry, &names::LISTENER_CONNECTIONS)?,
-            listener_active: family(registry, &names::LISTENER_ACTIVE)?,
-            listener_accept_errors: family(registry, &names::LISTENER_ACCEPT_ERRORS)?,
-            connections_closed: family(registry, &names::CONNECTIONS_CLOSED)?,
-            connection_duration: family(registry, &names::CONNECTION_DURATION)?,
-            pool_failovers: family(registry, &names::POOL_FAILOVERS)?,
-            pool_no_backend: family(registry, &names::POOL_NO_BACKEND)?,
-            pool_connect_wait: family(registry, &names::POOL_CONNECT_WAIT)?,
-            backend_up: family(registry, &names::BACKEND_UP)?,
-            backend_state_changes: family(registry, &names::BACKEND_STATE_CHANGES)?,
-            backend_connections: family(registry, &names::BACKEND_CONNECTIONS)?,
-            backend_active: family(registry, &names::BACKEND_ACTIVE)?,
-            backend_bytes: family(registry, &names::BACKEND_BYTES)?,
-            backend_connect_errors: family(registry, &names::BACKEND_CONNECT_ERRORS)?,
-            backend_health_checks: family(registry, &names::BACKEND_HEALTH_CHECKS)?,
+            task_restarts: registry.add(&names::TASK_RESTARTS)?,
+            listener_up: registry.add(&names::LISTENER_UP)?,
+            listener_connections: registry.add(&names::LISTENER_CONNECTIONS)?,
+            listener_active: registry.add(&names::LISTENER_ACTIVE)?,
+            listener_accept_errors: registry.add(&names::LISTENER_ACCEPT_ERRORS)?,
+            connections_closed: registry.add(&names::CONNECTIONS_CLOSED)?,
+            connection_duration: registry.add(&names::CONNECTION_DURATION)?,
+            pool_failovers: registry.add(&names::POOL_FAILOVERS)?,
+            pool_no_backend: registry.add(&names::POOL_NO_BACKEND)?,
+            pool_connect_wait: registry.add(&names::POOL_CONNECT_WAIT)?,
+            backend_up: registry.add(&names::BACKEND_UP)?,
+            backend_state_changes: registry.add(&names::BACKEND_STATE_CHANGES)?,
+            backend_connections: registry.add(&names::BACKEND_CONNECTIONS)?,
+            backend_active: registry.add(&names::BACKEND_ACTIVE)?,
+            backend_bytes: registry.add(&names::BACKEND_BYTES)?,
+            backend_connect_errors: registry.add(&names::BACKEND_CONNECT_ERRORS)?,
+            backend_health_checks: registry.add(&names::BACKEND_HEALTH_CHECKS)?,
         })
     }
 }
@@ -197,13 +225,13 @@ impl fmt::Debug for Metrics {
 
 /// One listener's handles.
 pub struct ListenerMetrics {
-    pub up: Series<IntGauge>,
-    pub connections_total: Series<IntCounter>,
-    pub active: Series<IntGauge>,
+    pub up: Series<Gauge>,
+    pub connections_total: Series<Counter>,
+    pub active: Series<Gauge>,
     pub duration: Series<Histogram>,
     /// Indexed by the position of the reason in what [`Metrics::listener`] was given.
-    pub closed: Box<[Series<IntCounter>]>,
-    name: ListenerName,
+    pub closed: Box<[Series<Counter>]>,
+    labels: Labels,
     metrics: Arc<Metrics>,
     accept_errors: Seen,
 }
@@ -212,16 +240,16 @@ impl ListenerMetrics {
     /// Counts an error of accept(2) by its symbolic name, such as `EMFILE`. Takes a lock: not for the path.
     pub fn accept_error(&self, errno: &'static str) {
         let family = &self.metrics.families.listener_accept_errors;
-        self.accept_errors.inc(errno, || family.series(&[self.name.as_str(), errno]));
+        self.accept_errors.inc(errno, || family.with(&self.labels, errno));
     }
 }
 
 /// Series that appear with their first event, for labels that are constants of the code but too many to list.
 #[derive(Default)]
-struct Seen(Mutex<Vec<(&'static str, Series<IntCounter>)>>);
+struct Seen(Mutex<Vec<(&'static str, Series<Counter>)>>);
 
 impl Seen {
-    fn inc(&self, label: &'static str, series: impl FnOnce() -> Series<IntCounter>) {
+    fn inc(&self, label: &'static str, series: impl FnOnce() -> Series<Counter>) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, series)) = seen.iter().find(|(known, _)| *known == label) {
             series.inc();
@@ -235,42 +263,36 @@ impl Seen {
 
 /// One pool's handles.
 pub struct PoolMetrics {
-    pub failovers: Series<IntCounter>,
-    pub no_backend: Series<IntCounter>,
+    pub failovers: Series<Counter>,
+    pub no_backend: Series<Counter>,
     pub connect_wait: Series<Histogram>,
 }
 
 /// One backend's handles. The series of errors and probe results appear with the first of each: a large pool would
 /// otherwise expose thousands of zeros.
 pub struct BackendMetrics {
-    pub up: Series<IntGauge>,
-    pub state_changes: Series<IntCounter>,
-    pub connections_total: Series<IntCounter>,
-    pub active: Series<IntGauge>,
+    pub up: Series<Gauge>,
+    pub state_changes: Series<Counter>,
+    pub connections_total: Series<Counter>,
+    pub active: Series<Gauge>,
     /// Indexed by [`Direction`].
-    pub bytes: [Series<IntCounter>; 2],
-    connect_errors: [OnceLock<Series<IntCounter>>; ConnectErrorReason::ALL.len()],
-    health_checks: [OnceLock<Series<IntCounter>>; CheckResult::ALL.len()],
-    pool: PoolName,
-    backend: Box<str>,
+    pub bytes: [Series<Counter>; 2],
+    connect_errors: Seen,
+    health_checks: Seen,
+    labels: Labels,
     metrics: Arc<Metrics>,
 }
 
 impl BackendMetrics {
+    /// Takes a lock, as does the next: not for a connect that succeeds.
     pub fn connect_error(&self, reason: ConnectErrorReason) {
-        self.lazy(
-            &self.connect_errors[reason as usize],
-            &self.metrics.families.backend_connect_errors,
-            reason.as_str(),
-        );
+        let (label, family) = (reason.as_str(), &self.metrics.families.backend_connect_errors);
+        self.connect_errors.inc(label, || family.with(&self.labels, label));
     }
 
     pub fn health_check(&self, result: CheckResult) {
-        self.lazy(&self.health_checks[result as usize], &self.metrics.families.backend_health_checks, result.as_str());
-    }
-
-    fn lazy(&self, series: &OnceLock<Series<IntCounter>>, family: &Family<IntCounter>, label: &str) {
-        series.get_or_init(|| family.series(&[self.pool.as_str(), &self.backend, label])).inc();
+        let (label, family) = (result.as_str(), &self.metrics.families.backend_health_checks);
+        self.health_checks.inc(label, || family.with(&self.labels, label));
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the vocabulary and nothing else; what holds the numbers is `mod`. Base units only (seconds, bytes), and
 //! never a client's address as a label: the number of series must follow the config, not the traffic.
 
-/// What a family is called and says. The labels' order is the order in which values are handed to `Family::series`.
+/// What a family is called and says. A label whose values are constants of the code, such as a reason, stands last.
 #[derive(Debug)]
 pub struct Name {
     pub name: &'static str,
@@ -118,6 +118,7 @@ mod tests {
             assert!(seen.insert(name.name), "{} twice", name.name);
             assert!(name.name.starts_with("tidegate_"), "{}", name.name);
             assert!(name.help.ends_with('.'), "{}: the help is a sentence", name.name);
+            assert!(!name.help.contains(['\\', '\n']), "{}: the help is written as it is", name.name);
             assert!(name.buckets.is_sorted(), "{}: buckets ascend", name.name);
             assert_eq!(
                 name.name.ends_with("_seconds"),

@@ -69,6 +69,22 @@ fn every_family_shows_its_values() {
 }
 
 #[test]
+fn every_sample_has_the_labels_of_its_family() {
+    let text = Busy::new().text();
+    for name in names::ALL {
+        let starts = [format!("{}{{", name.name), format!("{}_sum{{", name.name), format!("{} ", name.name)];
+        let samples = text.lines().filter(|line| starts.iter().any(|start| line.starts_with(start)));
+        for sample in samples {
+            let places: Vec<_> = name.labels.iter().map(|label| sample.find(&format!("{label}=\""))).collect();
+            assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{sample}: {:?}", name.labels);
+            // The one value with quotes has two escaped ones.
+            let quotes = sample.matches('"').count() - sample.matches("\\\"").count();
+            assert_eq!(quotes, 2 * name.labels.len(), "{sample}");
+        }
+    }
+}
+
+#[test]
 fn series_go_with_their_handles() {
     let Busy { metrics, listener, pool, backend } = Busy::new();
     drop((listener, pool, backend));
