@@ -5,6 +5,7 @@
 //! | this loop | control thread | signals, events of workers, deadlines | with the process |
 //! | worker N | a thread each | its sockets, sessions, the drain signal | drained or aborted |
 //! | health checker | control thread | probes due | after the workers |
+//! | memory | control thread | a tick of a second | after the workers |
 //! | admin endpoint | control thread | its socket | last |
 //! | log writers | a thread each | their queues | flushed at exit |
 //!
@@ -14,6 +15,7 @@
 
 mod fds;
 mod gates;
+mod memory;
 mod pipes;
 mod start;
 mod supervise;

@@ -1,9 +1,10 @@
-//! The control tasks, the health checker and the admin endpoint: started, started again after a panic, stopped.
+//! The control tasks, the health checker, the admin endpoint and the one that keeps memory small: started, started again after a panic, stopped.
 //!
 //! Owns their lives, not their work. Both keep their state elsewhere (pools, metrics), so that starting one again is
 //! all there is to do; how often that happened is a metric.
 
 use super::Failure;
+use super::memory;
 use super::start::Shared;
 use crate::admin::{self, Phase};
 use crate::backoff::Backoff;
@@ -24,6 +25,7 @@ const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// The control tasks while they run.
 pub struct Control {
     checker: JoinHandle<()>,
+    memory: JoinHandle<()>,
     admin: Option<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
@@ -37,6 +39,9 @@ impl Control {
         let checker = keep_running("checker", Arc::clone(&shared.metrics), move || {
             health::run(inputs.clone(), Rng::from_entropy())
         });
+        let admission = Arc::clone(&shared.admission);
+        let memory =
+            keep_running("memory", Arc::clone(&shared.metrics), move || memory::keep_small(Arc::clone(&admission)));
         let (stop, stopped) = watch::channel(false);
         let admin = match admin.map(admin::Listener::new).transpose() {
             Ok(socket) => socket.map(|socket| {
@@ -58,7 +63,7 @@ impl Control {
             }),
             Err(error) => return Err(Failure::System(format!("can't watch the admin socket: {error}"))),
         };
-        Ok(Self { checker: spawn(checker), admin, first_round, stop })
+        Ok(Self { checker: spawn(checker), memory: spawn(memory), admin, first_round, stop })
     }
 
     /// Waits until every backend has been asked once.
@@ -70,6 +75,7 @@ impl Control {
     /// Probes end at once, the admin endpoint last and with its answers finished.
     pub async fn stop(self) {
         self.checker.abort();
+        self.memory.abort();
         self.stop.send_replace(true);
         if let Some(admin) = self.admin {
             // It ends by itself within its own bound; a panic now has been logged.

@@ -17,6 +17,7 @@ mod ends;
 mod families;
 mod health;
 mod limits;
+mod memory;
 mod panics;
 mod quiet;
 mod relay;

@@ -1,0 +1,67 @@
+//! Memory: what a burst of sessions has left behind goes back to the kernel.
+//!
+//! Owns the decision when (pure, [`Ebb`]) and the task that looks. The allocator keeps what was freed for the next
+//! allocations, of each thread apart, for ever: without this, a process keeps the size of its largest hour. Giving it
+//! back costs milliseconds and the faults of the next burst, so it is done only when most of a large burst is over.
+
+use crate::session::admission::Admission;
+use crate::sys;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often somebody looks; so this is also the shortest time from one giving back to the next.
+const LOOK: Duration = Duration::from_secs(1);
+/// Sessions that must have gone. They hold a few hundred KiB.
+const BURST: usize = 500;
+/// The part of the most sessions that may be left.
+const LEFT: usize = 4;
+
+/// The number of sessions as it rises and falls.
+#[derive(Debug, Default)]
+struct Ebb {
+    peak: usize,
+}
+
+impl Ebb {
+    /// Whether a burst has gone, now that there are so many sessions. Each burst goes once.
+    fn is_low(&mut self, sessions: usize) -> bool {
+        self.peak = self.peak.max(sessions);
+        let low = self.peak - sessions >= BURST && sessions <= self.peak / LEFT;
+        if low {
+            self.peak = sessions;
+        }
+        low
+    }
+}
+
+/// Looks for ever. What reading the config has left behind goes first.
+pub async fn keep_small(admission: Arc<Admission>) {
+    let mut ebb = Ebb::default();
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    sys::release_free_memory();
+    loop {
+        tick.tick().await;
+        if ebb.is_low(admission.active()) {
+            sys::release_free_memory();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_end_of_a_large_burst_counts_and_only_once() {
+        let mut ebb = Ebb::default();
+        let low: Vec<usize> = [0, 400, 0, 900, 8_000, 2_001, 2_000, 1_000, 500, 0, 0, 600, 100, 99, 700, 0]
+            .into_iter()
+            .enumerate()
+            .filter_map(|(at, sessions)| ebb.is_low(sessions).then_some(at))
+            .collect();
+        // 8,000 fall to a quarter, the 2,000 left to a quarter of that, these to none, 600 to 100, and 700 to none.
+        assert_eq!(low, [6, 8, 9, 12, 15]);
+    }
+}
