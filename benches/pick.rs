@@ -3,51 +3,17 @@
 //! `up` is the usual case. `one in ten up` is a pool in trouble: pickers pass over what they can't use. `contended`
 //! is the claims of one thread while three others claim from the same pool.
 
+mod pools;
+
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use pools::{POLICIES, SIZES, pool};
 use std::hint::black_box;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use tidegate::config::{self, Balance, Group, Initial};
-use tidegate::metrics::Metrics;
-use tidegate::name::{BackendAddr, Endpoint, PoolName};
-use tidegate::pool::{Health, Members, Pool, ResolvedMember, Tried};
+use tidegate::pool::{Health, Pool, Tried};
 use tidegate::rng::Rng;
 
-const SIZES: [usize; 3] = [3, 100, 5_000];
-
-fn pool(balance: Balance, size: usize) -> Pool {
-    let list = (0..size)
-        .map(|index| {
-            let label = format!("b{index}");
-            let address = BackendAddr(Endpoint::Unix(Path::new(&label).into()));
-            ResolvedMember { address, weight: (index % 4 + 1) as u16, label: label.into() }
-        })
-        .collect();
-    let config = config::Pool {
-        name: PoolName::new("bench"),
-        balance: balance.clone(),
-        members: Vec::new(),
-        connect: config::Connect::default(),
-        health: config::Health { initial: Initial::Up, ..config::Health::default() },
-    };
-    let metrics = Arc::new(Metrics::new().expect("a fresh registry takes every family"));
-    Pool::new(&config, &Members { list, balance }, &metrics, None, 0)
-}
-
-/// Groups of ten.
-fn failover(size: usize) -> Balance {
-    let members: Vec<usize> = (0..size).collect();
-    let groups = members.chunks(10).map(|chunk| Group::Any(chunk.iter().copied().map(Group::Member).collect()));
-    Balance::Failover(Group::Any(groups.collect()))
-}
-
 fn claim(criterion: &mut Criterion) {
-    for (name, balance) in [
-        ("round_robin", (|_| Balance::RoundRobin) as fn(usize) -> Balance),
-        ("random", |_| Balance::Random),
-        ("failover", failover),
-    ] {
+    for (name, balance) in POLICIES {
         let mut group = criterion.benchmark_group(name);
         for size in SIZES {
             let pool = pool(balance(size), size);

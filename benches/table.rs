@@ -1,4 +1,5 @@
-//! What it costs to build a routing table: from nothing, and as a reload does from the table before.
+//! What it costs to build a routing table, from nothing and as a reload does from the table before, and to find a
+//! session's pool in it.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -6,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tidegate::config::{self, Address, Balance, Config, Group};
 use tidegate::metrics::Metrics;
-use tidegate::name::{Endpoint, PoolName};
-use tidegate::table::{Resolution, RoutingTable};
+use tidegate::name::{ClientAddr, Endpoint, PoolName};
+use tidegate::table::{Facts, Listener, Resolution, RoutingTable};
 
 const BACKENDS: u32 = 5_000;
 
@@ -40,7 +41,7 @@ fn config(balance: Balance) -> Config {
 }
 
 fn build(criterion: &mut Criterion) {
-    let metrics = Arc::new(Metrics::new().expect("a fresh registry takes every family"));
+    let metrics = Arc::new(Metrics::new().expect("every family has a name of its own"));
     let resolution = Resolution::default();
     let all = Group::Any((0..BACKENDS as usize).map(Group::Member).collect());
     for balance in [Balance::RoundRobin, Balance::Random, Balance::Failover(all)] {
@@ -59,5 +60,33 @@ fn build(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, build);
+/// Listeners that each have their pool of one backend.
+fn many_listeners(count: usize) -> Config {
+    let mut text = String::new();
+    for index in 0..count {
+        let listener = format!("[listeners.l{index}]\nbind = \"127.0.0.1:{}\"\npool = \"p{index}\"\n", index + 1);
+        text.push_str(&format!("{listener}[pools.p{index}]\nbackends = [\"10.0.0.1:80\"]\n"));
+    }
+    Config::parse("bench", text.as_bytes()).expect("a good config").config
+}
+
+fn route(criterion: &mut Criterion) {
+    let metrics = Arc::new(Metrics::new().expect("every family has a name of its own"));
+    for count in [1, 100, 5_000] {
+        let config = many_listeners(count);
+        let listener = |config: &config::Listener| {
+            let handles = metrics.listener(&config.name, &[]);
+            Arc::new(Listener::new(config.clone(), handles, Vec::new()))
+        };
+        let listeners = config.listeners.iter().map(listener).collect();
+        let table = RoutingTable::build(&config, &Resolution::default(), listeners, &metrics, None, 0).table;
+        let client = ClientAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        let name = table.listeners[count / 2].name.clone();
+        criterion.bench_function(&format!("route, {count} listeners"), |bencher| {
+            bencher.iter(|| black_box(table.route(&Facts { listener: black_box(&name), client })).is_some());
+        });
+    }
+}
+
+criterion_group!(benches, build, route);
 criterion_main!(benches);

@@ -1,0 +1,41 @@
+//! The pools that the benchmarks of picking claim from: each policy, with weights from 1 to 4.
+
+use std::path::Path;
+use std::sync::Arc;
+use tidegate::config::{self, Balance, Group, Initial};
+use tidegate::metrics::Metrics;
+use tidegate::name::{BackendAddr, Endpoint, PoolName};
+use tidegate::pool::{Members, Pool, ResolvedMember};
+
+pub const SIZES: [usize; 3] = [3, 100, 5_000];
+
+/// The policies by name.
+pub const POLICIES: [(&str, fn(usize) -> Balance); 3] =
+    [("round_robin", |_| Balance::RoundRobin), ("random", |_| Balance::Random), ("failover", failover)];
+
+/// Groups of ten.
+fn failover(size: usize) -> Balance {
+    let members: Vec<usize> = (0..size).collect();
+    let groups = members.chunks(10).map(|chunk| Group::Any(chunk.iter().copied().map(Group::Member).collect()));
+    Balance::Failover(Group::Any(groups.collect()))
+}
+
+/// A pool of `size` backends, all up.
+pub fn pool(balance: Balance, size: usize) -> Pool {
+    let list = (0..size)
+        .map(|index| {
+            let label = format!("b{index}");
+            let address = BackendAddr(Endpoint::Unix(Path::new(&label).into()));
+            ResolvedMember { address, weight: (index % 4 + 1) as u16, label: label.into() }
+        })
+        .collect();
+    let config = config::Pool {
+        name: PoolName::new("bench"),
+        balance: balance.clone(),
+        members: Vec::new(),
+        connect: config::Connect::default(),
+        health: config::Health { initial: Initial::Up, ..config::Health::default() },
+    };
+    let metrics = Arc::new(Metrics::new().expect("every family has a name of its own"));
+    Pool::new(&config, &Members { list, balance }, &metrics, None, 0)
+}
