@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 use tidegate::pool::{Pool, Tried};
 use tidegate::rng::Rng;
 
-/// Claims in one run; a multiple of the period of the weights, so that each backend's turn is in it.
+/// Claims in one run: enough for each backend of the largest pool to have its turns.
 const CLAIMS: u64 = 20_000;
 
 /// Tells the program under valgrind what to do: the policy and the size.
@@ -24,10 +24,7 @@ fn main() -> ExitCode {
         claim(&work);
         return ExitCode::SUCCESS;
     }
-    println!(
-        "instructions for a claim and its release, all backends up\n\n{:<14}{:>10}{:>14}",
-        "policy", "backends", ""
-    );
+    println!("A claim and its release, all backends up:\n\n{:<14}{:>10}{:>14}", "policy", "backends", "instructions");
     for (policy, _) in POLICIES {
         for size in SIZES {
             match instructions(policy, size) {

@@ -21,13 +21,16 @@ const LEFT: usize = 4;
 #[derive(Debug, Default)]
 struct Ebb {
     peak: usize,
+    /// At the last look.
+    last: usize,
 }
 
 impl Ebb {
-    /// Whether a burst has gone, now that there are so many sessions. Each burst goes once.
+    /// Whether a burst has gone, now that there are so many sessions: most of it, and no more go. Each burst goes once.
     fn is_low(&mut self, sessions: usize) -> bool {
         self.peak = self.peak.max(sessions);
-        let low = self.peak - sessions >= BURST && sessions <= self.peak / LEFT;
+        let falls = sessions < std::mem::replace(&mut self.last, sessions);
+        let low = !falls && self.peak - sessions >= BURST && sessions <= self.peak / LEFT;
         if low {
             self.peak = sessions;
         }
@@ -56,12 +59,13 @@ mod tests {
     #[test]
     fn only_the_end_of_a_large_burst_counts_and_only_once() {
         let mut ebb = Ebb::default();
-        let low: Vec<usize> = [0, 400, 0, 900, 8_000, 2_001, 2_000, 1_000, 500, 0, 0, 600, 100, 99, 700, 0]
-            .into_iter()
-            .enumerate()
-            .filter_map(|(at, sessions)| ebb.is_low(sessions).then_some(at))
-            .collect();
-        // 8,000 fall to a quarter, the 2,000 left to a quarter of that, these to none, 600 to 100, and 700 to none.
-        assert_eq!(low, [6, 8, 9, 12, 15]);
+        let low: Vec<usize> =
+            [0, 400, 0, 0, 900, 8_000, 2_001, 2_001, 2_000, 1_000, 1_000, 500, 0, 0, 600, 99, 100, 700, 9]
+                .into_iter()
+                .enumerate()
+                .filter_map(|(at, sessions)| ebb.is_low(sessions).then_some(at))
+                .collect();
+        // 8,000 have fallen to 1,000, these to none, and 600 to 100; 700 still fall.
+        assert_eq!(low, [10, 13, 16]);
     }
 }

@@ -257,6 +257,8 @@ impl Seen {
         }
         let series = series();
         series.inc();
+        // Mostly the only one of its kind, thousands of times over.
+        seen.reserve_exact(1);
         seen.push((label, series));
     }
 }

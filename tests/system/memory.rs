@@ -53,3 +53,26 @@ fn i05_memory_returns_after_a_burst() {
         eventually("the memory is given back", || left() <= MARGIN);
     }
 }
+
+/// Also of what a scrape shows.
+#[test]
+fn f83_five_thousand_backends_take_little_memory_and_are_all_in_the_metrics() {
+    const BACKENDS: usize = 5_000;
+    /// Bytes for each, its part of the config and of the metrics included.
+    const EACH: u64 = 2_500;
+    let resident = |backends: usize| {
+        let backends = (0..backends).map(|index| format!("127.1.{}.{}:9", index / 250, index % 250 + 1));
+        let tidegate = Tidegate::start(Config::over(backends));
+        let resident = kernel::resident(tidegate.pid);
+        (tidegate, resident)
+    };
+    let (_, one) = resident(1);
+    let (tidegate, many) = resident(BACKENDS);
+    let each = many.saturating_sub(one) / BACKENDS as u64;
+    assert!(each <= EACH, "{each} bytes for each backend");
+    let metrics = tidegate.metrics();
+    assert_eq!(metrics.sum("tidegate_backend_up", &[]) as usize, BACKENDS);
+    assert_eq!(metrics.values("tidegate_backend_bytes_total", "direction").len(), 2 * BACKENDS);
+    assert_eq!(tidegate.status()["pools"][0]["backends"].as_array().unwrap().len(), BACKENDS);
+    assert_eq!(tidegate.get("/").body.matches("<tr>").count(), 2 + 1 + BACKENDS, "two heads, one listener");
+}
