@@ -115,6 +115,7 @@ struct Session {
     /// The side that broke, and when the wait for its last bytes ends.
     broken: Option<(usize, Instant)>,
     waiting: bool,
+    queued: bool,
 }
 
 struct Relay {
@@ -215,6 +216,7 @@ impl Relay {
             }
         }
         for index in again {
+            self.sessions[index].queued = false;
             self.pump(index);
         }
         for index in std::mem::take(&mut self.waiting) {
@@ -253,6 +255,7 @@ impl Relay {
                 ways: [Way::default(), Way::default()],
                 broken: None,
                 waiting: false,
+                queued: false,
             });
             self.register(index, BACKEND, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)?;
         }
@@ -280,14 +283,16 @@ impl Relay {
                 let way = &mut session.ways[side];
                 way.hung_up |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
                 way.readable |= way.hung_up || flags.contains(EventFlags::IN);
-                self.pump(index);
+                // One that is queued already has its turn at the end of this one.
+                if !session.queued {
+                    self.pump(index);
+                }
             }
             Phase::InKernel => {
                 let socket = &session.sockets[side];
                 // Once a FIN without bytes has gone through the program, the kernel marks the *other* socket with EPIPE,
-                // though nothing is wrong with it. A connection that really broke is also hung up.
-                let broken = flags.contains(EventFlags::ERR)
-                    && (sockopt::socket_error(socket) != Ok(Err(Errno::PIPE)) || flags.contains(EventFlags::HUP));
+                // though nothing is wrong with it. A reset says ECONNRESET, unless that side had sent its FIN before.
+                let broken = flags.contains(EventFlags::ERR) && sockopt::socket_error(socket) != Ok(Err(Errno::PIPE));
                 if broken {
                     session.broken.get_or_insert((side, Instant::now() + LONGEST_FLUSH));
                 } else if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
@@ -354,7 +359,8 @@ impl Relay {
             self.settle(index);
         } else if session.ways.iter().all(|way| way.passed) {
             self.close(index, false);
-        } else if session.ways.iter().any(|way| way.readable && way.held.is_empty()) {
+        } else if !session.queued && session.ways.iter().any(|way| way.readable && way.held.is_empty()) {
+            session.queued = true;
             self.again.push(index);
         }
     }
