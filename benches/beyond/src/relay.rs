@@ -40,6 +40,7 @@ enum Phase {
 
 /// From one socket to the other one.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, not states of one machine")]
 struct Way {
     readable: bool,
     hung_up: bool,

@@ -116,7 +116,7 @@ const BPF_PROG_ATTACH: libc::c_int = 8;
 pub struct SockHash(OwnedFd);
 
 impl SockHash {
-    /// Needs CAP_BPF and CAP_NET_ADMIN.
+    /// Needs `CAP_BPF` and `CAP_NET_ADMIN`.
     pub fn new(entries: u32) -> io::Result<Self> {
         const SOCKHASH: u32 = 18;
         const KEY_BYTES: u32 = 8;
@@ -195,7 +195,7 @@ const GROUP: u16 = 0;
 ///
 /// Only these methods put requests into it, and each leads to memory that is never freed.
 pub struct Ring {
-    ring: IoUring,
+    kernel: IoUring,
     entries: *mut BufRingEntry,
     buffers: *mut u8,
     buffer_bytes: u32,
@@ -227,10 +227,10 @@ impl Ring {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         let entries = leaked(usize::from(buffers) * size_of::<BufRingEntry>())?.cast::<BufRingEntry>();
-        let memory = leaked(usize::from(buffers) * buffer_bytes as usize)?;
+        let memory = leaked(usize::from(buffers) * buffer_bytes as usize)?.cast::<u8>();
         // SAFETY: `entries` is page-aligned, has room for `buffers` entries, and is never unmapped.
         unsafe { ring.submitter().register_buf_ring_with_flags(entries as u64, buffers, GROUP, 0)? };
-        let mut ring = Self { ring, entries, buffers: memory, buffer_bytes, mask: buffers - 1, tail: 0 };
+        let mut ring = Self { kernel: ring, entries, buffers: memory, buffer_bytes, mask: buffers - 1, tail: 0 };
         for index in 0..buffers {
             // SAFETY: the offset lies within the mapping, which the kernel can't write to before the next line. One page
             // of each buffer becomes resident here, so that idle connections aren't charged with it later.
@@ -297,21 +297,21 @@ impl Ring {
         loop {
             // SAFETY: the methods above are the only callers; the addresses in their entries lead to leaked memory or
             // to statics, so they are valid however late the kernel uses them.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+            if unsafe { self.kernel.submission().push(entry) }.is_ok() {
                 return;
             }
             // Full. What goes wrong with the submission is seen again, and reported, in `wait`.
-            let _ = self.ring.submit();
+            let _ = self.kernel.submit();
         }
     }
 
     /// Submits what was asked for and waits for a completion, or for so long.
     pub fn wait(&mut self, longest: Option<Duration>) -> io::Result<()> {
         let result = match longest {
-            None => self.ring.submit_and_wait(1),
+            None => self.kernel.submit_and_wait(1),
             Some(longest) => {
                 let time = types::Timespec::from(longest);
-                self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&time))
+                self.kernel.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&time))
             }
         };
         match result {
@@ -323,7 +323,7 @@ impl Ring {
 
     /// Takes all completions that are there.
     pub fn completions(&mut self, into: &mut Vec<Completion>) {
-        into.extend(self.ring.completion().map(|entry| Completion {
+        into.extend(self.kernel.completion().map(|entry| Completion {
             token: entry.user_data(),
             result: entry.result(),
             buffer: cqueue::buffer_select(entry.flags()),
@@ -334,6 +334,7 @@ impl Ring {
 }
 
 /// The socket that an accept completed with; `None` if it failed.
+#[allow(clippy::needless_pass_by_value, reason = "the socket must not be taken twice")]
 pub fn accepted(completion: Completion) -> Option<OwnedFd> {
     // SAFETY: the kernel opened this descriptor for the accept, and a completion is taken once.
     (completion.result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(completion.result) })
@@ -354,9 +355,9 @@ impl From<SocketAddrV4> for Address {
 }
 
 /// Zeroed, page-aligned memory for ever.
-fn leaked(bytes: usize) -> io::Result<*mut u8> {
+fn leaked(bytes: usize) -> io::Result<*mut libc::c_void> {
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory that exists.
     let memory = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
-    if memory == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(memory.cast()) }
+    if memory == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(memory) }
 }

@@ -34,6 +34,7 @@ fn token(index: usize, what: u64, side: usize) -> u64 {
 
 /// From one socket to the other one.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, not states of one machine")]
 struct Way {
     receiving: bool,
     cancelling: bool,
@@ -200,8 +201,10 @@ impl Relay {
     /// Asks for whatever the session needs next.
     fn step(&mut self, index: usize) {
         let session = &mut self.sessions[index];
-        if !session.closing {
-            if let Some((side, deadline)) = session.broken {
+        if !session.closing
+            && let Some((side, deadline)) = session.broken
+        {
+            {
                 let delivered = session.ways[side].held.is_empty() && sockets::flushed(&session.sockets[1 - side]);
                 if delivered || Instant::now() >= deadline {
                     self.close(index);
