@@ -204,14 +204,12 @@ impl Relay {
         if !session.closing
             && let Some((side, deadline)) = session.broken
         {
-            {
-                let delivered = session.ways[side].held.is_empty() && sockets::flushed(&session.sockets[1 - side]);
-                if delivered || Instant::now() >= deadline {
-                    self.close(index);
-                } else if !session.waiting {
-                    session.waiting = true;
-                    self.waiting.push(index);
-                }
+            let delivered = session.ways[side].held.is_empty() && sockets::flushed(&session.sockets[1 - side]);
+            if delivered || Instant::now() >= deadline {
+                self.close(index);
+            } else if !session.waiting {
+                session.waiting = true;
+                self.waiting.push(index);
             }
         }
         let session = &mut self.sessions[index];
