@@ -155,6 +155,8 @@ impl Launch {
             let _ = child.wait();
             panic!("it didn't end.\n{}", said(&self.config, &stderr));
         });
+        // The threads that keep the output see its end only now.
+        eventually("its output has ended", || stdout.has_ended() && stderr.has_ended());
         Exit::of(status, &stdout, &stderr)
     }
 }
