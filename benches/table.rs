@@ -62,11 +62,11 @@ fn build(criterion: &mut Criterion) {
 
 /// Listeners that each have their pool of one backend.
 fn many_listeners(count: usize) -> Config {
-    let mut text = String::new();
-    for index in 0..count {
+    let section = |index: usize| {
         let listener = format!("[listeners.l{index}]\nbind = \"127.0.0.1:{}\"\npool = \"p{index}\"\n", index + 1);
-        text.push_str(&format!("{listener}[pools.p{index}]\nbackends = [\"10.0.0.1:80\"]\n"));
-    }
+        format!("{listener}[pools.p{index}]\nbackends = [\"10.0.0.1:80\"]\n")
+    };
+    let text: String = (0..count).map(section).collect();
     Config::parse("bench", text.as_bytes()).expect("a good config").config
 }
 

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | accept | [`session::acceptor`] | one task for each listening socket of each worker; what an accept error means |
 //! | admit | [`session::admission`] | a permit, or a refusal before any backend is touched |
+//! | settle | [`session::balance`] | stays with this worker, or goes to one with fewer sessions |
 //! | route | [`table`] | the listener's pool, from the immutable routing table |
 //! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget |
 //! | claim | [`pool`], `pool/pick/` | an available backend by the pool's policy; a slot is a guard |
@@ -19,7 +20,10 @@
 //! phases and deadlines (accepting, connecting, failing over) is async code that reads top to bottom. Once both sockets
 //! are connected, the session moves into the worker's relay engine: an epoll of its own, watched by the runtime, where
 //! a session is one small slab entry without task, timer, buffer or pipe. Workers share the table, the pools, the count
-//! of sessions and the metrics, through atomics; they know nothing of each other. The *control thread* runs the
+//! of sessions and the metrics, through atomics. Of each other they know a *seat*: how many sessions it has, when it
+//! last lived, an inbox for fresh connections, and its listening sockets. The kernel spreads connections by a hash; a
+//! worker that has got more than its share hands the next one over before it is a session, and a worker that is stuck
+//! has a sibling that accepts for it. An established session never changes its thread. The *control thread* runs the
 //! daemon's loop, the health checker and the admin endpoint. Log lines are written by threads of their own, behind
 //! bounded queues.
 //!
@@ -53,7 +57,8 @@
 //! 4. One session harms one session: a panic is one reset and a counter.
 //! 5. Memory is bounded: a slow reader throttles its peer, an idle session holds neither buffer nor pipe.
 //! 6. A bad config never replaces a good one, and every mistake in it is named at once.
-//! 7. Nothing established is cut before the drain deadline, and the accept queues are emptied before they close.
+//! 7. Nothing established is cut before the drain deadline, and the accept queues are emptied before they close, also
+//!    those of a worker that is stuck.
 //! 8. Log, disk and metrics failures never touch traffic: bounded queues that drop and count.
 //! 9. Counts return to zero: permits, slots, sessions and pipes are guards.
 //!

@@ -9,8 +9,11 @@ use tidegate::pool::{Members, Pool, ResolvedMember};
 
 pub const SIZES: [usize; 3] = [3, 100, 5_000];
 
+/// A policy for a pool of so many backends.
+type Policy = fn(usize) -> Balance;
+
 /// The policies by name.
-pub const POLICIES: [(&str, fn(usize) -> Balance); 3] =
+pub const POLICIES: [(&str, Policy); 3] =
     [("round_robin", |_| Balance::RoundRobin), ("random", |_| Balance::Random), ("failover", failover)];
 
 /// Groups of ten.

@@ -16,6 +16,7 @@ use crate::net::listen::{AtClose, ListenSocket, Options, SocketAccess, bind_all}
 use crate::net::relay::PipeBounds;
 use crate::net::resolve;
 use crate::session::admission::{Admission, Overflow};
+use crate::session::balance::SharedSocket;
 use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable};
 use arc_swap::ArcSwap;
@@ -40,7 +41,7 @@ pub struct Shared {
 }
 
 /// One worker's share of the listening sockets.
-pub type WorkerSockets = Vec<(ListenSocket, Options, Arc<Listener>)>;
+pub type WorkerSockets = Vec<SharedSocket>;
 
 /// All that a start has made, for the loop and the workers to take over.
 pub struct Started {
@@ -167,7 +168,7 @@ fn bind_listeners(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Re
         let listener = Arc::new(Listener::new(wanted.clone(), handles, addresses));
         for sockets in bound {
             for (socket, share) in sockets.into_iter().zip(&mut by_worker) {
-                share.push((socket, options, Arc::clone(&listener)));
+                share.push(SharedSocket::new(socket, options, Arc::clone(&listener)));
             }
         }
         listeners.push(listener);

@@ -1,26 +1,29 @@
 //! A worker thread: a runtime of its own, its share of the listening sockets, and the engine that relays.
 //!
 //! Owns the order of a worker's end: acceptors empty their queues and close, sessions finish or are reset, and the
-//! thread says how many it had to cut. Shares nothing with other workers but what `Shared` holds.
+//! thread says how many it had to cut. A worker that is done with accepting waits for its siblings, whose queues it
+//! empties if they are stuck. Shares with other workers what `Shared` and `Seats` hold, and nothing else.
 
 use super::Failure;
 use super::start::{Shared, WorkerSockets};
 use crate::config::RelayMode;
 use crate::drain::{Drain, LocalTasks, Stage, spawn_local};
+use crate::every::Every;
 use crate::metrics::Metrics;
 use crate::net::relay::{self, PipeBounds};
+use crate::session::balance::{self, Seats};
 use crate::session::{Worker, WorkerSetup, acceptor};
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 
-/// How often a worker hands its log lines on and updates the metrics that it keeps for itself.
-const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// What is said about workers that are stuck is said at most this often.
+const STUCK_LOG: Duration = Duration::from_secs(10);
 
 /// A worker that runs.
 pub struct WorkerThread {
@@ -45,19 +48,24 @@ pub fn spawn_all(
     events: &mpsc::Sender<Ended>,
 ) -> Result<Vec<WorkerThread>, Failure> {
     let mut workers = Vec::new();
-    for (index, sockets) in (0..).zip(sockets) {
+    let now = Instant::now();
+    let seats = Arc::new(Seats::new(sockets, &shared.metrics, now));
+    let stuck = Arc::new(Every::new(STUCK_LOG, now));
+    for index in seats.iter().map(|seat| seat.index) {
         let setup = WorkerSetup {
             index,
+            seats: Arc::clone(&seats),
             table: Arc::clone(&shared.table),
             admission: Arc::clone(&shared.admission),
             access: shared.access.clone(),
             pipes,
             relay,
             shortage: Arc::clone(&shared.shortage),
+            stuck: Arc::clone(&stuck),
         };
         let (drain, up, events, metrics) = (drain.clone(), up.clone(), events.clone(), Arc::clone(&shared.metrics));
         let body = move || {
-            let served = catch_unwind(AssertUnwindSafe(|| serve(setup, sockets, drain, up, &metrics)));
+            let served = catch_unwind(AssertUnwindSafe(|| serve(setup, drain, up, &metrics)));
             let result = match served {
                 Ok(Ok(cut)) => Ok(cut),
                 Ok(Err(error)) => Err(Failure::System(format!("worker {index} failed: {error}"))),
@@ -75,22 +83,17 @@ pub fn spawn_all(
     Ok(workers)
 }
 
-fn serve(
-    setup: WorkerSetup,
-    sockets: WorkerSockets,
-    drain: Drain,
-    up: mpsc::Sender<()>,
-    metrics: &Metrics,
-) -> io::Result<usize> {
+fn serve(setup: WorkerSetup, drain: Drain, up: mpsc::Sender<()>, metrics: &Metrics) -> io::Result<usize> {
     // Not a `LocalSet`: there each wake-up of a task costs a write(2), as if it came from another thread.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
     runtime.block_on(async {
         let worker = Rc::new(Worker::new(setup)?);
         let mut acceptors = LocalTasks::default();
-        for (socket, options, listener) in sockets {
-            acceptors.spawn(acceptor::run(socket, options, listener, Rc::clone(&worker), drain.clone()));
+        for socket in &worker.seat.sockets {
+            acceptors.spawn(acceptor::run(Arc::clone(socket), Rc::clone(&worker), drain.clone()));
         }
+        acceptors.spawn(balance::serve_inbox(Rc::clone(&worker), drain.clone()));
         // A task of its own: it is woken for each turn, and nothing else needs to look around then.
         let engine = spawn_local(relay::drive(Rc::clone(&worker.engine)));
         let cut = tokio::select! {
@@ -105,16 +108,27 @@ fn serve(
 }
 
 /// Waits for the acceptors to end and the sessions to finish, or for the order to reset them; how many it reset.
-async fn drained(worker: &Worker, mut acceptors: LocalTasks, mut drain: Drain) -> io::Result<usize> {
+async fn drained(worker: &Rc<Worker>, mut acceptors: LocalTasks, mut drain: Drain) -> io::Result<usize> {
+    let watched = drain.clone();
     let finished = async {
-        acceptors.all_ended().await?;
+        let own = async {
+            acceptors.all_ended().await?;
+            worker.seats.retire(&worker.seat);
+            io::Result::Ok(())
+        };
+        let siblings = async {
+            balance::look_after(worker, &watched).await;
+            Ok(())
+        };
+        tokio::try_join!(own, siblings)?;
         worker.living.none_left().await;
         io::Result::Ok(())
     };
     tokio::select! {
         finished = finished => finished.map(|()| 0),
         () = drain.reached(Stage::Aborting) => {
-            let left = worker.living.count();
+            // Nothing comes into the inbox any more; what was in it is reset here.
+            let left = worker.living.count() + worker.seat.inbox.close().len();
             worker.engine.borrow_mut().abort_all();
             Ok(left)
         }
@@ -125,7 +139,7 @@ async fn keep_house(worker: &Worker, metrics: &Metrics, up: mpsc::Sender<()>) ->
     // The engine has begun before this is polled, so all is in place. A daemon that no longer listens is stopping.
     let _ = up.try_send(());
     drop(up);
-    let mut tick = tokio::time::interval(HOUSEKEEPING);
+    let mut tick = tokio::time::interval(balance::BEAT);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;

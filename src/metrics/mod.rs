@@ -55,6 +55,9 @@ const SPARE: usize = 4 << 10;
 
 struct Families {
     task_restarts: Family<Counter>,
+    worker_sessions: Family<Gauge>,
+    worker_handed_over: Family<Counter>,
+    worker_stuck: Family<Gauge>,
     listener_up: Family<Gauge>,
     listener_connections: Family<Counter>,
     listener_active: Family<Gauge>,
@@ -99,6 +102,17 @@ impl Metrics {
             process: ProcessCollector::for_self(),
             registry,
         })
+    }
+
+    #[must_use]
+    pub fn worker(&self, index: u16) -> WorkerMetrics {
+        let labels = Labels::new(&[("worker", &index.to_string())]);
+        let families = &self.families;
+        WorkerMetrics {
+            sessions: families.worker_sessions.series(&labels),
+            handed_over: families.worker_handed_over.series(&labels),
+            stuck: families.worker_stuck.series(&labels),
+        }
     }
 
     /// The metrics of a listener; `reasons` are the labels of all ends that a session can have.
@@ -197,6 +211,9 @@ impl Families {
     fn register(registry: &mut Registry) -> Result<Self, Error> {
         Ok(Self {
             task_restarts: registry.add(&names::TASK_RESTARTS)?,
+            worker_sessions: registry.add(&names::WORKER_SESSIONS)?,
+            worker_handed_over: registry.add(&names::WORKER_HANDED_OVER)?,
+            worker_stuck: registry.add(&names::WORKER_STUCK)?,
             listener_up: registry.add(&names::LISTENER_UP)?,
             listener_connections: registry.add(&names::LISTENER_CONNECTIONS)?,
             listener_active: registry.add(&names::LISTENER_ACTIVE)?,
@@ -221,6 +238,13 @@ impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
+}
+
+/// One worker's handles.
+pub struct WorkerMetrics {
+    pub sessions: Series<Gauge>,
+    pub handed_over: Series<Counter>,
+    pub stuck: Series<Gauge>,
 }
 
 /// One listener's handles.

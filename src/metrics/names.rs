@@ -56,6 +56,13 @@ names! {
     ADMIN_REFUSED = "tidegate_admin_connections_refused_total" []:
         "Connections to the admin endpoint closed unserved because too many were open.";
 
+    WORKER_SESSIONS = "tidegate_worker_sessions" ["worker"]:
+        "Sessions that the worker serves.";
+    WORKER_HANDED_OVER = "tidegate_worker_handed_over_total" ["worker"]:
+        "Connections that the worker accepted and handed over to another one, which had fewer sessions.";
+    WORKER_STUCK = "tidegate_worker_stuck" ["worker"]:
+        "1 while the worker shows no sign of life and another one accepts in its place, else 0.";
+
     LISTENER_UP = "tidegate_listener_up" ["listener"]:
         "1 while all sockets of the listener work, else 0.";
     LISTENER_CONNECTIONS = "tidegate_listener_connections_total" ["listener"]:

@@ -9,6 +9,7 @@ const REASONS: &[&str] = &["client_fin", "backend_reset"];
 /// One of everything, each counted at least once.
 struct Busy {
     metrics: Arc<Metrics>,
+    worker: WorkerMetrics,
     listener: ListenerMetrics,
     pool: PoolMetrics,
     backend: BackendMetrics,
@@ -17,6 +18,8 @@ struct Busy {
 impl Busy {
     fn new() -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
+        let worker = metrics.worker(1);
+        worker.handed_over.inc();
         let listener = metrics.listener(&ListenerName::new("web"), REASONS);
         let pool = metrics.pool(&PoolName::new("app"));
         let backend = metrics.backend(&PoolName::new("app"), "a \"quoted\"\\name");
@@ -35,7 +38,7 @@ impl Busy {
         metrics.task_restarted("health");
         metrics.task_restarted("health");
         metrics.log_dropped(LogKind::Access).inc_by(3);
-        Self { metrics, listener, pool, backend }
+        Self { metrics, worker, listener, pool, backend }
     }
 
     fn text(&self) -> String {
@@ -56,6 +59,7 @@ fn every_family_shows_its_values() {
     has(&text, r#"tidegate_connections_closed_total{listener="web",reason="client_fin"} 0"#);
     has(&text, r#"tidegate_backend_bytes_total{pool="app",backend="a \"quoted\"\\name",direction="to_client"} 7"#);
     has(&text, r#"tidegate_connection_duration_seconds_bucket{listener="web",le="1"} 1"#);
+    has(&text, r#"tidegate_worker_handed_over_total{worker="1"} 1"#);
     has(&text, r#"tidegate_task_restarts_total{task="health"} 2"#);
     has(&text, r#"tidegate_log_dropped_total{log="access"} 3"#);
     has(&text, r#"tidegate_log_dropped_total{log="ops"} 0"#);
@@ -86,10 +90,10 @@ fn every_sample_has_the_labels_of_its_family() {
 
 #[test]
 fn series_go_with_their_handles() {
-    let Busy { metrics, listener, pool, backend } = Busy::new();
-    drop((listener, pool, backend));
+    let Busy { metrics, worker, listener, pool, backend } = Busy::new();
+    drop((worker, listener, pool, backend));
     let text = metrics.encode().unwrap();
-    for label in ["listener=", "pool=", "backend="] {
+    for label in ["worker=", "listener=", "pool=", "backend="] {
         assert!(!text.contains(label), "{label} is left over:\n{text}");
     }
 }

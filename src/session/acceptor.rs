@@ -5,13 +5,14 @@
 //! that is broken is bound again, with backoff, while the other listeners go on.
 
 use super::admission::{Overflow, Permit};
+use super::balance::SharedSocket;
 use super::close::CloseReason;
 use super::record::Record;
-use super::{Session, Worker};
+use super::{Arrival, Worker};
 use crate::backoff::Backoff;
-use crate::drain::{Drain, Stage, run_local};
+use crate::drain::{Drain, Stage};
 use crate::name::ClientAddr;
-use crate::net::listen::{ListenSocket, Options, bind_again};
+use crate::net::listen::{ListenSocket, bind_again};
 use crate::net::stream::Stream;
 use crate::sys;
 use crate::table::Listener;
@@ -25,6 +26,8 @@ use tokio::io::Interest;
 
 /// Connections accepted before other tasks get their turn.
 const ACCEPTS_PER_TURN: usize = 16;
+/// Turns in a row for one accept queue that is being emptied, after which the caller looks at others.
+const TURNS: usize = 256;
 /// Connections lost before we could take them, in a row, after which others get their turn.
 const LOST_PER_TURN: usize = 64;
 /// The pause after a firewall refused a connection.
@@ -70,17 +73,18 @@ fn judge(error: Errno) -> Verdict {
     }
 }
 
-/// Accepts until the stop, binding the socket again whenever it breaks.
-pub async fn run(socket: ListenSocket, options: Options, listener: Arc<Listener>, worker: Rc<Worker>, drain: Drain) {
+/// Accepts until the stop, binding the socket again whenever it breaks. Siblings may accept from it meanwhile.
+pub async fn run(shared: Arc<SharedSocket>, worker: Rc<Worker>, drain: Drain) {
+    let Some(mut socket) = shared.get() else { return };
     let address = socket.address.clone();
-    let mut acceptor = Acceptor { listener, worker, drain, lost: 0, shortage: SHORTAGE_PAUSE.0 };
+    let mut acceptor = Acceptor::new(Arc::clone(&shared.listener), worker, drain);
     let mut backoff = Backoff::new(REBIND.0, REBIND.1);
-    let mut socket = socket;
     let mut bound_at = Instant::now();
     while let Err(error) = acceptor.accept_from(&socket).await {
         if bound_at.elapsed() > REBIND.1 {
             backoff.reset();
         }
+        shared.replace(None);
         drop(socket);
         let broken = acceptor.listener.mark_broken();
         let (listener, error) = (acceptor.listener.name.clone(), std::io::Error::from(error));
@@ -90,18 +94,21 @@ pub async fn run(socket: ListenSocket, options: Options, listener: Arc<Listener>
             if acceptor.pause(delay).await > Stage::Serving {
                 return;
             }
-            match bind_again(&address, &options) {
-                Ok(bound) => break bound,
+            match bind_again(&address, &shared.options) {
+                Ok(bound) => break Arc::new(bound),
                 Err(error) => tracing::warn!(%listener, "{error}"),
             }
         };
+        shared.replace(Some(Arc::clone(&socket)));
         drop(broken);
         bound_at = Instant::now();
         tracing::info!(%listener, %address, "listener is bound again");
     }
+    shared.close();
 }
 
-struct Acceptor {
+/// Accepts for one listener.
+pub struct Acceptor {
     listener: Arc<Listener>,
     worker: Rc<Worker>,
     drain: Drain,
@@ -112,6 +119,11 @@ struct Acceptor {
 }
 
 impl Acceptor {
+    #[must_use]
+    pub fn new(listener: Arc<Listener>, worker: Rc<Worker>, drain: Drain) -> Self {
+        Self { listener, worker, drain, lost: 0, shortage: SHORTAGE_PAUSE.0 }
+    }
+
     /// `Ok` after the stop and with the queue emptied; an error if the socket is broken.
     async fn accept_from(&mut self, socket: &ListenSocket) -> Result<(), Errno> {
         let watched = sys::watch(socket.as_fd(), Interest::READABLE)?;
@@ -126,26 +138,29 @@ impl Acceptor {
             match self.accept_some(socket) {
                 Ok(()) => tokio::task::yield_now().await,
                 Err(Halt::Error(Errno::AGAIN)) => ready.clear_ready(),
+                // A sibling has ended the listening in place of this worker, which was stuck when the stop came.
+                Err(_) if self.drain.stage() > Stage::Serving => break,
                 Err(halt) => self.after(halt).await?,
             }
         }
-        self.empty_queue(socket).await;
+        // The clients that the kernel has connected already are served; those that come later are refused by it.
+        while self.drain.stage() < Stage::Aborting && !self.take_queue(socket).await {
+            // They wait for room, as they would have without the stop.
+            tokio::time::sleep(FULL_PAUSE).await;
+        }
         Ok(())
     }
 
-    /// The clients that the kernel has connected already are served; those that come later are refused by it.
-    async fn empty_queue(&mut self, socket: &ListenSocket) {
-        while self.drain.stage() < Stage::Aborting {
+    /// Accepts what waits; whether nothing is left. It may be interrupted by a lack of room or of file descriptors.
+    pub async fn take_queue(&mut self, socket: &ListenSocket) -> bool {
+        for _ in 0..TURNS {
             match self.accept_some(socket) {
                 Ok(()) => tokio::task::yield_now().await,
-                // They wait for room, as they would have without the stop.
-                Err(Halt::Full) => tokio::time::sleep(FULL_PAUSE).await,
-                Err(Halt::Error(error)) if judge(error) == Verdict::Shortage => {
-                    tokio::time::sleep(SHORTAGE_PAUSE.1).await;
-                }
-                Err(Halt::Error(_)) => return,
+                Err(Halt::Full) => return false,
+                Err(Halt::Error(error)) => return judge(error) != Verdict::Shortage,
             }
         }
+        false
     }
 
     /// Accepts a turn's worth; `Ok` if there may be more.
@@ -178,13 +193,12 @@ impl Acceptor {
 
     fn serve(&mut self, client: Stream, address: ClientAddr, permit: Option<Permit>) {
         (self.lost, self.shortage) = (0, SHORTAGE_PAUSE.0);
+        let (listener, accepted) = (Arc::clone(&self.listener), Instant::now());
         if let Some(permit) = permit {
-            let session = Session::new(client, address, &self.listener, permit, &self.worker);
-            // Nobody waits for this task; what it must give back is held by guards, and `living` counts it.
-            run_local(session.run());
+            self.worker.place(Arrival { client, address, listener, permit, place: None, accepted });
         } else {
             drop(client);
-            Record::new(address, &self.listener, None, &self.worker).finish(CloseReason::MaxConnections);
+            Record::new(address, listener, accepted, &self.worker).finish(CloseReason::MaxConnections);
         }
     }
 

@@ -1,13 +1,14 @@
 //! One client connection, from the moment it was accepted to the hand-over to the relay.
 //!
-//! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` permits,
-//! [`Session::run`] routes and connects, the worker's relay engine moves the bytes, and `record` ends it, once,
+//! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` permits, `balance`
+//! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects, the worker's relay engine moves the bytes, and `record` ends it, once,
 //! whatever happened. Owns no pool and no table; it asks them. Invariants: every count is held by a guard in
 //! [`Session`] or in what it turns into, so that a cancelled task or a panic gives everything back; the client's
 //! stream resets unless the relay closes it in order.
 
 pub mod acceptor;
 pub mod admission;
+pub mod balance;
 pub mod close;
 mod connect;
 mod hook;
@@ -23,6 +24,7 @@ use crate::net::stream::Stream;
 use crate::pool::Slot;
 use crate::table::{Facts, Listener};
 use admission::Permit;
+use balance::Place;
 use close::CloseReason;
 use record::{Phase, Record};
 use std::rc::Rc;
@@ -32,6 +34,17 @@ use std::time::{Duration, Instant};
 /// Without progress for this long, a peer that does not read forfeits what is left before a reset is passed on.
 pub const LINGER: Duration = Duration::from_secs(10);
 
+/// A client that has been admitted, before it is a session of some worker: dropped, it is reset and leaves no trace.
+pub struct Arrival {
+    pub client: Stream,
+    pub address: ClientAddr,
+    pub listener: Arc<Listener>,
+    pub permit: Permit,
+    /// In the count of the worker that is to serve it; `None` while that is open, and where there is one worker only.
+    pub place: Option<Place>,
+    pub accepted: Instant,
+}
+
 /// A client that has been admitted and has no backend yet.
 pub struct Session {
     client: Stream,
@@ -40,18 +53,11 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(
-        client: Stream,
-        address: ClientAddr,
-        listener: &Arc<Listener>,
-        permit: Permit,
-        worker: &Rc<Worker>,
-    ) -> Self {
-        Self {
-            client,
-            record: Box::new(Record::new(address, listener, Some(permit), worker)),
-            worker: Rc::clone(worker),
-        }
+    pub fn new(arrival: Arrival, worker: &Rc<Worker>) -> Self {
+        let Arrival { client, address, listener, permit, place, accepted } = arrival;
+        let mut record = Box::new(Record::new(address, listener, accepted, worker));
+        record.hold(permit, place);
+        Self { client, record, worker: Rc::clone(worker) }
     }
 
     /// The whole life up to the relay; ends the session itself where it goes no further.

@@ -5,6 +5,7 @@
 //! deadline, with that. The fields of the line stand in [`Record::write`], in the order of the line.
 
 use super::admission::Permit;
+use super::balance::Place;
 use super::close::CloseReason;
 use super::worker::Worker;
 use crate::drain::Alive;
@@ -60,17 +61,18 @@ pub struct Record {
     accepted: Instant,
     reason: Option<CloseReason>,
     worker: Rc<Worker>,
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
+    place: Option<Place>,
     _alive: Alive,
 }
 
 impl Record {
-    pub fn new(client: ClientAddr, listener: &Arc<Listener>, permit: Option<Permit>, worker: &Rc<Worker>) -> Self {
+    pub fn new(client: ClientAddr, listener: Arc<Listener>, accepted: Instant, worker: &Rc<Worker>) -> Self {
         listener.metrics.connections_total.inc();
         listener.metrics.active.inc();
         Self {
             id: worker.next_session(),
-            listener: Arc::clone(listener),
+            listener,
             client,
             phase: Phase::Admit,
             pool: None,
@@ -78,12 +80,18 @@ impl Record {
             connected: None,
             connect_wait: None,
             bytes: [0; 2],
-            accepted: Instant::now(),
+            accepted,
             reason: None,
             worker: Rc::clone(worker),
-            _permit: permit,
+            permit: None,
+            place: None,
             _alive: worker.living.enter(),
         }
+    }
+
+    /// Keeps what the session occupies until its end.
+    pub fn hold(&mut self, permit: Permit, place: Option<Place>) {
+        (self.permit, self.place) = (Some(permit), place);
     }
 
     pub fn moved(&mut self, direction: Direction, bytes: u64) {

@@ -2,10 +2,11 @@
 //!
 //! Owns no task: the daemon's worker thread drives the engine and runs the acceptors with this in hand.
 
-use super::Relayed;
 use super::admission::Admission;
+use super::balance::{self, Seat, Seats};
+use super::{Arrival, Relayed, Session, hook};
 use crate::config::RelayMode;
-use crate::drain::Living;
+use crate::drain::{Living, run_local};
 use crate::every::Every;
 use crate::log::{AccessLog, AccessWriter};
 use crate::metrics::Metrics;
@@ -23,6 +24,7 @@ use std::time::Instant;
 /// What a worker is made from; built by the daemon, moved into the thread.
 pub struct WorkerSetup {
     pub index: u16,
+    pub seats: Arc<Seats>,
     pub table: Arc<ArcSwap<RoutingTable>>,
     pub admission: Arc<Admission>,
     pub access: Option<AccessLog>,
@@ -30,19 +32,24 @@ pub struct WorkerSetup {
     pub relay: RelayMode,
     /// Limits what is said about a shortage of file descriptors, over all workers together.
     pub shortage: Arc<Every>,
+    /// Limits what is said about workers that are stuck.
+    pub stuck: Arc<Every>,
 }
 
 /// One worker's own state, and its handles to what all workers share.
 pub struct Worker {
+    pub seats: Arc<Seats>,
+    /// This worker's own.
+    pub seat: Arc<Seat>,
     pub table: Arc<ArcSwap<RoutingTable>>,
     pub admission: Arc<Admission>,
     pub engine: Rc<RefCell<Engine<Relayed>>>,
     pub rng: RefCell<Rng>,
     pub access: Option<RefCell<AccessWriter>>,
     pub shortage: Arc<Every>,
+    pub stuck: Arc<Every>,
     /// Sessions of this worker that have not ended.
     pub living: Living,
-    index: u16,
     sessions: Cell<u64>,
     /// The use of pipes that the metrics know of.
     pipes_seen: Cell<PipeUse>,
@@ -50,22 +57,48 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(setup: WorkerSetup) -> io::Result<Self> {
+        let seat = Arc::clone(setup.seats.of(setup.index.into()));
+        setup.seats.beat(&seat, Instant::now());
         Ok(Self {
+            seat,
+            seats: setup.seats,
             table: setup.table,
             admission: setup.admission,
             engine: Rc::new(RefCell::new(Engine::new(setup.pipes, setup.relay, Instant::now())?)),
             rng: RefCell::new(Rng::from_entropy()),
             access: setup.access.map(|log| RefCell::new(log.writer())),
             shortage: setup.shortage,
+            stuck: setup.stuck,
             living: Living::default(),
-            index: setup.index,
             sessions: Cell::new(0),
             pipes_seen: Cell::default(),
         })
     }
 
-    /// Hands buffered log lines on, and adds what this worker has counted for itself to the metrics.
+    /// Finds a worker for a client that has been admitted: this one, unless another has clearly fewer sessions.
+    pub fn place(self: &Rc<Self>, arrival: Arrival) {
+        if self.seats.len() == 1 {
+            return self.serve(arrival);
+        }
+        if let Some(arrival) = balance::settle(&self.seats, &self.seat, arrival) {
+            self.serve(arrival);
+        }
+    }
+
+    /// Begins a session.
+    pub fn serve(self: &Rc<Self>, arrival: Arrival) {
+        let session = Session::new(arrival, self);
+        // Nobody waits for this task; what it must give back is held by guards, and `living` counts it.
+        run_local(session.run());
+    }
+
+    /// Shows the siblings that this worker lives, hands buffered log lines on, and adds what it has counted for itself
+    /// to the metrics.
     pub fn housekeep(&self, metrics: &Metrics) {
+        hook::stall(self.seat.index);
+        self.seats.beat(&self.seat, Instant::now());
+        self.seat.metrics.stuck.set(0);
+        self.seat.metrics.sessions.set(self.living.count() as i64);
         if let Some(access) = &self.access {
             access.borrow_mut().flush();
         }
@@ -79,6 +112,6 @@ impl Worker {
     pub(super) fn next_session(&self) -> SessionId {
         let count = self.sessions.get() + 1;
         self.sessions.set(count);
-        SessionId::new(self.index, count)
+        SessionId::new(self.seat.index, count)
     }
 }

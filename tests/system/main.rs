@@ -23,3 +23,4 @@ mod quiet;
 mod relay;
 mod start;
 mod stop;
+mod workers;

@@ -32,7 +32,7 @@ impl Owner for Probe {
 
 const PANIC_AT: usize = 4_711;
 const SMALL: usize = 1_000;
-const PIPES: PipeBounds = PipeBounds { count: 8, bytes: 8 << 20, largest: 1 << 20 };
+pub const PIPES: PipeBounds = PipeBounds { count: 8, bytes: 8 << 20, largest: 1 << 20 };
 /// Enough for both directions to have switched to splicing.
 const LARGE: usize = 3 << 20;
 pub const PATIENT: Timeouts =

@@ -1,6 +1,6 @@
 //! Who waits for whom in one engine: small messages beside large transfers, and large transfers beside each other.
 
-use super::tests::{PATIENT, Probe, pair};
+use super::tests::{PATIENT, PIPES, Probe, pair};
 use super::*;
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -48,7 +48,7 @@ impl Peers {
 
 /// An engine with sessions in the middle of large transfers, all of them with more to move.
 fn busy(sessions: usize) -> (Engine<Probe>, Vec<Peers>) {
-    let mut engine = Engine::new(64, Instant::now()).unwrap();
+    let mut engine = Engine::new(PIPES, RelayMode::Auto, Instant::now()).unwrap();
     let mut bulk: Vec<Peers> = (0..sessions).map(|_| Peers::join(&mut engine)).collect();
     while bulk.iter().any(|peers| peers.moved() < 4 << 20) {
         for peers in &mut bulk {
