@@ -7,21 +7,34 @@ use super::stream::{Family, Stream};
 use rustix::net::sockopt;
 use std::time::Duration;
 
-/// Probes before the kernel gives up.
-const PROBES: u32 = 4;
+/// Probes before the kernel gives up, and the fewest where the times are so short that they don't fit. Many, since
+/// whole bursts of them get lost: sockets that became quiet together are probed together, and beyond
+/// `net.core.netdev_max_backlog` (1,000) of them at once a local link drops the rest.
+const PROBES: (u32, u32) = (8, 3);
+/// The kernel counts in seconds.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a session's peers may be silent before they are probed: at most `keepalive`, and not the same time for
+/// all, so that sessions that became quiet together aren't probed together. `dice` is below 1,024 and random.
+#[must_use]
+pub fn idle_before_probe(keepalive: Duration, dice: u32) -> Duration {
+    keepalive / 2 + keepalive * dice / 2_048
+}
 
 /// Lets the kernel find a peer that died while the connection was idle: it probes `idle` after the last sign of life,
-/// however long ago that was when this is called, and gives up after [`give_up_after`]. A peer that dies with data in
+/// however long ago that was when this is called, and gives up `give_up` after it. A peer that dies with data in
 /// flight is found by the relay, by the same bound: `TCP_USER_TIMEOUT` would find it too, but it also ends living
 /// peers that keep their window closed for so long. A unix peer can't die without a word.
-pub fn watch_over(stream: &Stream, idle: Duration) -> rustix::io::Result<()> {
+pub fn watch_over(stream: &Stream, idle: Duration, give_up: Duration) -> rustix::io::Result<()> {
     if stream.family() == Family::Unix {
         return Ok(());
     }
-    let idle = idle.max(Duration::from_secs(1));
-    let interval = (idle / PROBES).max(Duration::from_secs(1));
+    let idle = idle.max(SECOND);
+    let rest = give_up.saturating_sub(idle);
+    let interval = (rest / PROBES.0).max(SECOND);
+    let probes = (rest.as_secs() / interval.as_secs()) as u32;
     sockopt::set_tcp_keepintvl(stream, interval)?;
-    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    sockopt::set_tcp_keepcnt(stream, probes.clamp(PROBES.1, PROBES.0))?;
     // In this order: only the second looks at how long the peer has been silent already. Source:
     // tcp_sock_set_keepidle_locked() in Linux.
     sockopt::set_socket_keepalive(stream, true)?;

@@ -18,7 +18,7 @@ mod worker;
 pub use worker::{Worker, WorkerSetup};
 
 use crate::name::{ClientAddr, Direction, Side};
-use crate::net::keepalive::give_up_after;
+use crate::net::keepalive::{give_up_after, idle_before_probe};
 use crate::net::relay::{self, RelayEnd, Timeouts};
 use crate::net::stream::Stream;
 use crate::pool::Slot;
@@ -89,7 +89,10 @@ impl Session {
             idle: listener.idle_timeout.as_millis() as u64,
             half_close: listener.half_close_timeout.as_millis() as u64,
             linger: LINGER.as_millis() as u64,
-            keepalive: listener.keepalive.map_or(0, |keepalive| keepalive.as_millis() as u64),
+            keepalive: listener.keepalive.map_or(0, |keepalive| {
+                let dice = self.worker.rng.borrow_mut().below(1_024) as u32;
+                idle_before_probe(keepalive, dice).as_millis() as u64
+            }),
             unanswered: listener.keepalive.map_or(0, |keepalive| give_up_after(keepalive).as_millis() as u64),
         };
         let relayed = Relayed { record: self.record, slot: Some(slot) };

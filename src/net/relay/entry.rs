@@ -286,9 +286,10 @@ impl<O: Owner> Entry<O> {
 
     fn watch_over(&mut self) {
         let idle = Duration::from_millis(self.timeouts.keepalive);
+        let give_up = Duration::from_millis(self.timeouts.unanswered);
         for stream in self.ends.iter().filter_map(|end| end.stream.as_ref()) {
             // It fails only on a connection that is over, and of that the engine hears by an event.
-            let _ = keepalive::watch_over(stream, idle);
+            let _ = keepalive::watch_over(stream, idle, give_up);
         }
         self.watched_over = true;
     }
