@@ -21,15 +21,14 @@ const LEFT: usize = 4;
 #[derive(Debug, Default)]
 struct Ebb {
     peak: usize,
-    /// At the last look.
-    last: usize,
 }
 
 impl Ebb {
-    /// Whether a burst has gone, now that there are so many sessions: most of it, and no more go. Each burst goes once.
-    fn is_low(&mut self, sessions: usize) -> bool {
-        self.peak = self.peak.max(sessions);
-        let falls = sessions < std::mem::replace(&mut self.last, sessions);
+    /// Whether a burst has gone, now that there are so many sessions and were at most `peak` since the last look: most of
+    /// it, and no more go. Each burst goes once.
+    fn is_low(&mut self, sessions: usize, peak: usize) -> bool {
+        self.peak = self.peak.max(peak).max(sessions);
+        let falls = sessions < peak;
         let low = !falls && self.peak - sessions >= BURST && sessions <= self.peak / LEFT;
         if low {
             self.peak = sessions;
@@ -46,7 +45,7 @@ pub async fn keep_small(admission: Arc<Admission>) {
     sys::release_free_memory();
     loop {
         tick.tick().await;
-        if ebb.is_low(admission.active()) {
+        if ebb.is_low(admission.active(), admission.take_peak()) {
             sys::release_free_memory();
         }
     }
@@ -59,13 +58,20 @@ mod tests {
     #[test]
     fn only_the_end_of_a_large_burst_counts_and_only_once() {
         let mut ebb = Ebb::default();
+        let mut last = 0;
         let low: Vec<usize> =
             [0, 400, 0, 0, 900, 8_000, 2_001, 2_001, 2_000, 1_000, 1_000, 500, 0, 0, 600, 99, 100, 700, 9]
                 .into_iter()
                 .enumerate()
-                .filter_map(|(at, sessions)| ebb.is_low(sessions).then_some(at))
+                .filter_map(|(at, sessions)| {
+                    let peak = sessions.max(std::mem::replace(&mut last, sessions));
+                    ebb.is_low(sessions, peak).then_some(at)
+                })
                 .collect();
         // 8,000 have fallen to 1,000, these to none, and 600 to 100; 700 still fall.
         assert_eq!(low, [10, 13, 16]);
+        // A burst between two looks.
+        assert!(!ebb.is_low(0, 5_000));
+        assert!(ebb.is_low(0, 0));
     }
 }

@@ -13,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::net::relay::{self, PipeBounds};
 use crate::session::balance::{self, Seats};
 use crate::session::{Worker, WorkerSetup, acceptor};
+use crate::sys;
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -144,6 +145,7 @@ async fn keep_house(worker: &Worker, metrics: &Metrics, up: mpsc::Sender<()>) ->
     loop {
         tick.tick().await;
         worker.housekeep(metrics);
+        sys::shrink_own_heap();
     }
 }
 

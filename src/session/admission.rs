@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 pub struct Admission {
     active: AtomicUsize,
+    /// The most sessions at once since somebody asked.
+    peak: AtomicUsize,
     max: usize,
     overflow: Overflow,
 }
@@ -30,14 +32,17 @@ pub struct Permit(Arc<Admission>);
 impl Admission {
     #[must_use]
     pub fn new(max: usize, overflow: Overflow) -> Self {
-        Self { active: AtomicUsize::new(0), max, overflow }
+        Self { active: AtomicUsize::new(0), peak: AtomicUsize::new(0), max, overflow }
     }
 
     /// A permit, or `None` at the limit.
     #[must_use]
     pub fn admit(self: &Arc<Self>) -> Option<Permit> {
         let below = |active| (active < self.max).then_some(active + 1);
-        self.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
+        let before = self.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
+        if before >= self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(before + 1, Ordering::Relaxed);
+        }
         Some(Permit(Arc::clone(self)))
     }
 
@@ -49,6 +54,12 @@ impl Admission {
     #[must_use]
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// The most sessions at once since the last call.
+    #[must_use]
+    pub fn take_peak(&self) -> usize {
+        self.peak.swap(self.active(), Ordering::Relaxed)
     }
 
     #[must_use]
@@ -75,5 +86,6 @@ mod tests {
         drop(first);
         assert_eq!(admission.active(), 1);
         assert!(admission.admit().is_some());
+        assert_eq!((admission.take_peak(), admission.active()), (2, 1));
     }
 }

@@ -62,13 +62,20 @@ pub fn watch<T: Steady>(descriptor: T, interest: Interest) -> Result<AsyncFd<T>,
 
 /// Gives memory that was freed, but is kept for the next allocation, back to the kernel, in all threads' arenas. Takes
 /// their locks, one after the other: some milliseconds. Source: `malloc_trim(3)`, which only glibc has; with another
-/// allocator this does nothing.
+/// allocator this does nothing. What it joins to the end of a thread's heap stays there: see [`shrink_own_heap`].
 pub fn release_free_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer and touches only what the allocator itself manages, under the allocator's locks.
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Gives the free end of the calling thread's heap back to the kernel, at the price of an allocation. glibc looks at it
+/// only when a chunk of 64 KiB or more next to it is freed, and `malloc_trim(3)` looks everywhere else. Source:
+/// `_int_free` and `mtrim` in glibc 2.36; with another allocator this does no harm.
+pub fn shrink_own_heap() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(96 * 1024)));
 }
 
 #[cfg(test)]

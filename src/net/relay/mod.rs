@@ -43,6 +43,8 @@ const EVENTS: usize = 256;
 /// How long an event of a session without a large transfer is remembered: as long as such events keep coming, the
 /// large transfers take smaller steps.
 const LIGHT_MEMORY: Millis = 5;
+/// Room for so many sessions is kept when the last one has ended.
+const ENTRIES_KEPT: usize = 1_024;
 /// The shortest time between two looks at every session for its quiet-time limit.
 const SWEEP: Millis = 100;
 /// For so many sessions the time between two looks grows by a millisecond: a look at one costs some 50 ns, so that all
@@ -369,6 +371,9 @@ impl<O: Owner> Engine<O> {
         let _ = catch_unwind(AssertUnwindSafe(|| entry.finish(end)));
         if self.entries.is_empty() {
             self.shared.pipes.trim();
+            if self.entries.capacity() > ENTRIES_KEPT {
+                self.entries = Slab::new();
+            }
         }
     }
 
