@@ -244,7 +244,8 @@ impl<O: Owner> Engine<O> {
         self.carry_on(now);
         self.look_at_closing(now);
         self.sweep(now);
-        let busy = !events.is_empty() || !self.ready.is_empty();
+        // With room left for more, epoll has told all; what comes from now on makes the inner epoll ready anew.
+        let busy = events.len() >= EVENTS || !self.ready.is_empty();
         self.events = events;
         Ok(if busy { Turn::Busy } else { Turn::Idle })
     }
