@@ -1,7 +1,9 @@
 //! How bytes are relayed: by copying or through pipes, as the config asks for it, and always exactly.
 
+use crate::kit::backend::echo;
 use crate::kit::conn::transfer;
-use crate::kit::{Config, End, Listening, Tidegate, eventually};
+use crate::kit::{Backend, Config, End, Listening, Tidegate, eventually};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A session that has carried megabytes both ways, and whose client has left the backend's last bytes unread.
@@ -79,5 +81,71 @@ fn splicing_that_is_asked_for_begins_with_the_first_big_read() {
         } else {
             assert_eq!(pipes(&tidegate, at_start), 0);
         }
+    }
+}
+
+/// 64 downloads without end on the only worker, and everybody else beside them.
+#[test]
+fn large_transfers_starve_nobody_not_even_each_other() {
+    const STREAMS: usize = 64;
+    let backend = Backend::new(|mut conn| {
+        let mut kind = [0];
+        match conn.read(&mut kind) {
+            Ok(1) if kind == *b"d" => while conn.try_send(vec![7; 256 << 10]).is_ok() {},
+            Ok(1) => echo(conn),
+            _ => {}
+        }
+    });
+    let config = Config::over([&backend]).only_runtime("workers = 1");
+    let tidegate = Tidegate::start(config.health("interval = \"50ms\"\nfast_interval = \"50ms\"\nfall = 1"));
+    let done = AtomicBool::new(false);
+    let moved: Vec<AtomicU64> = (0..STREAMS).map(|_| AtomicU64::new(0)).collect();
+    let so_far = || -> Vec<u64> { moved.iter().map(|moved| moved.load(Ordering::Relaxed)).collect() };
+    let all_moved_since = |before: &[u64]| so_far().iter().zip(before).all(|(now, before)| now - before > 1 << 20);
+    std::thread::scope(|scope| {
+        for moved in &moved {
+            let mut client = tidegate.connect();
+            let done = &done;
+            scope.spawn(move || {
+                client.send("d");
+                let mut buffer = vec![0; 256 << 10];
+                while !done.load(Ordering::Relaxed) {
+                    moved.fetch_add(client.read(&mut buffer).unwrap() as u64, Ordering::Relaxed);
+                }
+                client.reset();
+            });
+        }
+        // Ends the streams also where an expectation fails.
+        let _ends = Raised(&done);
+        let name = backend.to_string();
+        let checks = || {
+            let labels = [("backend", &*name), ("result", "success")];
+            tidegate.metrics().sum("tidegate_backend_health_checks_total", &labels) as u64
+        };
+        eventually("all transfers are large", || all_moved_since(&[0; STREAMS]));
+        let (before, checked) = (so_far(), checks());
+        let mut resident = tidegate.connect();
+        resident.send("e");
+        for _ in 0..20 {
+            let mut client = tidegate.connect();
+            client.send("etide");
+            client.expect("tide");
+            resident.send("gate");
+            resident.expect("gate");
+            assert_eq!(tidegate.get("/livez").status, 200);
+        }
+        eventually("each transfer has gone on", || all_moved_since(&before));
+        eventually("probes have gone on", || checks() >= checked + 5);
+        assert_eq!(tidegate.metrics().one("tidegate_backend_up", &[("backend", &name)]) as u64, 1);
+        assert_eq!(tidegate.count_logged(&["is down"]), 0, "{}", tidegate.log());
+    });
+}
+
+/// Set when it goes out of scope.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
