@@ -128,7 +128,8 @@ pub fn run_local<F: Future<Output = ()> + 'static>(task: F) {
     }
 }
 
-/// Tasks on the current thread's runtime, which must be a local one whose end matters; those that are left are cancelled on drop.
+/// Tasks whose end matters, on the current thread's runtime, which must be a local one. Those that are left are
+/// cancelled on drop.
 #[derive(Debug, Default)]
 pub struct LocalTasks(JoinSet<()>);
 

@@ -24,8 +24,8 @@
 //! last lived, an inbox for fresh connections, and its listening sockets. The kernel spreads connections by a hash; a
 //! worker that has got more than its share hands the next one over before it is a session, and a worker that is stuck
 //! has a sibling that accepts for it. An established session never changes its thread. The *control thread* runs the
-//! daemon's loop, the health checker and the admin endpoint. Log lines are written by threads of their own, behind
-//! bounded queues.
+//! daemon's loop, the health checker, the admin endpoint and the task that gives memory back after a burst. Log lines
+//! are written by threads of their own, behind bounded queues.
 //!
 //! # Layers
 //!

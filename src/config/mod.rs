@@ -151,8 +151,8 @@ pub struct Listener {
     /// A session of which one direction has ended is reset after this long without a byte; zero ends it as soon
     /// as that first FIN has been delivered.
     pub half_close_timeout: Duration,
-    /// The time without a sign of life before the kernel probes a peer, on both sides; a dead peer is given up
-    /// after twice this. `None` (`keepalive = "off"`) never probes.
+    /// The longest time without a sign of life before the kernel probes a peer, on both sides, and the shortest is half
+    /// of it; a dead peer is given up after twice this. `None` (`keepalive = "off"`) never probes.
     pub keepalive: Option<Duration>,
 }
 

@@ -18,7 +18,7 @@ const PER_SESSION: u64 = 2;
 const PER_PIPE: u64 = 2;
 /// Pipes of all workers together, at most: as many sessions can splice data to a slow reader at once.
 const MAX_PIPES: u64 = 1_024;
-/// The share of what is left after the reserve that may go to pipes.
+/// Of so many descriptors that are left after the reserve, one pipe may be made: so an eighth of them goes to pipes.
 const PIPE_SHARE: u64 = 16;
 
 /// How the descriptors are shared out.

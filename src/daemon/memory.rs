@@ -24,8 +24,8 @@ struct Ebb {
 }
 
 impl Ebb {
-    /// Whether a burst has gone, now that there are so many sessions and were at most `peak` since the last look: most of
-    /// it, and no more go. Each burst goes once.
+    /// Whether a burst has gone, now that there are so many sessions and were at most `peak` since the last look: most
+    /// of it, and no more go. Each burst goes once.
     fn is_low(&mut self, sessions: usize, peak: usize) -> bool {
         self.peak = self.peak.max(peak).max(sessions);
         let falls = sessions < peak;

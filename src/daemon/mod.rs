@@ -9,9 +9,9 @@
 //! | admin endpoint | control thread | its socket | last |
 //! | log writers | a thread each | their queues | flushed at exit |
 //!
-//! Panic policy: a session's panic is contained where it runs; the checker and the admin endpoint are started
-//! again (their state lives elsewhere); a worker that dies takes the process with it, non-zero, because half a
-//! balancer that looks alive is worse than a restart. Read next: `start` (what happens before), `worker`.
+//! Panic policy: a session's panic is contained where it runs; the checker, the memory task and the admin endpoint are
+//! started again (what must last lives elsewhere); a worker that dies takes the process with it, non-zero, because half
+//! a balancer that looks alive is worse than a restart. Read next: `start` (what happens before), `worker`.
 
 mod fds;
 mod gates;

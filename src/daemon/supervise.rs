@@ -1,7 +1,8 @@
-//! The control tasks, the health checker, the admin endpoint and the one that keeps memory small: started, started again after a panic, stopped.
+//! The control tasks (the health checker, the admin endpoint, and the one that keeps memory small): started, started
+//! again after a panic, stopped.
 //!
-//! Owns their lives, not their work. Both keep their state elsewhere (pools, metrics), so that starting one again is
-//! all there is to do; how often that happened is a metric.
+//! Owns their lives, not their work. What they know that must last is kept elsewhere (pools, metrics), so that starting
+//! one again is all there is to do; how often that happened is a metric.
 
 use super::Failure;
 use super::memory;
@@ -72,7 +73,7 @@ impl Control {
         let _ = self.first_round.clone().wait_for(|done| *done).await;
     }
 
-    /// Probes end at once, the admin endpoint last and with its answers finished.
+    /// Probes and the look at memory end at once, the admin endpoint last and with its answers finished.
     pub async fn stop(self) {
         self.checker.abort();
         self.memory.abort();

@@ -1,7 +1,7 @@
 //! One attempt to connect to a backend.
 //!
 //! Owns the nonblocking connect and the verdict on whose fault a failure is; the time limit and the next attempt
-//! are the session's business. The set-up reactor watches the socket only until the connect is decided.
+//! are the session's business. The worker's runtime watches the socket only until the connect is decided.
 
 use super::stream::Stream;
 use crate::metrics::ConnectErrorReason;
@@ -84,7 +84,8 @@ pub async fn connect(address: &BackendAddr) -> Result<Stream, ConnectError> {
                 result = rustix::net::connect(&socket, address);
             }
             result?;
-            // Not before: a probe or an attempt that is given up is none of the backend's business.
+            // Reset at close only from here on: an attempt that is given up at the last moment ends in order, and the
+            // backend's log stays quiet.
             not_itself(Stream::new(socket)?, address)
         }
         Endpoint::Unix(path) => {

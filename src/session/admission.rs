@@ -1,7 +1,7 @@
 //! May this connection be served at all: the process-wide limit on sessions, as permits.
 //!
 //! Owns the count; what happens to a client over the limit is decided by the [`Overflow`] that the config implies.
-//! Pure but for one atomic. Next: `acceptor`, its only user.
+//! Pure but for its atomics. Next: `acceptor`, which asks for permits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

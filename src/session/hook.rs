@@ -1,8 +1,8 @@
 //! Faults that tests ask for; nothing at all in a release build.
 //!
 //! `TIDEGATE_TEST_PANIC=connect:N` or `relay:N` makes session number N of its worker panic in that phase, so that a
-//! test of the real binary can see that one session harms one session. `TIDEGATE_TEST_STALL=N:FILE` makes worker N stand
-//! still for as long as there is such a file, and says so by one with the extension `begun`.
+//! test of the real binary can see that one session harms one session. `TIDEGATE_TEST_STALL=N:FILE` makes worker N
+//! stand still for as long as there is such a file, and says so by one with the extension `begun`.
 
 use crate::name::SessionId;
 

@@ -1,4 +1,4 @@
-//! The only `unsafe` of the tree: what neither std, socket2 nor rustix offers safely.
+//! The only `unsafe` of the crate: what neither std, socket2 nor rustix offers safely.
 //!
 //! Owns thin, safe wrappers around single system calls; no policy. Each block carries its SAFETY sentence.
 #![expect(unsafe_code, reason = "this module exists to hold it")]

@@ -28,7 +28,7 @@ pub struct Entry<O> {
     /// When the peers were last asked whether they still answer.
     last_asked: Millis,
     closing: Option<Box<Closing>>,
-    /// The kernel asks the peers for signs of life.
+    /// The kernel asks the peers for signs of life, or is never to.
     watched_over: bool,
     /// On the engine's list of sessions that have work left.
     pub queued: bool,

@@ -35,7 +35,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// Milliseconds since the engine began.
+/// A point in time, as milliseconds since the engine began; or a span of so many.
 pub type Millis = u64;
 
 /// Events taken in one turn.
@@ -152,7 +152,7 @@ pub struct Engine<O> {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
     entries: Slab<Entry<O>>,
-    /// Sessions that spent their budget.
+    /// Sessions with work left: in the middle of a large transfer, or with their budget spent.
     ready: VecDeque<usize>,
     /// Sessions whose end is decided but not yet delivered.
     closing: Vec<usize>,

@@ -11,12 +11,12 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-/// The sizes of pipes, the largest first. Few streams move a byte through 1 MiB for half the CPU of 64 KiB or less;
-/// through less than the smallest, splicing costs more calls than copying does.
+/// The sizes of pipes, the largest first. A few large transfers move a byte through 1 MiB for half the CPU of 64 KiB or
+/// less; through less than the smallest, splicing costs more calls than copying does.
 const SIZES: [usize; 3] = [1 << 20, 256 << 10, SMALLEST];
 const SMALLEST: usize = 64 << 10;
 /// A pipe gets at most this part of the room that is left, unless it is one of the smallest: so that the first
-/// streams get large ones, and many still get one.
+/// transfers get large ones, and many still get one.
 const PART: usize = 8;
 /// Idle pipes kept; more than this are closed again after a burst. They take at most half of the room.
 const MAX_IDLE: usize = 64;
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_crowd_a_single_stream_gets_a_large_pipe_again() {
+    fn after_a_crowd_a_single_transfer_gets_a_large_pipe_again() {
         let mut pipes = Pipes::new(bounds(1_000, 16 * SMALLEST));
         let crowd: Vec<_> = std::iter::from_fn(|| pipes.take()).collect();
         assert!(crowd.iter().all(|pipe| pipe.size == SMALLEST), "no room for larger ones");

@@ -340,8 +340,8 @@ fn urgent_data_ends_no_bulk_transfer() {
     }
 }
 
-/// splice(2) into a socket sends piece by piece. If the reset comes between two of them, the second takes the error from
-/// the socket, and the call reports the bytes of the first. Here the test takes the error.
+/// splice(2) into a socket sends piece by piece. If the reset comes between two of them, the second takes the error
+/// from the socket, and the call reports the bytes of the first. Here the test takes the error.
 #[test]
 fn a_reset_whose_error_was_taken_unseen_is_no_end_of_file() {
     for request in [SMALL, 0] {

@@ -155,8 +155,8 @@ impl Seat {
         Seen { sessions: self.sessions(), takes: fresh && self.inbox.has_room() }
     }
 
-    /// Whether the worker has been silent for too long at `as_of`; a worker that hasn't begun, or has stopped to
-    /// accept, isn't stuck.
+    /// Whether the worker has been silent for too long at `as_of`; a worker that hasn't begun, or no longer
+    /// accepts, isn't stuck.
     #[must_use]
     pub fn is_stuck(&self, as_of: Millis) -> bool {
         let beat = self.last_beat();

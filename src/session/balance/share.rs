@@ -22,8 +22,8 @@ pub struct Choice {
 
 /// The most sessions that one of `workers` may have, of `total` together, before fresh ones go elsewhere.
 ///
-/// A quarter above the mean, so that there is some room for chance; and the next whole number above the mean, which for few sessions is more. The latter is at most 1.3 times the mean from
-/// a mean of 10/3 on.
+/// A quarter above the mean, so that there is some room for chance; or the next whole number above the mean, where that
+/// is more, as for few sessions. The latter is at most 1.3 times the mean from a mean of 10/3 on.
 #[must_use]
 pub fn share(total: usize, workers: usize) -> usize {
     (total / workers + 1).max(total * 5 / (workers * 4))
@@ -118,7 +118,7 @@ mod tests {
                 if total >= 64 {
                     prop_assert!(most * workers * 10 <= total * 13, "{sessions:?}");
                 }
-                // And less than one above the mean, rounded up, for few.
+                // And for few at most one above the mean, rounded down.
                 if total <= 4 * workers {
                     prop_assert!(most <= total / workers + 1, "{sessions:?}");
                 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 /// emergency: a client waits some milliseconds longer, and there is nothing to register and to take back.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Looks after the siblings until all of them, and this worker, have stopped to accept.
+/// Looks after the siblings until none of them, nor this worker, accepts any more.
 pub async fn look_after(worker: &Rc<Worker>, drain: &Drain) {
     let (seats, own) = (&worker.seats, &worker.seat);
     if seats.len() == 1 {

@@ -4,7 +4,6 @@ use super::share::share;
 use super::*;
 use crate::config::Config;
 use crate::metrics::Metrics;
-
 use crate::session::admission::{Admission, Overflow};
 use crate::table::Listener;
 use std::net::{TcpListener, TcpStream};
@@ -148,7 +147,7 @@ fn a_worker_that_has_not_begun_is_given_nothing_and_is_not_stuck() {
     assert!(begun.seen(1).takes && !begun.is_stuck(1_001));
     assert!(!begun.seen(1_002).takes && begun.is_stuck(1_002));
     bench.seats.retire(begun);
-    assert!(!begun.is_stuck(1_002), "who has stopped to accept needs nobody");
+    assert!(!begun.is_stuck(1_002), "who no longer accepts needs nobody");
     assert!(fresh.seats.is_empty());
     let unborn = Seats::new(vec![Vec::new()], &Metrics::new().unwrap(), Instant::now());
     assert!(!unborn.of(0).seen(0).takes && !unborn.of(0).is_stuck(u64::MAX));
