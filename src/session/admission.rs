@@ -61,11 +61,6 @@ impl Admission {
     pub fn take_peak(&self) -> usize {
         self.peak.swap(self.active(), Ordering::Relaxed)
     }
-
-    #[must_use]
-    pub fn max(&self) -> usize {
-        self.max
-    }
 }
 
 impl Drop for Permit {

@@ -34,7 +34,7 @@ pub struct Entry<O> {
     pub queued: bool,
     /// On the engine's list of closing sessions.
     pub listed: bool,
-    pub owner: O,
+    owner: O,
 }
 
 /// The session's end is decided; what was read is still being delivered.

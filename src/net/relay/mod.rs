@@ -202,17 +202,6 @@ impl<O: Owner> Engine<O> {
         }
     }
 
-    /// Sessions in the engine.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// What the pipes take now, and how often there was none to be had since the last call.
     pub fn pipe_use(&mut self) -> PipeUse {
         let Shared { pipes, fallbacks, .. } = &mut self.shared;
@@ -234,7 +223,7 @@ impl<O: Owner> Engine<O> {
             let Some(entry) = self.entries.get_mut(key) else { continue };
             entry.notice(side, event.flags, now);
             if entry.is_bulk() {
-                self.enqueue(key);
+                enqueue(&mut self.ready, key, entry);
             } else {
                 // Who exchanges small messages waits for each of them: these go first.
                 self.last_light = now;
@@ -267,14 +256,6 @@ impl<O: Owner> Engine<O> {
         }
     }
 
-    fn enqueue(&mut self, key: usize) {
-        if let Some(entry) = self.entries.get_mut(key)
-            && !std::mem::replace(&mut entry.queued, true)
-        {
-            self.ready.push_back(key);
-        }
-    }
-
     /// When the engine wants a turn even if nothing happens.
     #[must_use]
     pub fn next_look(&self) -> Option<Instant> {
@@ -300,11 +281,7 @@ impl<O: Owner> Engine<O> {
             .unwrap_or(Step::End(RelayEnd::Panicked));
         match step {
             Step::Wait => {}
-            Step::Again => {
-                if !std::mem::replace(&mut entry.queued, true) {
-                    self.ready.push_back(key);
-                }
-            }
+            Step::Again => enqueue(&mut self.ready, key, entry),
             Step::End(end) => return self.finish(key, end),
         }
         let deadline = entry.deadline();
@@ -380,6 +357,13 @@ impl<O: Owner> Engine<O> {
 
     fn millis(&self, now: Instant) -> Millis {
         now.saturating_duration_since(self.started).as_millis() as Millis
+    }
+}
+
+/// Puts a session on the list of those that have work left, unless it is there already.
+fn enqueue<O>(ready: &mut VecDeque<usize>, key: usize, entry: &mut Entry<O>) {
+    if !std::mem::replace(&mut entry.queued, true) {
+        ready.push_back(key);
     }
 }
 

@@ -23,7 +23,7 @@ const MAX_IDLE: usize = 64;
 /// After the kernel has refused a pipe, this many requests are answered with "none" before it is asked again.
 const REFUSAL_PAUSE: u32 = 1_024;
 
-/// What the pipes of one worker may take.
+/// What the pipes of one worker may take; by default nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PipeBounds {
     /// Pipes at once; each takes two file descriptors.
@@ -35,9 +35,6 @@ pub struct PipeBounds {
 }
 
 impl PipeBounds {
-    /// No pipe at all.
-    pub const NONE: Self = Self { count: 0, bytes: 0, largest: 0 };
-
     /// Whether not a single pipe fits.
     #[must_use]
     pub fn allow_none(&self) -> bool {
@@ -239,8 +236,8 @@ mod tests {
         assert_eq!(handed_out(bounds(3, 1 << 30)), [1 << 20; 3]);
         assert_eq!(handed_out(bounds(1_000, 3 * SMALLEST + 1)), [SMALLEST; 3]);
         assert_eq!(handed_out(bounds(1_000, SMALLEST - 1)), [0_usize; 0]);
-        assert_eq!(handed_out(PipeBounds::NONE), [0_usize; 0]);
-        for bounds in [bounds(0, 1 << 30), bounds(1, SMALLEST - 1), bounds(1, SMALLEST), PipeBounds::NONE] {
+        assert_eq!(handed_out(PipeBounds::default()), [0_usize; 0]);
+        for bounds in [bounds(0, 1 << 30), bounds(1, SMALLEST - 1), bounds(1, SMALLEST), PipeBounds::default()] {
             assert_eq!(bounds.allow_none(), handed_out(bounds).is_empty(), "{bounds:?}");
         }
     }

@@ -415,7 +415,7 @@ fn a_panic_in_one_session_resets_that_session_alone() {
 #[test]
 fn without_pipes_everything_is_copied() {
     let mut rig = Rig::new(PATIENT);
-    rig.engine.shared.pipes = Pipes::new(PipeBounds::NONE);
+    rig.engine.shared.pipes = Pipes::new(PipeBounds::default());
     rig.carry(Side::Client, LARGE);
     rig.carry(Side::Backend, LARGE);
     let used = rig.engine.pipe_use();
@@ -446,6 +446,6 @@ fn aborting_resets_everybody_and_counts_them() {
     rig.carry(Side::Client, SMALL);
     assert_eq!(rig.engine.abort_all(), 1);
     assert_eq!(rig.end(), Some(RelayEnd::Aborted));
-    assert!(rig.engine.is_empty());
+    assert!(rig.engine.entries.is_empty());
     assert_eq!(read_end(&mut rig.client), Some(Err(ErrorKind::ConnectionReset)));
 }
