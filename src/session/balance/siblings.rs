@@ -69,6 +69,7 @@ impl Kept {
             return None;
         }
         let beat = seat.last_beat();
+        seat.metrics.stuck.set(1);
         let said = worker.stuck.is_due(Instant::now().into_std());
         if said {
             tracing::warn!(
@@ -78,7 +79,6 @@ impl Kept {
                 worker.seat.index
             );
         }
-        seat.metrics.stuck.set(1);
         let acceptor = |socket: &Arc<super::SharedSocket>| {
             Acceptor::new(Arc::clone(&socket.listener), Rc::clone(worker), drain.clone())
         };
