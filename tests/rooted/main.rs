@@ -1,5 +1,5 @@
-//! Tests of the real binary that need root, over a cable on which packets vanish and as a user who may little:
-//! `cargo test --test rooted`.
+//! Tests of the real binary that need root, over a cable on which packets vanish and as a user without
+//! privileges: `cargo test --test rooted`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
