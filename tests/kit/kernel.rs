@@ -1,8 +1,15 @@
 //! What the kernel tells about sockets and processes: queues, fds, memory, CPU.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
+
+/// Raises this process's own limit on open files: both ends of each session are descriptors of it.
+pub fn raise_own_fd_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+}
 
 /// Bytes that wait in one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

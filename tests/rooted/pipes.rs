@@ -1,8 +1,7 @@
 //! Many large downloads by a process that the kernel gives only so many pipes, because its user isn't root.
 
-use crate::kit::{Backend, Config, End, Launch, Tidegate, eventually};
+use crate::kit::{Backend, Config, End, Launch, Tidegate, eventually, kernel};
 use crate::net;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
 use std::time::Duration;
@@ -40,8 +39,7 @@ fn f90_a_service_user_serves_1500_large_downloads_within_its_share_of_pipes() {
     // In this namespace only. Otherwise sockets on loopback take a whole download by themselves.
     fs::write("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 262144").unwrap();
     fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 65536 131072").unwrap();
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    kernel::raise_own_fd_limit();
 
     let backend = Backend::pouring(BYTES);
     let tidegate = as_nobody(Config::over([&backend]));

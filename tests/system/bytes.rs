@@ -2,7 +2,6 @@
 
 use crate::kit::conn::transfer;
 use crate::kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually, kernel, pattern};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::time::Duration;
 
 /// Sends `total` bytes of the pattern as runs of single bytes between bursts of 64 KiB.
@@ -112,7 +111,7 @@ fn f13_a_slow_reader_throttles_its_peer_and_nobody_else() {
 #[test]
 fn f13_i05_a_thousand_readers_with_a_closed_window_stay_within_64_mib() {
     const READERS: usize = 1_000;
-    raise_own_fd_limit();
+    kernel::raise_own_fd_limit();
     let listening = Listening::new();
     listening.limit_send_buffers(64 << 10);
     let tidegate = Tidegate::start(Config::over([&listening]));
@@ -161,7 +160,7 @@ fn f13_i05_a_thousand_readers_with_a_closed_window_stay_within_64_mib() {
 #[test]
 fn i05_idle_sessions_hold_neither_buffers_nor_pipes() {
     const SESSIONS: usize = 400;
-    raise_own_fd_limit();
+    kernel::raise_own_fd_limit();
     let listening = Listening::new();
     let tidegate = Tidegate::start(Config::over([&listening]));
     let open = || {
@@ -184,12 +183,6 @@ fn i05_idle_sessions_hold_neither_buffers_nor_pipes() {
 fn a_quarter_of_a_period_shifted_is_noticed() {
     let wrong = pattern::bytes(16_381, 1_000);
     assert!(std::panic::catch_unwind(|| pattern::check(0, &wrong)).is_err(), "the kit's checker checks");
-}
-
-/// Both ends of each session are fds of this process.
-fn raise_own_fd_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Memory: a burst of sessions leaves nothing behind.
 
 use crate::kit::{Config, Conn, Listening, Tidegate, eventually, kernel};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What may stay of a burst, whatever its size: pages in which something long-lived came to lie, and the table of the
 /// sessions; some 0.7 MiB were seen.
@@ -34,8 +33,7 @@ fn burst(tidegate: &Tidegate, listening: &Listening, sessions: usize) -> u64 {
 
 #[test]
 fn i05_memory_returns_after_a_burst() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    kernel::raise_own_fd_limit();
     let dir = tempfile::tempdir().unwrap();
     let listening = Listening::unix(dir.path());
     // By copying: what lies in a pipe is the kernel's.

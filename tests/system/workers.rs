@@ -1,11 +1,12 @@
-//! Several workers: how long connections spread over them, and what becomes of those that the kernel gives to a stuck one.
+//! Several workers: how long connections spread over them, and what becomes of those that the kernel gives to a stuck
+//! one.
 //!
 //! A debug build stands still in one worker for as long as there is the file that `TIDEGATE_TEST_STALL` names.
 
 use crate::kit::conn::transfer;
 use crate::kit::metrics::Metrics;
-use crate::kit::{Addr, Backend, Config, Conn, End, Launch, Listening, Tidegate, eventually, eventually_some};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use crate::kit::{Addr, Backend, Config, Conn, End, Launch, Listening, Tidegate, eventually, eventually_some, kernel};
+use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +16,6 @@ const DRAIN: &str = "drain_timeout = \"60s\"";
 
 fn workers(config: Config, count: usize) -> Config {
     config.only_runtime(&format!("workers = {count}"))
-}
-
-fn raise_fd_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
 }
 
 fn echoes(client: &mut Conn) {
@@ -46,7 +42,7 @@ fn spread(tidegate: &Tidegate, count: usize) -> Vec<usize> {
 
 #[test]
 fn long_connections_spread_over_the_workers() {
-    raise_fd_limit();
+    kernel::raise_own_fd_limit();
     for count in [8, 64, 1_000] {
         let listening = Listening::new();
         let tidegate = Tidegate::start(workers(Config::over([&listening]), WORKERS));
