@@ -11,7 +11,7 @@ use std::time::Duration;
 /// whole bursts of them get lost: sockets that became quiet together are probed together, and beyond
 /// `net.core.netdev_max_backlog` (1,000) of them at once a local link drops the rest.
 const PROBES: (u32, u32) = (8, 3);
-/// The kernel counts in seconds.
+/// The kernel counts in whole seconds; other times are rounded up as they are set.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How long a session's peers may be silent before they are probed: at most `keepalive`, and not the same time for
@@ -45,4 +45,30 @@ pub fn watch_over(stream: &Stream, idle: Duration, give_up: Duration) -> rustix:
 #[must_use]
 pub fn give_up_after(keepalive: Duration) -> Duration {
     keepalive * 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn probing_begins_between_half_and_all_of_the_time_and_the_kernel_gives_up_no_earlier_than_the_relay() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = Stream::new(near.into()).unwrap();
+        for keepalive in [1, 2, 3, 10, 60, 3_600, 32_767].map(Duration::from_secs) {
+            for dice in [0, 1, 500, 1_023] {
+                let (idle, give_up) = (idle_before_probe(keepalive, dice), give_up_after(keepalive));
+                assert!(idle >= keepalive / 2 && idle < keepalive, "{idle:?} of {keepalive:?}");
+                watch_over(&stream, idle, give_up).unwrap();
+                let begins = sockopt::tcp_keepidle(&stream).unwrap();
+                let probes = sockopt::tcp_keepcnt(&stream).unwrap();
+                let ends = begins + sockopt::tcp_keepintvl(&stream).unwrap() * probes;
+                assert!(begins >= idle && begins < idle + SECOND, "{begins:?} for {idle:?}");
+                assert!(ends >= give_up && ends < give_up + SECOND * (PROBES.0 + 1), "{ends:?} for {give_up:?}");
+                assert!((PROBES.1..=PROBES.0).contains(&probes), "{probes} probes");
+            }
+        }
+    }
 }
