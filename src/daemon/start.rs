@@ -81,7 +81,10 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
     metrics.max_pipes.set((pipes.count * workers) as i64);
     metrics.max_pipe_bytes.set((pipes.bytes * workers) as i64);
     if config.runtime.relay != RelayMode::Copy && pipes.allow_none() {
-        tracing::warn!("no room for pipes within the limits of this process: everything is copied");
+        tracing::warn!(
+            "no room for pipes, so everything is copied; raise the limit on open files or lower max_connections, and look \
+             at fs.pipe-user-pages-soft (relay = \"copy\" silences this)"
+        );
     }
     let overflow = if config.runtime.max_connections.is_some() { Overflow::Refuse } else { Overflow::Wait };
     tracing::info!(
