@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn listening_sockets_and_pipes_are_part_of_the_need() {
+    fn listening_sockets_are_part_of_the_need_and_pipes_get_what_sessions_leave() {
         let mut config = config(Some(1_000));
         let bare = (0..20_000).find(|&limit| plan(&config, 2, limit).is_ok()).unwrap();
         assert_eq!(plan(&config, 2, bare).unwrap().max_pipes, 0, "sessions go first");

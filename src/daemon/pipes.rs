@@ -50,6 +50,7 @@ impl Host {
         let memory = self.memory / MEMORY_PART;
         let all = self.user.map_or(memory, |user| memory.min(user / USER_PART));
         let workers = workers.max(1);
+        let all = if count < workers { 0 } else { all };
         PipeBounds { count: count / workers, bytes: all as usize / workers, largest: self.largest as usize }
     }
 }

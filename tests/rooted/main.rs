@@ -13,7 +13,8 @@ use kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually, eve
 use std::sync::mpsc;
 use std::time::Instant;
 
-/// A connection is given up 2 s after the last sign of life with this; the kit's patience ends long before the idle time-out does.
+/// A connection is given up some seconds after the last sign of life with this; the kit's patience ends long before the
+/// idle time-out does.
 const KEEPALIVE: &str = "keepalive = \"1s\"";
 
 fn logged(config: Config) -> Config {

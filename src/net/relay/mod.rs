@@ -141,8 +141,8 @@ struct Pace {
     turn: usize,
 }
 
-/// While other sessions have events. Measured with 8 of each kind: 64 KiB and 256 KiB give the others 21 times the
-/// requests that `HAProxy` serves in that place, and 1.3 times its bulk; this gives 9 times and 2.5 times.
+/// While other sessions have events. Smaller steps serve these sooner and cost the large transfers more; the measured
+/// trade is in docs/performance.md.
 const BESIDE_OTHERS: Pace = Pace { step: 384 * 1024, turn: 3 * 384 * 1024 };
 /// While there are large transfers alone: long pieces cost half of what short ones do, and nobody else waits.
 const ALONE: Pace = Pace { step: 1024 * 1024, turn: 1024 * 1024 };

@@ -10,6 +10,8 @@ use std::rc::Rc;
 /// One session's peers, and what has gone through it to the backend.
 struct Peers {
     client: TcpStream,
+    /// The engine's end of the client's connection.
+    near: TcpStream,
     backend: TcpStream,
     log: Rc<RefCell<super::tests::Log>>,
     /// What `log` said when the turn began.
@@ -20,10 +22,10 @@ impl Peers {
     fn join(engine: &mut Engine<Probe>) -> Self {
         let log = Rc::default();
         let ((client, near), (backend, far)) = (pair(), pair());
-        let streams = [near, far].map(|socket| Stream::new(socket.into()).unwrap());
-        let [near, far] = streams;
-        engine.add(near, far, PATIENT, Probe(Rc::clone(&log)), Instant::now());
-        Self { client, backend, log, before: 0 }
+        let streams = [near.try_clone().unwrap(), far].map(|socket| Stream::new(socket.into()).unwrap());
+        let [accepted, connected] = streams;
+        engine.add(accepted, connected, PATIENT, Probe(Rc::clone(&log)), Instant::now());
+        Self { client, near, backend, log, before: 0 }
     }
 
     fn fill(&mut self) {
@@ -91,6 +93,9 @@ fn a_small_message_is_moved_in_the_turn_that_sees_it_whatever_else_waits() {
             peers.empty();
         }
         light.client.write_all(b"tide").unwrap();
+        while light.near.peek(&mut [0; 4]).unwrap_or(0) < 4 {
+            std::thread::yield_now();
+        }
         engine.turn(Instant::now()).unwrap();
         assert_eq!(light.moved_in_turn(), 4);
         light.empty();
