@@ -88,10 +88,10 @@ impl End {
     }
 
     /// Whether an end of file is no FIN of the peer's. The kernel tells of a reset once, to whoever asks first, and
-    /// that may be a splice(2) that reports the bytes before it; a later read finds an end of file. A recv(2) or
-    /// send(2) reports either bytes or the reset, and a reset that was reported has ended the session.
+    /// that may be a splice(2) that reports the bytes before it, or the send(2) whose failure makes us look for what
+    /// the peer had sent before; a later read finds an end of file.
     fn end_of_file_is_false(&self) -> bool {
-        self.spliced && !self.fin_sent && self.stream.as_ref().is_some_and(Stream::is_torn_down)
+        (self.spliced || self.failed) && !self.fin_sent && self.stream.as_ref().is_some_and(Stream::is_torn_down)
     }
 }
 
