@@ -338,7 +338,8 @@ impl Flow {
         link.moved += written;
         if written < read {
             self.leftover = Some(Box::new(Leftover { bytes: buffer[written..read].into(), written: 0 }));
-        } else if read == CHUNK {
+        } else if link.moved >= CHUNK {
+            // It has taken as much in one go as a whole piece.
             self.throttled = false;
         }
         Ok(Fetched::Bytes)
@@ -372,5 +373,48 @@ enum Failure {
 impl Leftover {
     fn rest(&self) -> &[u8] {
         &self.bytes[self.written..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::relay::PipeBounds;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    fn end() -> (End, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let near = listener.accept().unwrap().0;
+        near.set_nonblocking(true).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        (End::new(Stream::new(near.into()).unwrap()), peer)
+    }
+
+    /// Pieces are small while the sink is slow, and whole again once it isn't.
+    #[test]
+    fn a_sink_is_slow_only_as_long_as_it_is() {
+        let ((mut source, mut client), (mut sink, mut backend)) = (end(), end());
+        let none = PipeBounds { count: 0, bytes: 0, largest: 0 };
+        let mut shared = Shared::new(Pipes::new(none), RelayMode::Copy);
+        let mut flow = Flow::new();
+        let mut buffer = vec![7; 256 << 10];
+        let mut until = |slow: bool, reads: bool| {
+            for _ in 0..100_000 {
+                while client.write(&buffer).is_ok() {}
+                while reads && backend.read(&mut buffer).is_ok() {}
+                (source.readable, sink.writable) = (true, true);
+                let (source, sink, shared) = (&mut source, &mut sink, &mut shared);
+                flow.pump(&mut Link { source, sink, shared, is_last: false, budget: CHUNK, moved: 0 });
+                if flow.throttled == slow {
+                    return;
+                }
+            }
+            panic!("it never became slow: {slow}");
+        };
+        until(true, false);
+        until(false, true);
+        until(true, false);
     }
 }
