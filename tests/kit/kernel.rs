@@ -102,3 +102,13 @@ pub fn lowest_free_fd(pid: u32) -> u64 {
     let used = |number: &u64| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_ok();
     (0..1 << 20).find(|number| !used(number)).unwrap()
 }
+
+/// Whether a SIGSTOP has reached every thread of a process: the signal's sender doesn't wait for that.
+pub fn is_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state stands behind the name, which may hold anything.
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
+}

@@ -198,6 +198,7 @@ fn f05_a_reset_before_accept_is_counted_and_no_backend_hears_of_it() {
     let tidegate = Tidegate::start(Config::over([&backend]));
     // A stopped process accepts nothing: the kernel completes the handshakes meanwhile.
     tidegate.signal(Signal::STOP);
+    eventually("all threads have stopped", || kernel::is_stopped(tidegate.pid));
     for number in 0..20 {
         let mut client = tidegate.connect();
         if number % 2 == 0 {
