@@ -7,11 +7,11 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 /// How far a stop has come. Stages only ever go forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,6 +128,15 @@ pub fn run_local<F: Future<Output = ()> + 'static>(task: F) {
     }
 }
 
+/// The panic of a task that its spawner can't do without goes on in the spawner; what is left is a cancelled task.
+#[must_use]
+pub fn panic_on(ended: JoinError) -> io::Error {
+    match ended.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(cancelled) => cancelled.into(),
+    }
+}
+
 /// Tasks whose end matters, on the current thread's runtime, which must be a local one. Those that are left are
 /// cancelled on drop.
 #[derive(Debug, Default)]
@@ -138,10 +147,10 @@ impl LocalTasks {
         self.0.spawn_local(task);
     }
 
-    /// Waits for all of them; the error of the first that panicked comes at once.
+    /// Waits for all of them; the panic of the first goes on here at once.
     pub async fn all_ended(&mut self) -> io::Result<()> {
         while let Some(ended) = self.0.join_next().await {
-            ended?;
+            ended.map_err(panic_on)?;
         }
         Ok(())
     }
@@ -188,5 +197,30 @@ mod tests {
         });
         task.await;
         assert_eq!(living.count(), 0);
+    }
+
+    #[tokio::test(flavor = "local")]
+    #[should_panic(expected = "a bug of ours")]
+    async fn the_panic_of_a_task_that_matters_goes_on() {
+        let mut tasks = LocalTasks::default();
+        tasks.spawn(async { panic!("a bug of ours") });
+        let _ = tasks.all_ended().await;
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_task_that_panics_at_once_harms_nobody() {
+        let (done, mut dones) = tokio::sync::mpsc::channel(2);
+        run_local(async { panic!("a test asked for it") });
+        for waits in [false, true] {
+            let done = done.clone();
+            run_local(async move {
+                if waits {
+                    tokio::task::yield_now().await;
+                }
+                done.try_send(waits).unwrap();
+            });
+        }
+        assert_eq!(dones.try_recv(), Ok(false), "done before `run_local` returned");
+        assert_eq!(dones.recv().await, Some(true));
     }
 }

@@ -7,7 +7,7 @@
 use super::Failure;
 use super::start::{Shared, WorkerSockets};
 use crate::config::RelayMode;
-use crate::drain::{Drain, LocalTasks, Stage, spawn_local};
+use crate::drain::{Drain, LocalTasks, Stage, panic_on, spawn_local};
 use crate::every::Every;
 use crate::metrics::Metrics;
 use crate::net::relay::{self, PipeBounds};
@@ -99,7 +99,7 @@ fn serve(setup: WorkerSetup, drain: Drain, up: mpsc::Sender<()>, metrics: &Metri
         let engine = spawn_local(relay::drive(Rc::clone(&worker.engine)));
         let cut = tokio::select! {
             biased;
-            failed = engine => failed?.map(never)?,
+            failed = engine => failed.map_err(panic_on)?.map(never)?,
             never_ends = keep_house(&worker, metrics, up) => never(never_ends),
             cut = drained(&worker, acceptors, drain) => cut?,
         };

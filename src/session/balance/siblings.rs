@@ -75,7 +75,8 @@ impl Kept {
             tracing::warn!(
                 worker = seat.index,
                 silent_ms = as_of.saturating_sub(beat),
-                "a worker is stuck: its sessions stand still; worker {} accepts in its place",
+                "a worker is stuck: its sessions stand still; worker {} accepts in its place; restart the \
+                 process if it does not come back",
                 worker.seat.index
             );
         }
