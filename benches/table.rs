@@ -18,19 +18,14 @@ fn config(balance: Balance) -> Config {
             let address = SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + index), 80));
             config::Member {
                 address: Address::Endpoint(Endpoint::Tcp(address)),
+                tier: 0,
                 weight: (index % 16 + 1) as u16,
                 name: None,
                 place: String::new(),
             }
         })
         .collect();
-    let pool = config::Pool {
-        name: PoolName::new("bench"),
-        balance,
-        members,
-        connect: config::Connect::default(),
-        health: config::Health::default(),
-    };
+    let pool = config::Pool::new(PoolName::new("bench"), balance, members);
     Config {
         runtime: config::Runtime::default(),
         admin: config::Admin { listen: None },

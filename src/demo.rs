@@ -4,8 +4,7 @@
 //! die and come back now and then. The balancer itself is the real one, run by `daemon`. Next: `cli`.
 
 use crate::config::{
-    Access, Address, Admin, Balance, Config, Connect, Format, Health, Level, Listener, Log, Member, Pool, Runtime,
-    limits,
+    Access, Address, Admin, Balance, Config, Format, Level, Listener, Log, Member, Pool, Runtime, limits,
 };
 use crate::daemon::{self, Announce, Failure};
 use crate::drain::spawn;
@@ -89,6 +88,7 @@ fn config(backends: &[SocketAddr], balancer: u16, admin: u16) -> Config {
     let member = |(name, address): (&&str, &SocketAddr)| Member {
         address: Address::Endpoint(Endpoint::Tcp(*address)),
         weight: 1,
+        tier: 0,
         name: Some((*name).to_owned()),
         place: "demo".to_owned(),
     };
@@ -105,13 +105,7 @@ fn config(backends: &[SocketAddr], balancer: u16, admin: u16) -> Config {
             half_close_timeout: limits::DEFAULT_HALF_CLOSE_TIMEOUT,
             keepalive: Some(limits::DEFAULT_KEEPALIVE),
         }],
-        pools: vec![Pool {
-            name: pool,
-            balance: Balance::RoundRobin,
-            members: NAMES.iter().zip(backends).map(member).collect(),
-            connect: Connect::default(),
-            health: Health::default(),
-        }],
+        pools: vec![Pool::new(pool, Balance::RoundRobin, NAMES.iter().zip(backends).map(member).collect())],
     }
 }
 

@@ -33,11 +33,8 @@ pub fn pool(balance: Balance, size: usize) -> Pool {
         })
         .collect();
     let config = config::Pool {
-        name: PoolName::new("bench"),
-        balance: balance.clone(),
-        members: Vec::new(),
-        connect: config::Connect::default(),
         health: config::Health { initial: Initial::Up, ..config::Health::default() },
+        ..config::Pool::new(PoolName::new("bench"), balance.clone(), Vec::new())
     };
     let metrics = Arc::new(Metrics::new().expect("every family has a name of its own"));
     Pool::new(&config, &Members { list, balance }, &metrics, None, 0)

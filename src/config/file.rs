@@ -5,12 +5,12 @@
 
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::section::{self, Section};
-use super::{Access, Format, Initial, Level, Probe, RelayMode, limits, words};
+use super::{Access, Format, Initial, Level, OnDown, Percent, Probe, RelayMode, limits, unit, words};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// Each table and its keys. `NAME` is what the user calls it, `[]` an entry of a list.
-pub const TABLES: [(&str, &[&str]); 9] = [
+pub const TABLES: [(&str, &[&str]); 10] = [
     ("", ROOT),
     ("runtime", RUNTIME),
     ("admin", ADMIN),
@@ -19,6 +19,7 @@ pub const TABLES: [(&str, &[&str]); 9] = [
     ("pools.NAME", POOL),
     ("pools.NAME.backends[]", BACKEND),
     ("pools.NAME.connect", CONNECT),
+    ("pools.NAME.ejection", EJECTION),
     ("pools.NAME.health", HEALTH),
 ];
 const ROOT: &[&str] = &["runtime", "admin", "log", "listeners", "pools"];
@@ -26,9 +27,25 @@ const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_
 const ADMIN: &[&str] = &["listen"];
 const LOG: &[&str] = &["level", "format", "access"];
 const LISTENER: &[&str] = &["bind", "pool", "backlog", "idle_timeout", "half_close_timeout", "keepalive"];
-const POOL: &[&str] = &["balance", "backends", "target", "connect", "health"];
-const BACKEND: &[&str] = &["address", "weight", "name"];
-const CONNECT: &[&str] = &["timeout", "attempts", "budget"];
+const POOL: &[&str] = &[
+    "balance",
+    "backends",
+    "target",
+    "panic_threshold",
+    "min_available",
+    "tier_hold",
+    "slow_start",
+    "replay",
+    "on_down",
+    "max_lifetime",
+    "rebalance",
+    "connect",
+    "ejection",
+    "health",
+];
+const BACKEND: &[&str] = &["address", "weight", "name", "tier", "backup"];
+const CONNECT: &[&str] = &["timeout", "attempts", "budget", "hedge_after", "hedge_share", "max_rate"];
+const EJECTION: &[&str] = &["consecutive_failures", "base_time", "max_time", "max_ejected", "slow_connect"];
 const HEALTH: &[&str] = &["probe", "interval", "fast_interval", "timeout", "rise", "fall", "initial"];
 
 pub(super) struct File {
@@ -73,8 +90,22 @@ pub(super) struct Pool {
     pub balance: Given<String>,
     pub backends: Given<Vec<Backend>>,
     pub target: Given<String>,
+    pub protection: Protection,
     pub connect: Connect,
+    pub ejection: Ejection,
     pub health: Health,
+}
+
+/// The keys of the pool itself that protect its users.
+pub(super) struct Protection {
+    pub panic_threshold: Given<Percent>,
+    pub min_available: Given<u16>,
+    pub tier_hold: Given<Duration>,
+    pub slow_start: Given<Duration>,
+    pub replay: Given<Option<u64>>,
+    pub on_down: Given<OnDown>,
+    pub max_lifetime: Given<Option<Duration>>,
+    pub rebalance: Given<Option<Percent>>,
 }
 
 pub(super) struct Backend {
@@ -82,12 +113,25 @@ pub(super) struct Backend {
     pub address: Given<String>,
     pub weight: Given<u16>,
     pub name: Given<String>,
+    pub tier: Given<u8>,
+    pub backup: Given<bool>,
 }
 
 pub(super) struct Connect {
     pub timeout: Given<Duration>,
     pub attempts: Given<u8>,
     pub budget: Given<Duration>,
+    pub hedge_after: Given<Option<Duration>>,
+    pub hedge_share: Given<Percent>,
+    pub max_rate: Given<Option<u32>>,
+}
+
+pub(super) struct Ejection {
+    pub consecutive_failures: Given<Option<u16>>,
+    pub base_time: Given<Duration>,
+    pub max_time: Given<Duration>,
+    pub max_ejected: Given<Percent>,
+    pub slow_connect: Given<Option<Duration>>,
 }
 
 pub(super) struct Health {
@@ -180,10 +224,28 @@ impl Pool {
                 .list("backends")
                 .map(|list| list.into_iter().map(|entry| Backend::read(findings, &entry)).collect()),
             target: section.text("target"),
+            protection: Protection::read(&section),
             connect: Connect::read(&section.section("connect", CONNECT)),
+            ejection: Ejection::read(&section.section("ejection", EJECTION)),
             health: Health::read(&section.section("health", HEALTH)),
             name,
             at: section.at,
+        }
+    }
+}
+
+impl Protection {
+    fn read(section: &Section) -> Self {
+        let above_zero = limits::MIN_DURATION..=limits::MAX_DURATION;
+        Self {
+            panic_threshold: section.percent("panic_threshold"),
+            min_available: section.integer("min_available", &(1..=u16::MAX)),
+            tier_hold: section.duration("tier_hold", &(Duration::ZERO..=limits::MAX_DURATION)),
+            slow_start: section.duration("slow_start", &(Duration::ZERO..=limits::MAX_DURATION)),
+            replay: section.parsed_or_off("replay", |text| unit::bytes(text, &(1..=limits::MAX_REPLAY))),
+            on_down: section.choice("on_down", &[("keep", OnDown::Keep), ("reset", OnDown::Reset)]),
+            max_lifetime: section.duration_or_off("max_lifetime", &above_zero),
+            rebalance: section.percent_or_off("rebalance"),
         }
     }
 }
@@ -192,26 +254,34 @@ impl Backend {
     /// An address, or a table with one.
     fn read(findings: &Findings, entry: &Placed<&section::Value>) -> Self {
         let Placed { at, value } = entry;
-        let (address, weight, name) = match value.get_ref() {
-            DeValue::String(text) => {
-                let address = Given::Good(Placed { at: at.clone(), value: text.to_string() });
-                (address, Given::Absent, Given::Absent)
-            }
+        let bare = |address| Self {
+            at: at.clone(),
+            address,
+            weight: Given::Absent,
+            name: Given::Absent,
+            tier: Given::Absent,
+            backup: Given::Absent,
+        };
+        match value.get_ref() {
+            DeValue::String(text) => bare(Given::Good(Placed { at: at.clone(), value: text.to_string() })),
             DeValue::Table(_) => match Section::of_value(findings, value, at.key.clone(), BACKEND) {
-                Some(section) => {
-                    let weight = section.integer("weight", &(1..=limits::MAX_WEIGHT));
-                    (section.text("address"), weight, section.text("name"))
-                }
-                None => (Given::Bad, Given::Bad, Given::Bad),
+                Some(section) => Self {
+                    at: at.clone(),
+                    address: section.text("address"),
+                    weight: section.integer("weight", &(1..=limits::MAX_WEIGHT)),
+                    name: section.text("name"),
+                    tier: section.integer("tier", &(0..=limits::MAX_TIER)),
+                    backup: section.boolean("backup"),
+                },
+                None => bare(Given::Bad),
             },
             _ => {
                 let mut complaint = section::wrong_type(value, "a backend");
                 complaint.hint = "write \"10.0.0.1:80\" or { address = \"10.0.0.1:80\", weight = 2 }".into();
                 findings.complaint(at, complaint);
-                (Given::Bad, Given::Bad, Given::Bad)
+                bare(Given::Bad)
             }
-        };
-        Self { at: at.clone(), address, weight, name }
+        }
     }
 }
 
@@ -222,6 +292,22 @@ impl Connect {
             timeout: section.duration("timeout", &above_zero),
             attempts: section.integer("attempts", &(1..=limits::MAX_ATTEMPTS)),
             budget: section.duration("budget", &above_zero),
+            hedge_after: section.duration_or_off("hedge_after", &above_zero),
+            hedge_share: section.percent("hedge_share"),
+            max_rate: section.integer_or_off("max_rate", &(1..=limits::MAX_RATE)),
+        }
+    }
+}
+
+impl Ejection {
+    fn read(section: &Section) -> Self {
+        let above_zero = limits::MIN_DURATION..=limits::MAX_DURATION;
+        Self {
+            consecutive_failures: section.integer_or_off("consecutive_failures", &(1..=limits::MAX_STREAK)),
+            base_time: section.duration("base_time", &above_zero),
+            max_time: section.duration("max_time", &above_zero),
+            max_ejected: section.percent("max_ejected"),
+            slow_connect: section.duration_or_off("slow_connect", &above_zero),
         }
     }
 }

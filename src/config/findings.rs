@@ -166,6 +166,14 @@ impl<T> Given<T> {
         matches!(self, Self::Absent)
     }
 
+    /// The value, or `default` for one that isn't given or isn't good.
+    pub fn or(&self, default: T) -> T
+    where
+        T: Copy,
+    {
+        self.good().map_or(default, |placed| placed.value)
+    }
+
     pub fn value_or(self, default: T) -> T {
         self.into_good().map_or(default, |placed| placed.value)
     }

@@ -9,6 +9,7 @@ mod binds;
 mod error;
 mod file;
 mod findings;
+mod pool;
 mod pools;
 mod section;
 mod source;
@@ -20,13 +21,12 @@ mod words;
 
 pub use error::{Mistake, Mistakes, Place, Position, Severity, Style};
 pub use file::TABLES;
+pub use pool::{Address, Balance, Connect, Ejection, Group, Member, OnDown, Percent, Pool, Protection};
 
-use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
+use crate::name::{BindAddr, ListenerName, PoolName};
 use findings::Findings;
 use source::Source;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A whole configuration. Listeners and pools stand in the order of the file.
@@ -156,86 +156,6 @@ pub struct Listener {
     pub keepalive: Option<Duration>,
 }
 
-/// `[pools.NAME]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pool {
-    pub name: PoolName,
-    pub balance: Balance,
-    /// May be empty, if the file says so explicitly.
-    pub members: Vec<Member>,
-    pub connect: Connect,
-    pub health: Health,
-}
-
-/// How a pool chooses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Balance {
-    RoundRobin,
-    Random,
-    /// From `target = "failover:(…)"`.
-    Failover(Group),
-}
-
-impl Balance {
-    /// The name that the config, `/status` and the metrics use.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::RoundRobin => "round_robin",
-            Self::Random => "random",
-            Self::Failover(_) => "failover",
-        }
-    }
-}
-
-/// A failover group: the first choice is random, the others follow in sequence. Groups nest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Group {
-    /// An index into [`Pool::members`].
-    Member(usize),
-    /// Never empty; `Member` indices ascend from left to right through the whole tree.
-    Any(Vec<Group>),
-}
-
-/// One entry of `backends`, or one target of a failover group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    pub address: Address,
-    /// 1 to [`limits::MAX_WEIGHT`].
-    pub weight: u16,
-    /// What logs, metrics and `/status` call it, instead of its address.
-    pub name: Option<String>,
-    /// `lb.toml:14:9: pools.web.backends[2]`, for mistakes that show only when the name is resolved.
-    pub place: String,
-}
-
-/// Where a member is: an endpoint, or a host name still to be resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    Endpoint(Endpoint),
-    Host { host: Arc<str>, port: u16 },
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Endpoint(endpoint) => endpoint.fmt(f),
-            Self::Host { host, port } => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
-/// `[pools.NAME.connect]`: the bound on finding a backend for one session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connect {
-    /// For one attempt.
-    pub timeout: Duration,
-    /// Each on a backend not yet tried; 1 to [`limits::MAX_ATTEMPTS`].
-    pub attempts: u8,
-    /// For all attempts together; each gets the smaller of `timeout` and what remains of this.
-    pub budget: Duration,
-}
-
 /// `[pools.NAME.health]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -286,12 +206,6 @@ impl Default for Log {
     }
 }
 
-impl Default for Connect {
-    fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), attempts: 3, budget: Duration::from_secs(10) }
-    }
-}
-
 impl Default for Health {
     fn default() -> Self {
         Self {
@@ -316,6 +230,11 @@ pub mod limits {
     pub const MAX_ATTEMPTS: u8 = 16;
     /// As in HAProxy, so that weights can be carried over.
     pub const MAX_WEIGHT: u16 = 256;
+    pub const MAX_TIER: u8 = 15;
+    /// Connects a second to one backend.
+    pub const MAX_RATE: u32 = 1_000_000;
+    /// What may be kept of each client that waits for its first answer byte.
+    pub const MAX_REPLAY: u64 = 1 << 20;
     pub const MAX_BACKENDS: usize = 65_535;
     pub const MAX_BACKLOG: u32 = 1 << 20;
     /// Of rise and fall.

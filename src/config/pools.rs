@@ -6,7 +6,9 @@
 use super::file;
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::target;
-use super::{Address, Balance, Connect, Group, Health, Member, Pool, Probe, address, limits, unit, words};
+use super::{
+    Address, Balance, Connect, Ejection, Group, Health, Member, Pool, Probe, Protection, address, limits, unit, words,
+};
 use crate::name::PoolName;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,9 +17,25 @@ use std::time::Duration;
 pub(super) fn pool(findings: &Findings, given: file::Pool) -> Pool {
     let name = PoolName::new(&given.name.value);
     let connect = connect(findings, &given.connect);
+    let ejection = ejection(findings, &given.ejection);
     let health = health(findings, &given.health);
+    let protection = protection(&given.protection);
     let (balance, members) = members(findings, given);
-    Pool { name, balance, members, connect, health }
+    Pool { name, balance, members, protection, connect, ejection, health }
+}
+
+fn protection(given: &file::Protection) -> Protection {
+    let default = Protection::default();
+    Protection {
+        panic_threshold: given.panic_threshold.or(default.panic_threshold),
+        min_available: given.min_available.or(default.min_available),
+        tier_hold: given.tier_hold.or(default.tier_hold),
+        slow_start: given.slow_start.or(default.slow_start),
+        replay: given.replay.or(None).map(|bytes| bytes as u32),
+        on_down: given.on_down.or(default.on_down),
+        max_lifetime: given.max_lifetime.or(default.max_lifetime),
+        rebalance: given.rebalance.or(default.rebalance).filter(|share| !share.is_zero()),
+    }
 }
 
 fn members(findings: &Findings, given: file::Pool) -> (Balance, Vec<Member>) {
@@ -55,18 +73,15 @@ fn members(findings: &Findings, given: file::Pool) -> (Balance, Vec<Member>) {
 
 fn balance(findings: &Findings, given: &Given<String>) -> Balance {
     let Some(Placed { at, value }) = given.good() else { return Balance::RoundRobin };
-    match value.as_str() {
-        "round_robin" => Balance::RoundRobin,
-        "random" => Balance::Random,
-        other => {
-            let hint = match other {
-                "failover" => "write target = \"failover:(tcp://a:1|tcp://b:2)\" instead of balance and backends",
-                _ => "use \"round_robin\" or \"random\"",
-            };
-            findings.mistake(at, format!("{} is not known here", words::quoted(other)), hint);
-            Balance::RoundRobin
-        }
+    if let Some((_, balance)) = Balance::WORDS.into_iter().find(|(word, _)| word == value) {
+        return balance;
     }
+    let hint = match value.as_str() {
+        "failover" => "write target = \"failover:(tcp://a:1|tcp://b:2)\" instead of balance and backends".to_owned(),
+        _ => format!("use {}", words::any_of(&Balance::WORDS.map(|(word, _)| words::quoted(word)))),
+    };
+    findings.mistake(at, format!("{} is not known here", words::quoted(value)), hint);
+    Balance::RoundRobin
 }
 
 /// The members so far, with what must not come twice.
@@ -77,6 +92,14 @@ struct Members<'f> {
     addresses: HashMap<Address, usize>,
     /// What logs and metrics call each: its name, or its address.
     labels: HashMap<String, usize>,
+}
+
+/// A member as the file names it.
+struct Named {
+    address: Address,
+    weight: u16,
+    tier: u8,
+    name: Option<Placed<String>>,
 }
 
 impl<'f> Members<'f> {
@@ -91,11 +114,27 @@ impl<'f> Members<'f> {
         if let Some(name) = given.name.good() {
             check_name(self.findings, name);
         }
+        let tier = self.tier(&given);
         let Given::Good(Placed { at, value: text }) = given.address else { return };
         match address::backend(&text) {
-            Ok(address) => self.add(&given.at, &at, address, given.weight.value_or(1), given.name.into_good()),
+            Ok(address) => {
+                let named = Named { address, weight: given.weight.value_or(1), tier, name: given.name.into_good() };
+                self.add(&given.at, &at, named);
+            }
             Err(complaint) => self.findings.complaint(&at, complaint),
         }
+    }
+
+    /// A backup is the second tier in one word.
+    fn tier(&self, given: &file::Backend) -> u8 {
+        if let (Some(backup), Some(tier)) = (given.backup.good(), given.tier.good()) {
+            self.findings.mistake(
+                &backup.at,
+                format!("the backend is in tier {} already", tier.value),
+                "remove one of the two",
+            );
+        }
+        given.tier.or(u8::from(given.backup.or(false)))
     }
 
     fn add_target(&mut self, target: &Placed<String>) -> Balance {
@@ -105,7 +144,7 @@ impl<'f> Members<'f> {
                 for leaf in &parsed.leaves {
                     let at = part(leaf.span.clone());
                     match leaf.address() {
-                        Ok(address) => self.add(&at, &at, address, 1, None),
+                        Ok(address) => self.add(&at, &at, Named { address, weight: 1, tier: 0, name: None }),
                         Err(complaint) => self.findings.complaint(&at, complaint),
                     }
                 }
@@ -119,7 +158,7 @@ impl<'f> Members<'f> {
         }
     }
 
-    fn add(&mut self, at: &At, address_at: &At, address: Address, weight: u16, name: Option<Placed<String>>) {
+    fn add(&mut self, at: &At, address_at: &At, Named { address, weight, tier, name }: Named) {
         let place = self.findings.source.place(at.span.start, &at.key);
         let line = place.position.map_or(0, |position| position.line);
         let label = name.as_ref().map_or_else(|| address.to_string(), |name| name.value.clone());
@@ -133,7 +172,7 @@ impl<'f> Members<'f> {
         }
         self.addresses.entry(address.clone()).or_insert(line);
         self.labels.entry(label).or_insert(line);
-        self.all.push(Member { address, weight, name: name.map(|name| name.value), place: place.to_string() });
+        self.all.push(Member { address, weight, tier, name: name.map(|name| name.value), place: place.to_string() });
     }
 
     fn check_number(&self, at: &At) {
@@ -162,10 +201,46 @@ fn connect(findings: &Findings, given: &file::Connect) -> Connect {
     let default = Connect::default();
     let budget = given.budget.good().map_or(default.budget, |placed| placed.value);
     let timeout = Bounded { given: &given.timeout, limit: budget, limit_name: "budget", limit_given: &given.budget };
+    let hedge_after = given.hedge_after.or(default.hedge_after);
+    if let (Some(after), Some(Placed { at, .. })) = (hedge_after, given.hedge_after.good())
+        && after >= timeout.limit_of(default.timeout)
+    {
+        let message = format!("{} is not shorter than the time-out of an attempt", unit::show(after));
+        findings.complaint(at, Complaint::new(message, "make it shorter, or timeout longer"));
+    }
     Connect {
         timeout: timeout.judged(findings, default.timeout),
-        attempts: given.attempts.good().map_or(default.attempts, |placed| placed.value),
+        attempts: given.attempts.or(default.attempts),
         budget,
+        hedge_after,
+        hedge_share: given.hedge_share.or(default.hedge_share),
+        max_rate: given.max_rate.or(default.max_rate),
+    }
+}
+
+fn ejection(findings: &Findings, given: &file::Ejection) -> Ejection {
+    let default = Ejection::default();
+    let consecutive_failures = given.consecutive_failures.or(default.consecutive_failures);
+    if consecutive_failures.is_none() {
+        let places = [
+            given.base_time.good().map(|placed| &placed.at),
+            given.max_time.good().map(|placed| &placed.at),
+            given.max_ejected.good().map(|placed| &placed.at),
+            given.slow_connect.good().map(|placed| &placed.at),
+        ];
+        for at in places.into_iter().flatten() {
+            findings.warning(at, "this has no effect with consecutive_failures = \"off\"", "remove it");
+        }
+    }
+    let max_time = given.max_time.or(default.max_time);
+    let base_time =
+        Bounded { given: &given.base_time, limit: max_time, limit_name: "max_time", limit_given: &given.max_time };
+    Ejection {
+        consecutive_failures,
+        base_time: base_time.judged(findings, default.base_time),
+        max_time,
+        max_ejected: given.max_ejected.or(default.max_ejected),
+        slow_connect: given.slow_connect.or(default.slow_connect),
     }
 }
 
@@ -200,6 +275,11 @@ struct Bounded<'g> {
 }
 
 impl Bounded<'_> {
+    /// The time in force, judged elsewhere.
+    fn limit_of(&self, default: Duration) -> Duration {
+        self.given.or(default.min(self.limit))
+    }
+
     /// The time as it is given, or as much of the default as fits.
     fn judged(&self, findings: &Findings, default: Duration) -> Duration {
         let Some(Placed { at, value }) = self.given.good() else { return default.min(self.limit) };

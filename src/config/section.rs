@@ -4,7 +4,7 @@
 //! only those can be asked for; the rest are unknown keys. Next: `file`, which says what the tables are.
 
 use super::findings::{At, Complaint, Findings, Given, Placed};
-use super::{unit, words};
+use super::{Percent, unit, words};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -143,12 +143,67 @@ impl<'t, 'f> Section<'t, 'f> {
 
     /// As [`duration`](Self::duration), or `"off"`, which is `None`.
     pub fn duration_or_off(&self, key: &'static str, range: &RangeInclusive<Duration>) -> Given<Option<Duration>> {
-        match self.value(key) {
-            Some(value) if value.get_ref().as_str() == Some("off") => {
-                Given::Good(Placed { at: self.at_value(key, value), value: None })
-            }
-            _ => self.duration(key, range).map(Some),
+        match self.off(key) {
+            Some(at) => Given::Good(Placed { at, value: None }),
+            None => self.duration(key, range).map(Some),
         }
+    }
+
+    /// An integer, or `"off"`, which is `None`.
+    pub fn integer_or_off<N>(&self, key: &'static str, range: &RangeInclusive<N>) -> Given<Option<N>>
+    where
+        N: TryFrom<i128> + PartialOrd + Display,
+    {
+        match self.off(key) {
+            Some(at) => Given::Good(Placed { at, value: None }),
+            None => self.integer(key, range).map(Some),
+        }
+    }
+
+    /// A text that means something else, or `"off"`, which is `None`.
+    pub fn parsed_or_off<T>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Complaint>,
+    ) -> Given<Option<T>> {
+        match self.off(key) {
+            Some(at) => Given::Good(Placed { at, value: None }),
+            None => self.parsed(key, parse).map(Some),
+        }
+    }
+
+    pub fn boolean(&self, key: &'static str) -> Given<bool> {
+        let Some(value) = self.value(key) else { return Given::Absent };
+        let boolean = match value.get_ref() {
+            DeValue::Boolean(value) => Ok(*value),
+            _ => Err(wrong_type(value, "a boolean")),
+        };
+        self.judged(self.at_value(key, value), boolean)
+    }
+
+    /// A share, as in `"10%"`.
+    pub fn percent(&self, key: &'static str) -> Given<Percent> {
+        match self.value(key) {
+            Some(value) if matches!(value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) => {
+                let number = words::escaped(self.raw(value));
+                let complaint = Complaint::new(format!("{number} has no sign"), format!("write \"{number}%\""));
+                self.judged(self.at_value(key, value), Err(complaint))
+            }
+            _ => self.parsed(key, unit::percent),
+        }
+    }
+
+    /// As [`percent`](Self::percent), or `"off"`, which is `None`.
+    pub fn percent_or_off(&self, key: &'static str) -> Given<Option<Percent>> {
+        match self.off(key) {
+            Some(at) => Given::Good(Placed { at, value: None }),
+            None => self.percent(key).map(Some),
+        }
+    }
+
+    /// Where `key` says `"off"`.
+    fn off(&self, key: &'static str) -> Option<At> {
+        self.value(key).filter(|value| value.get_ref().as_str() == Some("off")).map(|value| self.at_value(key, value))
     }
 
     /// A text that means something else.

@@ -1,9 +1,10 @@
-//! Durations as people write them: a number and its unit, never the number alone.
+//! Durations, sizes and shares as people write them: a number and its unit, never the number alone.
 //!
 //! Owns the bounds on what the parser is given, and the words for what they refuse. Next: `section`.
 
 use super::findings::Complaint;
-use super::words;
+use super::{Percent, words};
+use bytesize::ByteSize;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -34,6 +35,44 @@ pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<D
     }
     let hint = format!("use {} to {}", show(*range.start()), show(*range.end()));
     Err(Complaint::new(format!("{} is out of range", words::quoted(text)), hint))
+}
+
+/// `"16KiB"`, `"512B"`, `"1MiB"`; within `range`, in bytes.
+pub(super) fn bytes(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Complaint> {
+    let plain = text.trim();
+    if !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(Complaint::new(format!("{} has no unit", words::quoted(text)), format!("write \"{plain}B\"")));
+    }
+    let size = if is_bounded(text) { plain.parse::<ByteSize>().ok() } else { None };
+    let Some(size) = size else {
+        let message = format!("{} is not a size", words::quoted(text));
+        return Err(Complaint::new(message, "write a number and a unit, such as \"512B\", \"16KiB\" or \"1MiB\""));
+    };
+    if range.contains(&size.as_u64()) {
+        return Ok(size.as_u64());
+    }
+    let show = |bytes: u64| ByteSize::b(bytes).display().iec().to_string().replace(' ', "");
+    let hint = format!("use {} to {}", show(*range.start()), show(*range.end()));
+    Err(Complaint::new(format!("{} is out of range", words::quoted(text)), hint))
+}
+
+/// `"10%"`, `"2.5%"`; 0 to 100 %, in steps of a hundredth.
+pub(super) fn percent(text: &str) -> Result<Percent, Complaint> {
+    let plain = text.trim();
+    let Some(number) = plain.strip_suffix('%') else {
+        let is_number = !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let hint = if is_number { format!("write \"{plain}%\"") } else { "write a share such as \"10%\"".to_owned() };
+        return Err(Complaint::new(format!("{} is not a share", words::quoted(text)), hint));
+    };
+    let number = number.trim_end();
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    match number.parse::<f64>() {
+        Ok(share) if digits && is_bounded(text) && (0.0..=100.0).contains(&share) => {
+            Ok(Percent::hundredths((share * 100.0).round() as u16))
+        }
+        Ok(_) if digits => Err(Complaint::new(format!("{} is out of range", words::quoted(text)), "use 0% to 100%")),
+        _ => Err(Complaint::new(format!("{} is not a share", words::quoted(text)), "write a share such as \"10%\"")),
+    }
 }
 
 /// A duration in the words of the config.
@@ -81,6 +120,43 @@ mod tests {
         ];
         for (text, expected) in bad {
             assert_eq!(words(&duration(text, &any).unwrap_err()), expected);
+        }
+    }
+
+    #[test]
+    fn sizes_carry_a_unit() {
+        let any = 1..=1 << 20;
+        for (text, size) in [("1B", 1), ("16KiB", 16 << 10), ("16 KiB", 16 << 10), ("1MiB", 1 << 20), ("2kB", 2_000)] {
+            assert_eq!(bytes(text, &any), Ok(size), "{text}");
+        }
+        let way_out = "write a number and a unit, such as \"512B\", \"16KiB\" or \"1MiB\"";
+        for (text, expected) in [
+            ("16", "\"16\" has no unit; write \"16B\"".to_owned()),
+            ("", format!("\"\" is not a size; {way_out}")),
+            ("much", format!("\"much\" is not a size; {way_out}")),
+            ("-1KiB", format!("\"-1KiB\" is not a size; {way_out}")),
+            ("0B", "\"0B\" is out of range; use 1B to 1.0MiB".to_owned()),
+            ("2MiB", "\"2MiB\" is out of range; use 1B to 1.0MiB".to_owned()),
+        ] {
+            assert_eq!(words(&bytes(text, &any).unwrap_err()), expected);
+        }
+    }
+
+    #[test]
+    fn shares_carry_their_sign() {
+        for (text, hundredths) in [("0%", 0), ("10%", 1_000), ("2.5%", 250), ("100 %", 10_000), ("0.01%", 1)] {
+            assert_eq!(percent(text), Ok(Percent::hundredths(hundredths)), "{text}");
+        }
+        for (text, expected) in [
+            ("10", "\"10\" is not a share; write \"10%\""),
+            ("", "\"\" is not a share; write a share such as \"10%\""),
+            ("half", "\"half\" is not a share; write a share such as \"10%\""),
+            ("x%", "\"x%\" is not a share; write a share such as \"10%\""),
+            ("-1%", "\"-1%\" is not a share; write a share such as \"10%\""),
+            ("inf%", "\"inf%\" is not a share; write a share such as \"10%\""),
+            ("101%", "\"101%\" is out of range; use 0% to 100%"),
+        ] {
+            assert_eq!(words(&percent(text).unwrap_err()), expected);
         }
     }
 

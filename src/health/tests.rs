@@ -138,16 +138,12 @@ fn table(
     let member = |address: &&str| config::Member {
         address: Address::Endpoint(Endpoint::Tcp(address.parse().unwrap())),
         weight: 1,
+        tier: 0,
         name: None,
         place: String::new(),
     };
-    let pool = config::Pool {
-        name: PoolName::new("web"),
-        balance: Balance::RoundRobin,
-        members: addresses.iter().map(member).collect(),
-        connect: config::Connect::default(),
-        health,
-    };
+    let members = addresses.iter().map(member).collect();
+    let pool = config::Pool { health, ..config::Pool::new(PoolName::new("web"), Balance::RoundRobin, members) };
     let config = Config {
         runtime: config::Runtime::default(),
         admin: config::Admin { listen: None },

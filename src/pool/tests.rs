@@ -17,11 +17,8 @@ fn successor(balance: Balance, weights: &[u16], previous: Option<&Pool>) -> Pool
 
 fn rebuilt(balance: Balance, list: Vec<ResolvedMember>, previous: Option<&Pool>) -> Pool {
     let config = config::Pool {
-        name: PoolName::new("web"),
-        balance: balance.clone(),
-        members: Vec::new(),
-        connect: config::Connect::default(),
         health: config::Health { initial: Initial::Up, ..config::Health::default() },
+        ..config::Pool::new(PoolName::new("web"), balance.clone(), Vec::new())
     };
     let metrics = Arc::new(Metrics::new().unwrap());
     Pool::new(&config, &Members { list, balance }, &metrics, previous, 1)

@@ -18,12 +18,12 @@ fn host(host: &str) -> Address {
 }
 
 fn member(address: Address, name: Option<&str>) -> config::Member {
-    config::Member { place: format!("lb.toml: {address}"), address, weight: 1, name: name.map(str::to_owned) }
+    config::Member { place: format!("lb.toml: {address}"), address, weight: 1, tier: 0, name: name.map(str::to_owned) }
 }
 
 fn pool(name: &str, balance: Balance, members: Vec<config::Member>) -> config::Pool {
     let health = config::Health { initial: Initial::Up, ..config::Health::default() };
-    config::Pool { name: PoolName::new(name), balance, members, connect: config::Connect::default(), health }
+    config::Pool { health, ..config::Pool::new(PoolName::new(name), balance, members) }
 }
 
 fn config(pools: Vec<config::Pool>) -> Config {

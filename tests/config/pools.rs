@@ -76,7 +76,8 @@ fn mistakes_of_backends() {
             "backends = [{ weight = 2 }, { addr = \"a:1\", address = 5 }]",
             &[
                 "5:13: pools.web.backends[0]: address is missing; write address = \"10.0.0.1:80\"",
-                "5:31: pools.web.backends[1].addr: unknown key; the keys here are address, weight, name",
+                "5:31: pools.web.backends[1].addr: unknown key; the keys here are address, weight, name, tier, \
+                 backup",
                 "5:55: pools.web.backends[1].address: 5 is an integer, but a string is wanted; write \"5\"",
             ],
         ),
@@ -164,6 +165,56 @@ fn mistakes_of_targets() {
 }
 
 #[test]
+fn mistakes_of_what_protects() {
+    let cases: &[Case] = &[
+        (
+            "panic_threshold = 50\nmin_available = 0\nslow_start = \"off\"",
+            &[
+                "6:19: pools.web.panic_threshold: 50 has no sign; write \"50%\"",
+                "7:17: pools.web.min_available: 0 is out of range; use 1 to 65535",
+                "8:14: pools.web.slow_start: \"off\" is not a duration; write a number and a unit, such as \"250ms\", \
+                 \"5s\", \"10m\" or \"1h\"",
+            ],
+        ),
+        (
+            "replay = \"2MiB\"\non_down = \"kill\"\nrebalance = \"5\"",
+            &[
+                "6:10: pools.web.replay: \"2MiB\" is out of range; use 1B to 1.0MiB",
+                "7:11: pools.web.on_down: \"kill\" is not known here; use \"keep\" or \"reset\"",
+                "8:13: pools.web.rebalance: \"5\" is not a share; write \"5%\"",
+            ],
+        ),
+        (
+            "connect.hedge_after = \"5s\"",
+            &[
+                "6:23: pools.web.connect.hedge_after: 5s is not shorter than the time-out of an attempt; make it shorter, \
+                 or timeout longer",
+            ],
+        ),
+        (
+            "ejection = { base_time = \"10m\", consecutive_failures = 0 }",
+            &[
+                "6:26: pools.web.ejection.base_time: 10m is longer than the default max_time of 5m; make it shorter, or \
+                 max_time longer",
+                "6:56: pools.web.ejection.consecutive_failures: 0 is out of range; use 1 to 1000",
+            ],
+        ),
+    ];
+    for (keys, expected) in cases {
+        assert_said(&with_pool(&format!("backends = [\"a:1\"]\n{keys}")), expected);
+    }
+    let backends =
+        "backends = [\"a:1\", { address = \"b:1\", backup = true, tier = 2 }, { address = \"c:1\", backup = 1 }]";
+    assert_said(
+        &with_pool(backends),
+        &[
+            "5:48: pools.web.backends[1].backup: the backend is in tier 2 already; remove one of the two",
+            "5:94: pools.web.backends[2].backup: 1 is an integer, but a boolean is wanted",
+        ],
+    );
+}
+
+#[test]
 fn mistakes_of_connect_and_health() {
     let no_effect = "warning: this has no effect with probe = \"none\"; remove it";
     let cases: &[Case] = &[
@@ -186,7 +237,10 @@ fn mistakes_of_connect_and_health() {
         ("connect.attempts = 17", &["6:20: pools.web.connect.attempts: 17 is out of range; use 1 to 16"]),
         (
             "connect.retries = 1",
-            &["6:9: pools.web.connect.retries: unknown key; the keys here are timeout, attempts, budget"],
+            &[
+                "6:9: pools.web.connect.retries: unknown key; the keys here are timeout, attempts, budget, hedge_after, \
+                 hedge_share, max_rate",
+            ],
         ),
         (
             "health.timeout = \"3s\"",
