@@ -24,11 +24,11 @@ fn main() -> ExitCode {
         claim(&work);
         return ExitCode::SUCCESS;
     }
-    println!("A claim and its release, all backends up:\n\n{:<14}{:>10}{:>14}", "policy", "backends", "instructions");
+    println!("A claim and its release, all backends up:\n\n{:<18}{:>10}{:>14}", "policy", "backends", "instructions");
     for (policy, _) in POLICIES {
         for size in SIZES {
             match instructions(policy, size) {
-                Ok(count) => println!("{policy:<14}{size:>10}{:>14.1}", count as f64 / CLAIMS as f64),
+                Ok(count) => println!("{policy:<18}{size:>10}{:>14.1}", count as f64 / CLAIMS as f64),
                 Err(why) => {
                     eprintln!("not measured: {why}");
                     return ExitCode::FAILURE;
@@ -65,7 +65,7 @@ fn claim(work: &str) {
     let pool = pool(balance(size), size);
     let mut rng = Rng::from_seed(1);
     // What happens once in a thread is none of a claim's cost.
-    drop(pool.claim(&Tried::default(), &mut rng));
+    drop(pool.claim(&Tried::default(), 1, &mut rng));
     measured_claims(&pool, &mut rng);
 }
 
@@ -73,6 +73,6 @@ fn claim(work: &str) {
 fn measured_claims(pool: &Pool, rng: &mut Rng) {
     let tried = Tried::default();
     for _ in 0..CLAIMS {
-        drop(black_box(pool.claim(&tried, rng)));
+        drop(black_box(pool.claim(&tried, 1, rng)));
     }
 }

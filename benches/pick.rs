@@ -19,18 +19,18 @@ fn claim(criterion: &mut Criterion) {
             let pool = pool(balance(size), size);
             let (tried, mut rng) = (Tried::default(), Rng::from_seed(1));
             group.bench_function(BenchmarkId::new("up", size), |bencher| {
-                bencher.iter(|| drop(black_box(pool.claim(&tried, &mut rng))));
+                bencher.iter(|| drop(black_box(pool.claim(&tried, 1, &mut rng))));
             });
             contended(&pool, || {
                 group.bench_function(BenchmarkId::new("contended", size), |bencher| {
-                    bencher.iter(|| drop(black_box(pool.claim(&tried, &mut rng))));
+                    bencher.iter(|| drop(black_box(pool.claim(&tried, 1, &mut rng))));
                 });
             });
             for (index, backend) in pool.view().backends.iter().enumerate() {
                 backend.set_health(if index % 10 == 0 { Health::Up } else { Health::Down }, 0);
             }
             group.bench_function(BenchmarkId::new("one in ten up", size), |bencher| {
-                bencher.iter(|| drop(black_box(pool.claim(&tried, &mut rng))));
+                bencher.iter(|| drop(black_box(pool.claim(&tried, 1, &mut rng))));
             });
         }
         group.finish();
@@ -46,7 +46,7 @@ fn contended(pool: &Pool, measure: impl FnOnce()) {
             scope.spawn(move || {
                 let mut rng = Rng::from_seed(seed);
                 while !done.load(Relaxed) {
-                    drop(black_box(pool.claim(&Tried::default(), &mut rng)));
+                    drop(black_box(pool.claim(&Tried::default(), 1, &mut rng)));
                 }
             });
         }

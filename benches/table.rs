@@ -5,10 +5,13 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use tidegate::clock::Now;
 use tidegate::config::{self, Address, Balance, Config, Group};
 use tidegate::metrics::Metrics;
 use tidegate::name::{ClientAddr, Endpoint, PoolName};
 use tidegate::table::{Facts, Listener, Resolution, RoutingTable};
+
+const NOW: Now = Now { millis: 1, unix_ms: 1 };
 
 const BACKENDS: u32 = 5_000;
 
@@ -43,7 +46,7 @@ fn build(criterion: &mut Criterion) {
         let name = balance.as_str();
         let config = config(balance);
         let build = |previous: Option<&RoutingTable>| {
-            RoutingTable::build(black_box(&config), &resolution, Vec::new(), &metrics, previous, 0).table
+            RoutingTable::build(black_box(&config), &resolution, Vec::new(), &metrics, previous, NOW).table
         };
         criterion.bench_function(&format!("{name}, {BACKENDS} backends, new"), |bencher| {
             bencher.iter_with_large_drop(|| build(None));
@@ -74,7 +77,7 @@ fn route(criterion: &mut Criterion) {
             Arc::new(Listener::new(config.clone(), handles, Vec::new()))
         };
         let listeners = config.listeners.iter().map(listener).collect();
-        let table = RoutingTable::build(&config, &Resolution::default(), listeners, &metrics, None, 0).table;
+        let table = RoutingTable::build(&config, &Resolution::default(), listeners, &metrics, None, NOW).table;
         let client = ClientAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         let name = table.listeners[count / 2].name.clone();
         criterion.bench_function(&format!("route, {count} listeners"), |bencher| {

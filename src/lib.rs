@@ -33,7 +33,7 @@
 //!
 //! | layer | modules | is |
 //! |---|---|---|
-//! | 0 | [`name`], [`backoff`], [`rng`], [`every`], [`drain`], [`sys`] | names and helpers; `sys` has all the `unsafe` |
+//! | 0 | [`name`], [`backoff`], [`clock`], [`rng`], [`every`], [`drain`], [`sys`] | names and helpers; `sys` has all the `unsafe` |
 //! | 1 | [`config`], [`metrics`], [`log`] | plain data, and output |
 //! | 2 | [`net`] | sockets and bytes; knows no pool and no route |
 //! | 3 | [`pool`] | choice: pure, no clock, no dice, no sockets |
@@ -67,6 +67,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod demo;

@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Index = layer. A module uses only lower layers, and itself.
 const LAYERS: &[&[&str]] = &[
-    &["name", "backoff", "every", "rng", "drain", "sys"],
+    &["name", "backoff", "clock", "every", "rng", "drain", "sys"],
     &["config", "metrics", "log"],
     &["net"],
     &["pool"],

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use tidegate::clock::Now;
 use tidegate::config::{self, Balance, Group, Initial};
 use tidegate::metrics::Metrics;
 use tidegate::name::{BackendAddr, Endpoint, PoolName};
@@ -13,8 +14,14 @@ pub const SIZES: [usize; 3] = [3, 100, 5_000];
 type Policy = fn(usize) -> Balance;
 
 /// The policies by name.
-pub const POLICIES: [(&str, Policy); 3] =
-    [("round_robin", |_| Balance::RoundRobin), ("random", |_| Balance::Random), ("failover", failover)];
+pub const POLICIES: [(&str, Policy); 6] = [
+    ("round_robin", |_| Balance::RoundRobin),
+    ("random", |_| Balance::Random),
+    ("least_connections", |_| Balance::LeastConnections),
+    ("power_of_two", |_| Balance::PowerOfTwo),
+    ("peak_ewma", |_| Balance::PeakEwma),
+    ("failover", failover),
+];
 
 /// Groups of ten.
 fn failover(size: usize) -> Balance {
@@ -29,7 +36,7 @@ pub fn pool(balance: Balance, size: usize) -> Pool {
         .map(|index| {
             let label = format!("b{index}");
             let address = BackendAddr(Endpoint::Unix(Path::new(&label).into()));
-            ResolvedMember { address, weight: (index % 4 + 1) as u16, label: label.into() }
+            ResolvedMember { address, weight: (index % 4 + 1) as u16, tier: 0, label: label.into() }
         })
         .collect();
     let config = config::Pool {
@@ -37,5 +44,5 @@ pub fn pool(balance: Balance, size: usize) -> Pool {
         ..config::Pool::new(PoolName::new("bench"), balance.clone(), Vec::new())
     };
     let metrics = Arc::new(Metrics::new().expect("every family has a name of its own"));
-    Pool::new(&config, &Members { list, balance }, &metrics, None, 0)
+    Pool::new(&config, &Members { list, balance }, &metrics, None, Now { millis: 1, unix_ms: 1 })
 }

@@ -125,13 +125,22 @@ impl fmt::Display for Percent {
 pub enum Balance {
     RoundRobin,
     Random,
+    LeastConnections,
+    PowerOfTwo,
+    PeakEwma,
     /// From `target = "failover:(…)"`.
     Failover(Group),
 }
 
 impl Balance {
     /// The words of the file; a failover group has none, since it comes from `target`.
-    pub(super) const WORDS: [(&str, Self); 2] = [("round_robin", Self::RoundRobin), ("random", Self::Random)];
+    pub(super) const WORDS: [(&str, Self); 5] = [
+        ("round_robin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("least_connections", Self::LeastConnections),
+        ("power_of_two", Self::PowerOfTwo),
+        ("peak_ewma", Self::PeakEwma),
+    ];
 
     /// The name that the config, `/status` and the metrics use.
     #[must_use]
@@ -139,6 +148,9 @@ impl Balance {
         match self {
             Self::RoundRobin => "round_robin",
             Self::Random => "random",
+            Self::LeastConnections => "least_connections",
+            Self::PowerOfTwo => "power_of_two",
+            Self::PeakEwma => "peak_ewma",
             Self::Failover(_) => "failover",
         }
     }

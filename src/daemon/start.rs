@@ -7,6 +7,7 @@ use super::fds;
 use super::gates::Announcement;
 use super::pipes;
 
+use crate::clock::Now;
 use crate::config::{Address, Config, Mistake, RelayMode, limits};
 use crate::every::Every;
 use crate::log::{self, AccessLog, LogGuard};
@@ -22,7 +23,7 @@ use crate::table::{Listener, Resolution, RoutingTable};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// For all host names of a config together.
 const RESOLVE_BOUND: Duration = Duration::from_secs(5);
@@ -71,7 +72,7 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
     let (sockets, listeners) = bind_listeners(config, workers, &metrics)?;
     let announcement = Announcement::new(admin.as_ref().map(|socket| &socket.address), &listeners);
 
-    let built = RoutingTable::build(config, &resolution, listeners, &metrics, None, unix_ms());
+    let built = RoutingTable::build(config, &resolution, listeners, &metrics, None, Now::read());
     for warning in &built.warnings {
         tracing::warn!("{warning}");
     }
@@ -181,8 +182,4 @@ fn bind_listeners(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Re
 
 fn address_of(socket: &ListenSocket) -> BindAddr {
     socket.address.clone()
-}
-
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

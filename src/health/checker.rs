@@ -8,6 +8,7 @@ use super::MAX_PROBES;
 use super::limit::Limit;
 use super::probe::{ProbeError, probe};
 use super::schedule::Schedule;
+use crate::clock::{Now, unix_ms};
 use crate::config;
 use crate::metrics::CheckResult;
 use crate::name::{BackendAddr, BackendId};
@@ -19,7 +20,7 @@ use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::future::{Future, pending};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -156,7 +157,7 @@ impl Checker {
             }
             _ => {}
         }
-        let changed = backend.observe(outcome, &pool.health, unix_ms());
+        let changed = pool.observe(backend, outcome, Now::at(now.into_std()));
         let said = if changed.is_some() { target.changes.event(now) } else { target.changes.overdue(now) };
         if let Some(unsaid) = said {
             tell(pool, backend, unsaid);
@@ -211,11 +212,6 @@ async fn wait_for(turn: Option<Instant>) {
         Some(at) => sleep_until(at).await,
         None => pending().await,
     }
-}
-
-/// The wall clock, for people; no decision hangs on it.
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A fault that tests ask for; not there in a release build.

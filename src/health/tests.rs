@@ -3,6 +3,7 @@
 use super::checker::{Checker, Inputs};
 use super::probe::{ProbeError, probe};
 use super::{MAX_PROBES, run};
+use crate::clock::Now;
 use crate::config::{self, Address, Balance, Config, Initial, Probe};
 use crate::metrics::Metrics;
 use crate::name::{BackendAddr, Endpoint, PoolName};
@@ -151,7 +152,7 @@ fn table(
         listeners: Vec::new(),
         pools: vec![pool],
     };
-    RoutingTable::build(&config, &Resolution::default(), Vec::new(), metrics, previous, 1).table
+    RoutingTable::build(&config, &Resolution::default(), Vec::new(), metrics, previous, Now::read()).table
 }
 
 /// The lines that are logged on this thread while it lives.

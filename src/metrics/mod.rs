@@ -21,7 +21,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Error, TextEncoder};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use value::Kind;
 
 /// All metrics of the process: those that exist once as fields, the others by the handles that it gives out.
@@ -67,6 +67,14 @@ struct Families {
     pool_failovers: Family<Counter>,
     pool_no_backend: Family<Counter>,
     pool_connect_wait: Family<Histogram>,
+    pool_available: Family<Gauge>,
+    pool_ejected: Family<Gauge>,
+    pool_panic: Family<Gauge>,
+    pool_tier: Family<Gauge>,
+    pool_hedges: Family<Counter>,
+    pool_hedges_won: Family<Counter>,
+    pool_replays: Family<Counter>,
+    pool_rebalanced: Family<Counter>,
     backend_up: Family<Gauge>,
     backend_state_changes: Family<Counter>,
     backend_connections: Family<Counter>,
@@ -74,6 +82,8 @@ struct Families {
     backend_bytes: Family<Counter>,
     backend_connect_errors: Family<Counter>,
     backend_health_checks: Family<Counter>,
+    backend_ejections: Family<Counter>,
+    backend_traffic_failures: Family<Counter>,
 }
 
 impl Metrics {
@@ -140,6 +150,14 @@ impl Metrics {
             failovers: families.pool_failovers.series(&labels),
             no_backend: families.pool_no_backend.series(&labels),
             connect_wait: families.pool_connect_wait.series(&labels),
+            available: families.pool_available.series(&labels),
+            ejected: families.pool_ejected.series(&labels),
+            panic: families.pool_panic.series(&labels),
+            tier: families.pool_tier.series(&labels),
+            hedges: families.pool_hedges.series(&labels),
+            hedges_won: families.pool_hedges_won.series(&labels),
+            replays: families.pool_replays.series(&labels),
+            rebalanced: families.pool_rebalanced.series(&labels),
         }
     }
 
@@ -162,6 +180,7 @@ impl Metrics {
             }),
             connect_errors: Seen::default(),
             health_checks: Seen::default(),
+            traffic: OnceLock::new(),
             labels,
             metrics: Arc::clone(self),
         }
@@ -223,6 +242,14 @@ impl Families {
             pool_failovers: registry.add(&names::POOL_FAILOVERS)?,
             pool_no_backend: registry.add(&names::POOL_NO_BACKEND)?,
             pool_connect_wait: registry.add(&names::POOL_CONNECT_WAIT)?,
+            pool_available: registry.add(&names::POOL_AVAILABLE)?,
+            pool_ejected: registry.add(&names::POOL_EJECTED)?,
+            pool_panic: registry.add(&names::POOL_PANIC)?,
+            pool_tier: registry.add(&names::POOL_TIER)?,
+            pool_hedges: registry.add(&names::POOL_HEDGES)?,
+            pool_hedges_won: registry.add(&names::POOL_HEDGES_WON)?,
+            pool_replays: registry.add(&names::POOL_REPLAYS)?,
+            pool_rebalanced: registry.add(&names::POOL_REBALANCED)?,
             backend_up: registry.add(&names::BACKEND_UP)?,
             backend_state_changes: registry.add(&names::BACKEND_STATE_CHANGES)?,
             backend_connections: registry.add(&names::BACKEND_CONNECTIONS)?,
@@ -230,6 +257,8 @@ impl Families {
             backend_bytes: registry.add(&names::BACKEND_BYTES)?,
             backend_connect_errors: registry.add(&names::BACKEND_CONNECT_ERRORS)?,
             backend_health_checks: registry.add(&names::BACKEND_HEALTH_CHECKS)?,
+            backend_ejections: registry.add(&names::BACKEND_EJECTIONS)?,
+            backend_traffic_failures: registry.add(&names::BACKEND_TRAFFIC_FAILURES)?,
         })
     }
 }
@@ -292,6 +321,14 @@ pub struct PoolMetrics {
     pub failovers: Series<Counter>,
     pub no_backend: Series<Counter>,
     pub connect_wait: Series<Histogram>,
+    pub available: Series<Gauge>,
+    pub ejected: Series<Gauge>,
+    pub panic: Series<Gauge>,
+    pub tier: Series<Gauge>,
+    pub hedges: Series<Counter>,
+    pub hedges_won: Series<Counter>,
+    pub replays: Series<Counter>,
+    pub rebalanced: Series<Counter>,
 }
 
 /// One backend's handles. The series of errors and probe results appear with the first of each: a large pool would
@@ -305,6 +342,8 @@ pub struct BackendMetrics {
     pub bytes: [Series<Counter>; 2],
     connect_errors: Seen,
     health_checks: Seen,
+    /// Made with the first failure of real traffic.
+    traffic: OnceLock<Box<Traffic>>,
     labels: Labels,
     metrics: Arc<Metrics>,
 }
@@ -319,6 +358,32 @@ impl BackendMetrics {
     pub fn health_check(&self, result: CheckResult) {
         let (label, family) = (result.as_str(), &self.metrics.families.backend_health_checks);
         self.health_checks.inc(label, || family.with(&self.labels, label));
+    }
+}
+
+/// What a backend's failures of real traffic are counted with.
+struct Traffic {
+    ejections: Series<Counter>,
+    failures: Seen,
+}
+
+impl BackendMetrics {
+    /// Counts a failure of real traffic.
+    pub fn traffic_failure(&self, failure: TrafficFailure) {
+        let (label, family) = (failure.as_str(), &self.metrics.families.backend_traffic_failures);
+        self.traffic().failures.inc(label, || family.with(&self.labels, label));
+    }
+
+    /// Counts that real traffic has set the backend aside.
+    pub fn ejected(&self) {
+        self.traffic().ejections.inc();
+    }
+
+    fn traffic(&self) -> &Traffic {
+        self.traffic.get_or_init(|| {
+            let ejections = self.metrics.families.backend_ejections.series(&self.labels);
+            Box::new(Traffic { ejections, failures: Seen::default() })
+        })
     }
 }
 
@@ -381,6 +446,20 @@ impl ConnectErrorReason {
             Self::NoFd | Self::NoPort | Self::NoMemory | Self::NoRoute => true,
             Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset | Self::Other => false,
         }
+    }
+}
+
+labels! {
+    /// How real traffic failed on a backend.
+    TrafficFailure {
+        /// The connection could not be established.
+        Connect = "connect",
+        /// It took longer than `slow_connect`.
+        SlowConnect = "slow_connect",
+        /// Reset, or lost, before the first answer byte.
+        Reset = "reset",
+        /// Ended in order before the first answer byte, and not by the client.
+        Closed = "closed",
     }
 }
 

@@ -83,6 +83,23 @@ names! {
     POOL_CONNECT_WAIT = "tidegate_pool_connect_wait_seconds" ["pool"] in CONNECT_WAIT_BUCKETS:
         "Time from choosing the pool to a connected backend, failed attempts included.";
 
+    POOL_AVAILABLE = "tidegate_pool_available" ["pool"]:
+        "Backends that a session could be given: enabled, up, not ejected, not full.";
+    POOL_EJECTED = "tidegate_pool_ejected" ["pool"]:
+        "Backends that real traffic has set aside, those on their last trial included.";
+    POOL_PANIC = "tidegate_pool_panic" ["pool"]:
+        "1 while too few backends are available and all enabled ones are used, else 0.";
+    POOL_TIER = "tidegate_pool_tier" ["pool"]:
+        "The last tier in use; 0 while the first is enough.";
+    POOL_HEDGES = "tidegate_pool_hedges_total" ["pool"]:
+        "Second connect attempts begun beside a first one that had not been answered.";
+    POOL_HEDGES_WON = "tidegate_pool_hedges_won_total" ["pool"]:
+        "Hedges that connected before the attempt beside which they were begun.";
+    POOL_REPLAYS = "tidegate_pool_replays_total" ["pool"]:
+        "Times that another backend was given what a client had sent to one that died before it answered.";
+    POOL_REBALANCED = "tidegate_pool_rebalanced_total" ["pool"]:
+        "Sessions reset so that their clients find a backend with less load.";
+
     BACKEND_UP = "tidegate_backend_up" ["pool", "backend"]:
         "1 while the backend's health verdict is up, else 0.";
     BACKEND_STATE_CHANGES = "tidegate_backend_state_changes_total" ["pool", "backend"]:
@@ -97,6 +114,11 @@ names! {
         "Connect attempts that failed; no_fd, no_port, no_memory and no_route are this host's own fault.";
     BACKEND_HEALTH_CHECKS = "tidegate_backend_health_checks_total" ["pool", "backend", "result"]:
         "Probes by what they came to; frozen is a probe that tidegate itself could not make.";
+
+    BACKEND_EJECTIONS = "tidegate_backend_ejections_total" ["pool", "backend"]:
+        "Times that real traffic set the backend aside.";
+    BACKEND_TRAFFIC_FAILURES = "tidegate_backend_traffic_failures_total" ["pool", "backend", "reason"]:
+        "Failures of real traffic that count towards an ejection.";
 
     KERNEL_LISTEN_OVERFLOWS = "tidegate_kernel_listen_overflows_total" []:
         "Connections that the kernel gave up because an accept queue was full, in this whole network namespace.";

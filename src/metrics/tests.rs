@@ -35,6 +35,10 @@ impl Busy {
         for &result in CheckResult::ALL {
             backend.health_check(result);
         }
+        for &failure in TrafficFailure::ALL {
+            backend.traffic_failure(failure);
+        }
+        backend.ejected();
         metrics.task_restarted("health");
         metrics.task_restarted("health");
         metrics.log_dropped(LogKind::Access).inc_by(3);
@@ -61,6 +65,7 @@ fn every_family_shows_its_values() {
     has(&text, r#"tidegate_connection_duration_seconds_bucket{listener="web",le="1"} 1"#);
     has(&text, r#"tidegate_worker_handed_over_total{worker="1"} 1"#);
     has(&text, r#"tidegate_task_restarts_total{task="health"} 2"#);
+    has(&text, r#"tidegate_backend_ejections_total{pool="app",backend="a \"quoted\"\\name"} 1"#);
     has(&text, r#"tidegate_log_dropped_total{log="access"} 3"#);
     has(&text, r#"tidegate_log_dropped_total{log="ops"} 0"#);
     has(&text, &format!(r#"tidegate_build_info{{version="{}"}} 1"#, env!("CARGO_PKG_VERSION")));

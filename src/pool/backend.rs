@@ -1,20 +1,50 @@
 //! One backend's state: what health says, how many connections it has, what went wrong last.
 //!
-//! Owns the counts and the guard over them (`Slot`). Health and load are atomics that sessions on all workers
-//! read on each claim; the rest is off that path. The state outlives the views it appears in: it moves from
+//! Owns the counts, and the flags that say what stands in its way. Flags and load are atomics that sessions on all
+//! workers read on each claim; the rest is off that path, behind one lock. The state outlives the views it appears in: it moves from
 //! table to table, and a retired backend lives on until its last session has ended.
 //!
-//! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `health`.
+//! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `slot`, `health`, `ejection`.
 
+use super::ejection::{Ejected, Ejection, Standing};
 use super::health::{Damper, Outcome};
+use super::load::{Pace, PeakEwma};
+use super::slot::{Full, Slot};
+use crate::clock::{Millis, Now};
 use crate::config;
 use crate::metrics::{BackendMetrics, ConnectErrorReason};
 use crate::name::{BackendAddr, BackendId};
 use crate::rng::Rng;
-use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// What stands in a backend's way, as bits; none is plain good.
+pub mod flag {
+    /// Its probes say so.
+    pub const DOWN: u32 = 1;
+    /// Its agent says so.
+    pub const AGENT_DOWN: u32 = 1 << 1;
+    /// Real traffic failed on it.
+    pub const EJECTED: u32 = 1 << 2;
+    /// Its ejection is over, and a trial will decide.
+    pub const HALF_OPEN: u32 = 1 << 3;
+    /// That trial is under way.
+    pub const ON_TRIAL: u32 = 1 << 4;
+    /// It finishes what it has and gets nothing new.
+    pub const DRAINING: u32 = 1 << 5;
+    pub const MAINT: u32 = 1 << 6;
+    /// It gets less than its weight says; everything else is well.
+    pub const REDUCED: u32 = 1 << 7;
+
+    /// Taken out on purpose: not even panic uses it.
+    pub const DISABLED: u32 = DRAINING | MAINT;
+}
+
+/// A backend's share of its weight is counted in so many parts.
+pub const WHOLE_SHARE: u32 = 1_024;
+/// The share with which a backend comes back.
+const FIRST_SHARE: f64 = 0.1;
 
 /// A member of a pool, for which we keep state.
 pub struct Backend {
@@ -26,11 +56,32 @@ pub struct Backend {
     /// Since when (Unix time in ms) in the upper 63 bits, 1 for up in the lowest: one word, so that a reader never
     /// sees a state with another state's time.
     health: AtomicU64,
+    /// See [`flag`].
+    flags: AtomicU32,
     active: AtomicU32,
     /// The most connections at once; nothing configures one yet.
     max_active: u32,
-    damper: Mutex<Damper>,
-    last_error: Mutex<Option<LastError>>,
+    /// Of [`WHOLE_SHARE`]; counts only with [`flag::REDUCED`].
+    share: AtomicU32,
+    /// Failures of real traffic in a row.
+    failures: AtomicU32,
+    /// How long connects take, in ms.
+    pub connect_time: PeakEwma,
+    /// How long the first answer byte takes from the client's first byte, in ms.
+    pub answer_time: PeakEwma,
+    pub(super) pace: Pace,
+    rest: Mutex<Rest>,
+}
+
+/// What is not on the path.
+struct Rest {
+    damper: Damper,
+    ejection: Ejection,
+    /// When a slow start began, unless it is over.
+    ramp: Option<Millis>,
+    /// What its agent says of its weight: of [`WHOLE_SHARE`].
+    agent_share: u32,
+    last_error: Option<LastError>,
 }
 
 /// What a backend counts as.
@@ -67,43 +118,57 @@ pub struct LastError {
     pub at_unix_ms: u64,
 }
 
-/// The backend has as many connections as it may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
 impl Backend {
     #[must_use]
-    pub fn new(
-        address: &BackendAddr,
-        label: &Arc<str>,
-        metrics: BackendMetrics,
-        health: Health,
-        now_unix_ms: u64,
-    ) -> Self {
+    pub fn new(address: &BackendAddr, label: &Arc<str>, metrics: BackendMetrics, health: Health, now: Now) -> Self {
+        let rest = Rest {
+            damper: Damper::new(health),
+            ejection: Ejection::new(),
+            ramp: None,
+            agent_share: WHOLE_SHARE,
+            last_error: None,
+        };
         let backend = Self {
             id: next_id(),
             address: address.clone(),
             label: Arc::clone(label),
             metrics,
             health: AtomicU64::new(0),
+            flags: AtomicU32::new(0),
             active: AtomicU32::new(0),
             max_active: u32::MAX,
-            damper: Mutex::new(Damper::new(health)),
-            last_error: Mutex::new(None),
+            share: AtomicU32::new(WHOLE_SHARE),
+            failures: AtomicU32::new(0),
+            connect_time: PeakEwma::default(),
+            answer_time: PeakEwma::default(),
+            pace: Pace::default(),
+            rest: Mutex::new(rest),
         };
-        backend.store_health(health, now_unix_ms);
+        backend.store_health(health, now.unix_ms);
         backend
     }
 
+    /// See [`flag`].
     #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.health.load(Relaxed) & 1 == 1
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Relaxed)
     }
 
-    /// Whether a session may be given this backend now.
+    /// Neither probes nor agent say that it is down.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.flags() & (flag::DOWN | flag::AGENT_DOWN) == 0
+    }
+
+    /// Whether a session may be given this backend now: enabled, up, not ejected, not full.
     #[must_use]
     pub fn available(&self) -> bool {
-        self.is_up() && self.active.load(Relaxed) < self.max_active
+        self.flags() & !flag::REDUCED == 0 && !self.is_full()
+    }
+
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.active.load(Relaxed) >= self.max_active
     }
 
     /// Sessions that hold a slot, connecting ones included.
@@ -112,7 +177,27 @@ impl Backend {
         self.active.load(Relaxed)
     }
 
-    /// The verdict, and since when it stands (Unix time in ms).
+    /// What it gets of its weight just now, of [`WHOLE_SHARE`].
+    #[must_use]
+    pub fn share(&self) -> u32 {
+        if self.flags() & flag::REDUCED == 0 { WHOLE_SHARE } else { self.share.load(Relaxed) }
+    }
+
+    /// The word for all of it in `/status`: what keeps it from service, most deliberate cause first.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        let flags = self.flags();
+        let words = [
+            (flag::MAINT, "maint"),
+            (flag::DRAINING, "draining"),
+            (flag::DOWN | flag::AGENT_DOWN, "down"),
+            (flag::EJECTED, "ejected"),
+            (flag::HALF_OPEN, "half_open"),
+        ];
+        words.into_iter().find(|(bits, _)| flags & bits != 0).map_or("up", |(_, word)| word)
+    }
+
+    /// The verdict of the probes, and since when it stands (Unix time in ms).
     #[must_use]
     pub fn health(&self) -> (Health, u64) {
         let word = self.health.load(Relaxed);
@@ -121,30 +206,59 @@ impl Backend {
 
     /// Sets the verdict without asking the damper, which starts anew from it.
     pub fn set_health(&self, health: Health, now_unix_ms: u64) {
-        *lock(&self.damper) = Damper::new(health);
+        self.rest().damper = Damper::new(health);
         self.store_health(health, now_unix_ms);
     }
 
-    /// Takes in what a probe came to. `Some` if that changed the verdict, which the next claim sees.
-    pub fn observe(&self, outcome: Outcome, config: &config::Health, now_unix_ms: u64) -> Option<Health> {
-        let verdict = lock(&self.damper).observe(outcome, config)?;
-        self.store_health(verdict, now_unix_ms);
+    /// Takes in what a probe came to. `Some` if that changed the verdict, which the next claim sees. A backend that
+    /// comes back, rather than up for the first time, starts slowly.
+    pub fn observe(&self, outcome: Outcome, health: &config::Health, slow_start: Duration, now: Now) -> Option<Health> {
+        let mut rest = self.rest();
+        let had_been_up = rest.damper.has_been_up();
+        let verdict = rest.damper.observe(outcome, health)?;
+        if verdict == Health::Up {
+            self.failures.store(0, Relaxed);
+            if had_been_up {
+                self.begin_ramp(&mut rest, slow_start, now.millis);
+            }
+        }
+        drop(rest);
+        self.store_health(verdict, now.unix_ms);
         self.metrics.state_changes.inc();
         Some(verdict)
     }
 
     /// The time from one probe to the next.
     pub fn probe_delay(&self, config: &config::Health, rng: &mut Rng) -> Duration {
-        lock(&self.damper).next_delay(config, rng)
+        self.rest().damper.next_delay(config, rng)
     }
 
     #[must_use]
     pub fn last_error(&self) -> Option<LastError> {
-        lock(&self.last_error).clone()
+        self.rest().last_error.clone()
     }
 
     pub fn set_last_error(&self, text: &str, now_unix_ms: u64) {
-        *lock(&self.last_error) = Some(LastError { text: text.to_owned(), at_unix_ms: now_unix_ms });
+        self.rest().last_error = Some(LastError { text: text.to_owned(), at_unix_ms: now_unix_ms });
+    }
+
+    /// What its agent says, whole: whether it is down, what an operator there has asked for, and its share.
+    pub fn set_agent(&self, down: bool, disabled: Option<Disabled>, share: config::Percent) {
+        let mut rest = self.rest();
+        rest.agent_share = (share.ratio() * f64::from(WHOLE_SHARE)).round() as u32;
+        let bits = match disabled {
+            None => 0,
+            Some(Disabled::Draining) => flag::DRAINING,
+            Some(Disabled::Maint) => flag::MAINT,
+        };
+        // A share of nothing is a drain in other words.
+        let bits = bits | if rest.agent_share == 0 { flag::DRAINING } else { 0 };
+        let bits = bits | if down { flag::AGENT_DOWN } else { 0 };
+        self.replace_flags(flag::DISABLED | flag::AGENT_DOWN, bits);
+        self.metrics.up.set(i64::from(self.is_up()));
+        if rest.ramp.is_none() {
+            self.store_share(rest.agent_share);
+        }
     }
 
     /// Counts a connection that a session has established.
@@ -167,53 +281,124 @@ impl Backend {
             .fetch_update(Relaxed, Relaxed, |active| (active < self.max_active).then_some(active + 1))
             .map_err(|_| Full)?;
         self.metrics.active.inc();
-        Ok(Slot { backend: Arc::clone(self) })
+        Ok(Slot::new(Arc::clone(self)))
+    }
+
+    pub(super) fn release(&self) {
+        self.metrics.active.dec();
+        self.active.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether this caller is the one that may try a half-open backend.
+    pub(super) fn begin_trial(&self) -> bool {
+        self.flags.fetch_or(flag::ON_TRIAL, Relaxed) & flag::ON_TRIAL == 0
+    }
+
+    pub(super) fn end_trial(&self) {
+        self.replace_flags(flag::ON_TRIAL, 0);
+    }
+
+    /// One more failure of real traffic; how many in a row there are now.
+    pub(super) fn count_failure(&self) -> u32 {
+        self.failures.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
+    pub(super) fn forget_failures(&self) {
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+        }
+    }
+
+    pub(super) fn eject(&self, config: &config::Ejection, now: Millis) -> Ejected {
+        let mut rest = self.rest();
+        let ejected = rest.ejection.eject(config, now);
+        self.failures.store(0, Relaxed);
+        self.replace_flags(flag::HALF_OPEN | flag::ON_TRIAL, flag::EJECTED);
+        drop(rest);
+        self.metrics.ejected();
+        ejected
+    }
+
+    /// A trial went well: back into service, slowly.
+    pub(super) fn restore(&self, slow_start: Duration, now: Millis) {
+        let mut rest = self.rest();
+        rest.ejection.restore(now);
+        self.failures.store(0, Relaxed);
+        self.replace_flags(flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL, 0);
+        self.begin_ramp(&mut rest, slow_start, now);
+    }
+
+    /// Ends what is over by now: an ejection becomes half open, a slow start goes on.
+    pub(super) fn tick(&self, slow_start: Duration, now: Millis) {
+        let flags = self.flags();
+        if flags & (flag::EJECTED | flag::REDUCED) == 0 {
+            return;
+        }
+        let mut rest = self.rest();
+        if flags & flag::EJECTED != 0 && rest.ejection.expire(now) {
+            self.replace_flags(flag::EJECTED, flag::HALF_OPEN);
+        }
+        if let Some(begun) = rest.ramp {
+            self.ramp(&mut rest, begun, slow_start, now);
+        }
+    }
+
+    /// How often in a row it was ejected, and until when it is, if it is now.
+    #[must_use]
+    pub fn ejection(&self) -> (u32, Standing) {
+        let rest = self.rest();
+        (rest.ejection.times(), rest.ejection.standing())
+    }
+
+    fn begin_ramp(&self, rest: &mut Rest, slow_start: Duration, now: Millis) {
+        if !slow_start.is_zero() {
+            self.ramp(rest, now, slow_start, now);
+        }
+    }
+
+    /// From a tenth to all of it, linearly.
+    fn ramp(&self, rest: &mut Rest, begun: Millis, slow_start: Duration, now: Millis) {
+        let elapsed = now.saturating_sub(begun) as f64 / (slow_start.as_secs_f64() * 1_000.0).max(1.0);
+        rest.ramp = (elapsed < 1.0).then_some(begun);
+        let ramped = FIRST_SHARE + (1.0 - FIRST_SHARE) * elapsed.min(1.0);
+        self.store_share((f64::from(rest.agent_share) * ramped).round() as u32);
+    }
+
+    fn store_share(&self, share: u32) {
+        self.share.store(share, Relaxed);
+        self.replace_flags(flag::REDUCED, if share < WHOLE_SHARE { flag::REDUCED } else { 0 });
     }
 
     fn store_health(&self, health: Health, now_unix_ms: u64) {
         let up = health == Health::Up;
         self.health.store(now_unix_ms << 1 | u64::from(up), Relaxed);
-        self.metrics.up.set(i64::from(up));
+        self.replace_flags(flag::DOWN, if up { 0 } else { flag::DOWN });
+        self.metrics.up.set(i64::from(self.is_up()));
+    }
+
+    /// Makes the bits of `mask` be those of `bits`, whatever else changes meanwhile.
+    fn replace_flags(&self, mask: u32, bits: u32) {
+        // It never fails: the closure always has an answer.
+        let _ = self.flags.fetch_update(Relaxed, Relaxed, |flags| Some(flags & !mask | bits));
+    }
+
+    /// The values behind this lock are whole at each instant, so a holder's panic leaves nothing to distrust.
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The right to one connection on a backend, from before the connect until the session has ended.
-#[must_use = "a slot that is dropped at once reserves nothing"]
-pub struct Slot {
-    backend: Arc<Backend>,
-}
-
-impl Slot {
-    /// The backend itself, for whoever outlives the slot.
-    #[must_use]
-    pub fn backend(&self) -> Arc<Backend> {
-        Arc::clone(&self.backend)
-    }
-}
-
-impl Deref for Slot {
-    type Target = Backend;
-
-    fn deref(&self) -> &Backend {
-        &self.backend
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.backend.metrics.active.dec();
-        self.backend.active.fetch_sub(1, Relaxed);
-    }
+/// Taken out of service on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disabled {
+    /// Finishes what it has.
+    Draining,
+    Maint,
 }
 
 fn next_id() -> BackendId {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     BackendId(NEXT.fetch_add(1, Relaxed))
-}
-
-/// The values behind these locks are whole at each instant, so a holder's panic leaves nothing to distrust.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -222,10 +407,14 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::name::{Endpoint, PoolName};
 
+    fn at(unix_ms: u64) -> Now {
+        Now { millis: unix_ms, unix_ms }
+    }
+
     fn backend(health: Health) -> Backend {
         let address = BackendAddr(Endpoint::Tcp("192.0.2.1:80".parse().unwrap()));
         let metrics = Arc::new(Metrics::new().unwrap()).backend(&PoolName::new("web"), "a");
-        Backend::new(&address, &"a".into(), metrics, health, 5)
+        Backend::new(&address, &"a".into(), metrics, health, at(5))
     }
 
     #[test]
@@ -264,9 +453,9 @@ mod tests {
         let backend = backend(Health::Down);
         let config = config::Health::default();
         assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Down, 5), 0));
-        assert_eq!(backend.observe(Outcome::Success, &config, 6), Some(Health::Up));
+        assert_eq!(backend.observe(Outcome::Success, &config, Duration::ZERO, at(6)), Some(Health::Up));
         assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Up, 6), 1));
-        assert_eq!(backend.observe(Outcome::Success, &config, 7), None);
+        assert_eq!(backend.observe(Outcome::Success, &config, Duration::ZERO, at(7)), None);
         assert_eq!(backend.metrics.state_changes.get(), 1);
         assert_eq!(backend.health(), (Health::Up, 6), "since when it stands, not when it was last confirmed");
     }

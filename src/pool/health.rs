@@ -35,6 +35,12 @@ impl Damper {
         Self { health: initial, streak: 0, unproven: initial == Health::Down }
     }
 
+    /// Whether it has ever been up: one that comes up for the first time comes, but doesn't come back.
+    #[must_use]
+    pub fn has_been_up(&self) -> bool {
+        !self.unproven
+    }
+
     /// The new verdict, if this outcome changes it.
     pub fn observe(&mut self, outcome: Outcome, config: &config::Health) -> Option<Health> {
         let (spoken_for, needed) = match outcome {

@@ -11,58 +11,200 @@
 //! Next: `pick` for the policies, `backend` for the state of one backend, `health` for the verdict on it.
 
 mod backend;
+mod candidates;
+mod ejection;
 pub mod health;
+mod hedge;
+mod load;
+mod mode;
 mod pick;
+mod slot;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_state;
 
-pub use backend::{Backend, Full, Health, LastError, Slot};
+pub use backend::{Backend, Disabled, Health, LastError, WHOLE_SHARE, flag};
+pub use ejection::{Ejected, Standing};
+pub use mode::Mode;
+pub use slot::{Full, Slot};
 
+use crate::clock::{Millis, Now};
 use crate::config;
-use crate::metrics::{Metrics, PoolMetrics};
+use crate::metrics::{Metrics, PoolMetrics, TrafficFailure};
 use crate::name::{BackendAddr, BackendId, PoolName};
 use crate::rng::Rng;
 use arc_swap::ArcSwap;
+use candidates::{Candidates, Reach};
+use health::Outcome;
+use hedge::HedgeBudget;
+use mode::{Count, Judge};
 use pick::Picker;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Backends and the policy among them.
 pub struct Pool {
     pub name: PoolName,
     pub connect: config::Connect,
+    pub protection: config::Protection,
+    pub ejection: config::Ejection,
     pub health: config::Health,
     pub metrics: Arc<PoolMetrics>,
     view: ArcSwap<PoolView>,
+    /// A [`Mode`], as the last review found it.
+    mode: AtomicU32,
+    judge: Mutex<Judge>,
+    hedges: HedgeBudget,
+    /// How often one of its backends went down.
+    falls: AtomicU32,
 }
 
 impl Pool {
     /// A pool of `members`, which must differ from each other in address.
     ///
     /// A member that `previous` (the same pool in the table before) already holds keeps its backend, and with it
-    /// health, counts and metrics. `now_unix_ms` is since when the new backends are what they are.
+    /// health, counts and metrics.
     #[must_use]
     pub fn new(
         config: &config::Pool,
         members: &Members,
         metrics: &Arc<Metrics>,
         previous: Option<&Pool>,
-        now_unix_ms: u64,
+        now: Now,
     ) -> Self {
-        let view = PoolView::new(config, members, metrics, previous.map(Pool::view).as_deref(), now_unix_ms);
-        Self {
+        let view = PoolView::new(config, members, metrics, previous.map(Pool::view).as_deref(), now);
+        let judge = previous.map_or_else(|| Judge::new(now.millis), |pool| pool.judge().clone());
+        let pool = Self {
             name: config.name.clone(),
             connect: config.connect,
+            protection: config.protection,
+            ejection: config.ejection,
             health: config.health,
             metrics: previous.map_or_else(|| Arc::new(metrics.pool(&config.name)), |pool| pool.metrics.clone()),
             view: ArcSwap::from_pointee(view),
-        }
+            mode: AtomicU32::new(Mode::default().to_bits()),
+            judge: Mutex::new(judge),
+            hedges: HedgeBudget::new(),
+            falls: AtomicU32::new(0),
+        };
+        pool.review(now.millis);
+        pool
     }
 
-    /// A slot on an available backend that is not in `tried`, by the pool's policy; `None` if there is none.
+    /// A slot on a backend that is not in `tried`, by the pool's policy; `None` if there is none.
+    ///
+    /// The first is an available one of the tiers in use, or, in panic, any enabled one of these. What follows after
+    /// failures is any available one, of whatever tier, and in panic any enabled one after those.
     #[must_use]
-    pub fn claim(&self, tried: &Tried, rng: &mut Rng) -> Option<Slot> {
-        self.view.load().claim(tried, rng)
+    pub fn claim(&self, tried: &Tried, now: Millis, rng: &mut Rng) -> Option<Slot> {
+        let mode = self.mode();
+        let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
+        let order: &[Reach] = match (mode.panic, tried.is_empty()) {
+            (false, _) => &[in_use, everywhere],
+            (true, true) => &[all],
+            (true, false) => &[everywhere, all],
+        };
+        let view = self.view.load();
+        let ask = Ask { tried, now, max_rate: self.connect.max_rate };
+        let now_or_soon = [0, self.connect.budget.as_millis() as Millis];
+        let patience = if ask.max_rate.is_some() { &now_or_soon[..] } else { &now_or_soon[..1] };
+        patience.iter().find_map(|&patience| order.iter().find_map(|&reach| view.claim(&ask, reach, patience, rng)))
+    }
+
+    /// What the last [`review`](Self::review) found.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        Mode::from_bits(self.mode.load(Relaxed))
+    }
+
+    /// Looks at every backend: ends ejections and slow starts that are over, and finds out which tiers are in use and
+    /// whether to panic. To be called now and then, and after whatever changes a backend's state.
+    pub fn review(&self, now: Millis) -> Mode {
+        let view = self.view.load();
+        let mut tiers = vec![Count::default(); usize::from(view.tiers.iter().max().map_or(0, |&tier| tier)) + 1];
+        let (mut available, mut ejected) = (0, 0);
+        for (backend, &tier) in view.backends.iter().zip(&view.tiers) {
+            backend.tick(self.protection.slow_start, now);
+            let flags = backend.flags();
+            let count = &mut tiers[usize::from(tier)];
+            count.enabled += usize::from(flags & flag::DISABLED == 0);
+            count.available += usize::from(flags & !flag::REDUCED == 0);
+            available += i64::from(backend.available());
+            ejected += i64::from(flags & (flag::EJECTED | flag::HALF_OPEN) != 0);
+        }
+        let mut judge = self.judge();
+        let mode = judge.judge(&tiers, &self.protection, now);
+        self.mode.store(mode.to_bits(), Relaxed);
+        drop(judge);
+        let metrics = &self.metrics;
+        metrics.available.set(available);
+        metrics.ejected.set(ejected);
+        metrics.panic.set(i64::from(mode.panic));
+        metrics.tier.set(i64::from(mode.tier));
+        mode
+    }
+
+    /// Takes in what a probe of `backend` came to. `Some` if that changed the verdict.
+    pub fn observe(&self, backend: &Backend, outcome: Outcome, now: Now) -> Option<Health> {
+        let verdict = backend.observe(outcome, &self.health, self.protection.slow_start, now)?;
+        if verdict == Health::Down {
+            self.falls.fetch_add(1, Relaxed);
+        }
+        self.review(now.millis);
+        Some(verdict)
+    }
+
+    /// How often one of its backends went down: who has seen the number before knows whether it is worth looking again.
+    #[must_use]
+    pub fn falls(&self) -> u32 {
+        self.falls.load(Relaxed)
+    }
+
+    /// Real traffic has failed on `slot`. `Some` if that ejects its backend: after enough failures in a row, or a
+    /// failed trial, if there is room for one more.
+    pub fn failed(&self, slot: &mut Slot, failure: TrafficFailure, now: Millis) -> Option<Ejected> {
+        slot.metrics.traffic_failure(failure);
+        let on_trial = slot.take_trial();
+        let failures = slot.count_failure();
+        let enough = u32::from(self.ejection.consecutive_failures?);
+        let flags = slot.flags();
+        if flags & flag::EJECTED != 0 || !(on_trial || failures >= enough) {
+            return None;
+        }
+        // One at a time, so that two of them don't both take the last place.
+        let judge = self.judge();
+        if flags & flag::HALF_OPEN == 0 && !self.has_room_for_ejected() {
+            return None;
+        }
+        let ejected = slot.eject(&self.ejection, now);
+        drop(judge);
+        self.review(now);
+        Some(ejected)
+    }
+
+    /// Real traffic has got an answer by `slot`, or has ended without one by the client's will. Whether that brings an
+    /// ejected backend back.
+    pub fn served(&self, slot: &mut Slot, now: Millis) -> bool {
+        slot.forget_failures();
+        if !slot.take_trial() {
+            return false;
+        }
+        slot.restore(self.protection.slow_start, now);
+        self.review(now);
+        true
+    }
+
+    /// Counts a connection, of which a share may have a second attempt.
+    pub fn count_for_hedging(&self) {
+        self.hedges.earn(self.connect.hedge_share);
+    }
+
+    /// Whether a second attempt may begin now.
+    #[must_use]
+    pub fn may_hedge(&self) -> bool {
+        self.hedges.spend()
     }
 
     /// The backends of this moment. For whoever inspects a pool; a session only claims.
@@ -77,11 +219,26 @@ impl Pool {
         self.view.load().backends.iter().filter(|backend| backend.available()).count()
     }
 
-    /// Whether a claim with nothing tried would succeed.
-    #[must_use]
-    pub fn has_available(&self) -> bool {
-        self.view.load().backends.iter().any(|backend| backend.available())
+    /// One may always go, and as many as the config's share.
+    fn has_room_for_ejected(&self) -> bool {
+        let view = self.view.load();
+        let out = |backend: &&Arc<Backend>| backend.flags() & (flag::EJECTED | flag::HALF_OPEN) != 0;
+        let ejected = view.backends.iter().filter(out).count();
+        ejected < self.ejection.max_ejected.of(view.backends.len()).max(1)
     }
+
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        // It is whole at each instant.
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a session asks a pool for.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    tried: &'a Tried,
+    now: Millis,
+    max_rate: Option<u32>,
 }
 
 /// What a pool is built from: a config's members with every host name resolved, and the policy over them.
@@ -97,6 +254,7 @@ pub struct Members {
 pub struct ResolvedMember {
     pub address: BackendAddr,
     pub weight: u16,
+    pub tier: u8,
     /// What logs, metrics and `/status` call it.
     pub label: Arc<str>,
 }
@@ -106,6 +264,8 @@ pub struct PoolView {
     pub backends: Box<[Arc<Backend>]>,
     /// The weight of each backend, by index. Not the backend's own: it may change while the backend stays.
     pub weights: Box<[u16]>,
+    /// The tier of each backend, by index.
+    pub tiers: Box<[u8]>,
     /// The name of the policy.
     pub balance: &'static str,
     picker: Picker,
@@ -117,7 +277,7 @@ impl PoolView {
         members: &Members,
         metrics: &Arc<Metrics>,
         previous: Option<&PoolView>,
-        now_unix_ms: u64,
+        now: Now,
     ) -> Self {
         let kept: HashMap<&BackendAddr, &Arc<Backend>> =
             previous.iter().flat_map(|view| &view.backends).map(|backend| (&backend.address, backend)).collect();
@@ -132,48 +292,23 @@ impl PoolView {
                     &member.label,
                     metrics.backend(&config.name, &member.label),
                     Health::initial(&config.health),
-                    now_unix_ms,
+                    now,
                 )),
             })
             .collect();
         let weights: Box<[_]> = members.list.iter().map(|member| member.weight).collect();
         let picker = Picker::prepare(&members.balance, &backends, &weights, previous.map(|view| &view.picker));
-        Self { backends, weights, balance: members.balance.as_str(), picker }
+        let tiers = members.list.iter().map(|member| member.tier).collect();
+        Self { backends, weights, tiers, balance: members.balance.as_str(), picker }
     }
 
-    fn claim(&self, tried: &Tried, rng: &mut Rng) -> Option<Slot> {
-        self.picker.pick(&Candidates { backends: &self.backends, tried }, rng)
-    }
-}
-
-/// What a picker chooses among: the backends of the view without those that the session has tried.
-struct Candidates<'a> {
-    backends: &'a [Arc<Backend>],
-    tried: &'a Tried,
-}
-
-impl Candidates<'_> {
-    fn len(&self) -> usize {
-        self.backends.len()
-    }
-
-    fn usable(&self, index: usize) -> bool {
-        let backend = &self.backends[index];
-        backend.available() && !self.tried.contains(backend.id)
-    }
-
-    fn any_usable(&self) -> bool {
-        (0..self.len()).any(|index| self.usable(index))
-    }
-
-    /// `None` if the backend is tried, not available, or has just become full.
-    fn claim(&self, index: usize) -> Option<Slot> {
-        if self.usable(index) { self.backends[index].claim().ok() } else { None }
-    }
-
-    /// The first success of claiming each one in turn, from `start` on and around.
-    fn claim_from(&self, start: usize) -> Option<Slot> {
-        (start..self.len()).chain(0..start).find_map(|index| self.claim(index))
+    fn claim(&self, ask: &Ask<'_>, reach: Reach, patience: Millis, rng: &mut Rng) -> Option<Slot> {
+        let candidates = Candidates { view: self, ask, reach, patience, by_share: true };
+        self.picker.pick(&candidates, rng).or_else(|| {
+            // Whoever starts slowly may pass its turn on, but not to nobody.
+            let candidates = Candidates { by_share: false, ..candidates };
+            if candidates.any_usable() { self.picker.pick(&candidates, rng) } else { None }
+        })
     }
 }
 

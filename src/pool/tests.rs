@@ -9,10 +9,27 @@ pub fn pool(balance: Balance, weights: &[u16]) -> Pool {
     successor(balance, weights, None)
 }
 
-fn successor(balance: Balance, weights: &[u16], previous: Option<&Pool>) -> Pool {
+pub fn successor(balance: Balance, weights: &[u16], previous: Option<&Pool>) -> Pool {
     let labels: Vec<String> = (0..weights.len()).map(|index| format!("b{index}")).collect();
     let members = labels.iter().zip(weights).map(|(label, &weight)| member(label, label, weight)).collect();
     rebuilt(balance, members, previous)
+}
+
+/// A pool of backends `b0`, `b1`, … in these tiers, all up, with a config changed so.
+pub fn pool_of(balance: Balance, tiers: &[u8], change: impl FnOnce(&mut config::Pool)) -> Pool {
+    let list = tiers
+        .iter()
+        .enumerate()
+        .map(|(index, &tier)| {
+            let label = format!("b{index}");
+            ResolvedMember { tier, ..member(&label, &label, 1) }
+        })
+        .collect();
+    let mut config = config::Pool::new(PoolName::new("web"), balance.clone(), Vec::new());
+    config.health.initial = Initial::Up;
+    change(&mut config);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    Pool::new(&config, &Members { list, balance }, &metrics, None, Now { millis: 1, unix_ms: 1 })
 }
 
 fn rebuilt(balance: Balance, list: Vec<ResolvedMember>, previous: Option<&Pool>) -> Pool {
@@ -21,24 +38,24 @@ fn rebuilt(balance: Balance, list: Vec<ResolvedMember>, previous: Option<&Pool>)
         ..config::Pool::new(PoolName::new("web"), balance.clone(), Vec::new())
     };
     let metrics = Arc::new(Metrics::new().unwrap());
-    Pool::new(&config, &Members { list, balance }, &metrics, previous, 1)
+    Pool::new(&config, &Members { list, balance }, &metrics, previous, Now { millis: 1, unix_ms: 1 })
 }
 
 fn member(path: &str, label: &str, weight: u16) -> ResolvedMember {
     let address = BackendAddr(Endpoint::Unix(std::path::Path::new(path).into()));
-    ResolvedMember { address, weight, label: label.into() }
+    ResolvedMember { address, weight, tier: 0, label: label.into() }
 }
 
 /// Claims once and lets go; the label of what was claimed.
 fn next(pool: &Pool) -> String {
-    let slot = pool.claim(&Tried::default(), &mut Rng::from_seed(1)).unwrap();
+    let slot = pool.claim(&Tried::default(), 1, &mut Rng::from_seed(1)).unwrap();
     slot.label.to_string()
 }
 
 #[test]
 fn backends_that_stay_keep_their_state() {
     let before = successor(Balance::RoundRobin, &[1, 1], None);
-    let slot = before.claim(&Tried::default(), &mut Rng::from_seed(1)).unwrap();
+    let slot = before.claim(&Tried::default(), 1, &mut Rng::from_seed(1)).unwrap();
     before.view().backends[1].set_health(Health::Down, 7);
 
     let members = vec![member("b1", "b1", 5), member("b0", "renamed", 1), member("b9", "b9", 1)];
@@ -71,7 +88,7 @@ fn a_session_goes_on_after_what_it_tried_last_though_the_tree_has_changed() {
     let members = vec![member("b0", "b0", 1), member("b1", "b1", 1), member("b9", "b9", 1), member("b8", "b8", 1)];
     let after = rebuilt(group(4), members, Some(&before));
     for seed in 0..20 {
-        let slot = after.claim(&tried, &mut Rng::from_seed(seed)).unwrap();
+        let slot = after.claim(&tried, 1, &mut Rng::from_seed(seed)).unwrap();
         assert_eq!(&*slot.label, "b9", "b2 has gone: the next one after b1");
     }
 }
@@ -79,11 +96,11 @@ fn a_session_goes_on_after_what_it_tried_last_though_the_tree_has_changed() {
 #[test]
 fn available_counts_what_a_claim_could_get() {
     let pool = pool(Balance::Random, &[1, 2, 3]);
-    assert_eq!((pool.available(), pool.has_available()), (3, true));
+    assert_eq!(pool.available(), 3);
     pool.view().backends.iter().for_each(|backend| backend.set_health(Health::Down, 2));
-    assert_eq!((pool.available(), pool.has_available()), (0, false));
+    assert_eq!(pool.available(), 0);
     pool.view().backends[2].set_health(Health::Up, 3);
-    assert_eq!((pool.available(), pool.has_available()), (1, true));
+    assert_eq!(pool.available(), 1);
 }
 
 #[test]

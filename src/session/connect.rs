@@ -8,6 +8,7 @@
 use super::close::CloseReason;
 use super::record::{FailedAttempt, Record};
 use super::worker::Worker;
+use crate::clock::{self, unix_ms};
 use crate::net::connect::{self as net, ConnectError};
 use crate::net::stream::Stream;
 use crate::pool::{Pool, Slot, Tried};
@@ -15,7 +16,7 @@ use crate::sys;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 
 /// A connect that takes longer than this is worth watching the client for a reset meanwhile.
@@ -59,7 +60,7 @@ async fn try_backends(
         if left.is_zero() {
             return Err(CloseReason::ConnectBudget);
         }
-        let claimed = pool.claim(&tried, &mut worker.rng.borrow_mut());
+        let claimed = pool.claim(&tried, clock::millis(begun), &mut worker.rng.borrow_mut());
         let Some(slot) = claimed else {
             if attempt == 0 {
                 pool.metrics.no_backend.inc();
@@ -106,8 +107,4 @@ async fn is_reset(client: &Stream) {
         // Without a watch the connect's own limits still hold.
         std::future::pending::<()>().await;
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

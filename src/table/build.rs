@@ -5,6 +5,7 @@
 //! for how backends keep their state.
 
 use super::{Listener, RoutingTable};
+use crate::clock::Now;
 use crate::config::{self, Address, Balance, Config, Group};
 use crate::metrics::Metrics;
 use crate::name::{BackendAddr, Endpoint, PoolName};
@@ -50,7 +51,7 @@ impl RoutingTable {
     /// The table for `config`, with one of `listeners` for each of the config's.
     ///
     /// Backends that are in the same pool of `previous`, at the same address and by the same name, keep their
-    /// state. `now_unix_ms` is since when new ones are what they are.
+    /// state.
     #[must_use]
     pub fn build(
         config: &Config,
@@ -58,7 +59,7 @@ impl RoutingTable {
         listeners: Vec<Arc<Listener>>,
         metrics: &Arc<Metrics>,
         previous: Option<&Self>,
-        now_unix_ms: u64,
+        now: Now,
     ) -> Built {
         let mut warnings = Vec::new();
         let pools: Vec<Arc<Pool>> = config
@@ -67,7 +68,7 @@ impl RoutingTable {
             .map(|pool| {
                 let members = Expansion::of(pool, resolution, &mut warnings);
                 let before = previous.and_then(|table| table.pool(&pool.name));
-                Arc::new(Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now_unix_ms))
+                Arc::new(Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now))
             })
             .collect();
         let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
@@ -166,7 +167,7 @@ impl<'a> Expansion<'a> {
             };
             self.sources.insert(address.clone(), &member.address);
             indices.push(self.list.len());
-            self.list.push(ResolvedMember { address, weight: member.weight, label });
+            self.list.push(ResolvedMember { address, weight: member.weight, tier: member.tier, label });
         }
         indices
     }

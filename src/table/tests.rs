@@ -1,6 +1,7 @@
 //! Tables built from small configs: routes, the expansion of host names, and what is kept.
 
 use super::{Built, Facts, Listener, Resolution, RoutingTable, Warning};
+use crate::clock::Now;
 use crate::config::{self, Address, Balance, Config, Group, Initial};
 use crate::metrics::Metrics;
 use crate::name::{ClientAddr, Endpoint, ListenerName, PoolName};
@@ -62,7 +63,7 @@ fn resolution() -> Resolution {
 
 fn build(config: &Config, previous: Option<&RoutingTable>) -> Built {
     let metrics = Arc::new(Metrics::new().unwrap());
-    RoutingTable::build(config, &resolution(), Vec::new(), &metrics, previous, 1)
+    RoutingTable::build(config, &resolution(), Vec::new(), &metrics, previous, Now { millis: 1, unix_ms: 1 })
 }
 
 /// The only pool of a table with `members`, and what was warned of.
@@ -80,7 +81,8 @@ fn each_listener_has_its_pool() {
     let config = config(vec![pool("api", Balance::Random, Vec::new()), pool("web", Balance::Random, Vec::new())]);
     let listeners = vec![listener("z", "web"), listener("m", "api"), listener("a", "web")];
     let metrics = Arc::new(Metrics::new().unwrap());
-    let table = RoutingTable::build(&config, &resolution(), listeners, &metrics, None, 1).table;
+    let table =
+        RoutingTable::build(&config, &resolution(), listeners, &metrics, None, Now { millis: 1, unix_ms: 1 }).table;
     let route = |listener: &str| {
         let facts = Facts { listener: &ListenerName::new(listener), client: ClientAddr::Unix };
         table.route(&facts).map(|pool| pool.name.to_string())
@@ -135,7 +137,7 @@ fn a_failover_host_with_several_addresses_is_a_group_of_its_own() {
     let view = pool.view();
     for seed in 0..20 {
         let (mut tried, mut order, rng) = (Tried::default(), Vec::new(), &mut Rng::from_seed(seed));
-        while let Some(slot) = pool.claim(&tried, rng) {
+        while let Some(slot) = pool.claim(&tried, 1, rng) {
             tried.push(slot.id);
             order.push(view.backends.iter().position(|backend| backend.id == slot.id).unwrap());
         }
@@ -149,7 +151,7 @@ fn a_failover_host_with_several_addresses_is_a_group_of_its_own() {
 fn a_failover_of_names_without_addresses_has_nobody() {
     let group = Group::Any(vec![Group::Any(vec![Group::Member(0)])]);
     let (pool, warnings) = built(Balance::Failover(group), vec![member(host("none"), None)]);
-    assert!(pool.claim(&Tried::default(), &mut Rng::from_seed(1)).is_none());
+    assert!(pool.claim(&Tried::default(), 1, &mut Rng::from_seed(1)).is_none());
     assert_eq!(warnings.len(), 1);
 }
 

@@ -29,7 +29,8 @@ fn mistakes_of_pools() {
         ),
         (
             "balance = \"rr\"\nbackends = [\"a:1\"]",
-            &["5:11: pools.web.balance: \"rr\" is not known here; use \"round_robin\" or \"random\""],
+            &["5:11: pools.web.balance: \"rr\" is not known here; use \"round_robin\", \"random\", \
+               \"least_connections\", \"power_of_two\" or \"peak_ewma\""],
         ),
         (
             "balance = \"failover\"\nbackends = [\"a:1\"]",

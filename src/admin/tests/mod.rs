@@ -8,6 +8,7 @@ mod clock;
 mod hostile;
 
 use super::*;
+use crate::clock::Now;
 use crate::config::Config;
 use crate::name::BindAddr;
 use crate::net::listen::{AtClose, Options, SocketAccess, bind_all};
@@ -116,7 +117,8 @@ fn table(config: &str, metrics: &Arc<Metrics>) -> RoutingTable {
         Arc::new(table::Listener::new(listener.clone(), handles, listener.bind.clone()))
     });
     let listeners = listeners.collect();
-    RoutingTable::build(&config, &Resolution::default(), listeners, metrics, None, 1_600_000_000_000).table
+    let now = Now { millis: 1, unix_ms: 1_600_000_000_000 };
+    RoutingTable::build(&config, &Resolution::default(), listeners, metrics, None, now).table
 }
 
 /// What comes until the end; a reset ends it too.

@@ -30,7 +30,7 @@ impl Failover {
 
     pub fn pick(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<Slot> {
         // A backend that has left the pool since has no place in the tree: what was tried before it has.
-        match candidates.tried.as_slice().iter().rev().find_map(|&id| self.index_of(id)) {
+        match candidates.tried().as_slice().iter().rev().find_map(|&id| self.index_of(id)) {
             None => self.root.enter(candidates, rng),
             Some(last) => self.root.go_on(last, candidates, rng),
         }
@@ -87,7 +87,7 @@ impl Node {
 
     fn offer(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<Slot> {
         match self {
-            Self::Leaf(index) => candidates.claim(*index),
+            Self::Leaf(index) => candidates.claim(*index, rng),
             Self::Group(group) => group.enter(candidates, rng),
         }
     }

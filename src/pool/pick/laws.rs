@@ -1,11 +1,14 @@
 //! The laws that every policy obeys, and those of each one.
 
+use crate::clock::Now;
 use crate::config::{Balance, Group};
+use crate::pool::health::Outcome;
 use crate::pool::tests::pool;
 use crate::pool::{Health, Pool, Slot, Tried};
 use crate::rng::Rng;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The index of a claimed backend.
 fn index_of(pool: &Pool, slot: &Slot) -> usize {
@@ -23,7 +26,7 @@ fn set_health(pool: &Pool, up: &[bool]) {
 fn walk(pool: &Pool, rng: &mut Rng) -> Vec<usize> {
     let mut tried = Tried::default();
     let mut walked = Vec::new();
-    while let Some(slot) = pool.claim(&tried, rng) {
+    while let Some(slot) = pool.claim(&tried, 1, rng) {
         tried.push(slot.id);
         walked.push(index_of(pool, &slot));
     }
@@ -34,9 +37,14 @@ fn walk(pool: &Pool, rng: &mut Rng) -> Vec<usize> {
 fn shares(pool: &Pool, claims: usize, rng: &mut Rng) -> Vec<usize> {
     let mut shares = vec![0; pool.view().backends.len()];
     for _ in 0..claims {
-        shares[index_of(pool, &pool.claim(&Tried::default(), rng).unwrap())] += 1;
+        shares[index_of(pool, &pool.claim(&Tried::default(), 1, rng).unwrap())] += 1;
     }
     shares
+}
+
+/// Those that choose among all by weight.
+fn policies() -> [Balance; 5] {
+    [Balance::RoundRobin, Balance::Random, Balance::LeastConnections, Balance::PowerOfTwo, Balance::PeakEwma]
 }
 
 /// A tree of groups with its members numbered from left to right.
@@ -76,6 +84,9 @@ fn balance_and_size() -> impl Strategy<Value = (Balance, usize)> {
     prop_oneof![
         (0..=Tried::MAX).prop_map(|size| (Balance::RoundRobin, size)),
         (0..=Tried::MAX).prop_map(|size| (Balance::Random, size)),
+        (0..=Tried::MAX).prop_map(|size| (Balance::LeastConnections, size)),
+        (0..=Tried::MAX).prop_map(|size| (Balance::PowerOfTwo, size)),
+        (0..=Tried::MAX).prop_map(|size| (Balance::PeakEwma, size)),
         failover,
     ]
 }
@@ -160,7 +171,7 @@ fn assert_in_sequence(group: &Group, walked: &[usize]) {
 fn three_backends_take_turns() {
     let pool = pool(Balance::RoundRobin, &[1, 1, 1]);
     let rng = &mut Rng::from_seed(0);
-    let order: Vec<usize> = (0..9).map(|_| index_of(&pool, &pool.claim(&Tried::default(), rng).unwrap())).collect();
+    let order: Vec<usize> = (0..9).map(|_| index_of(&pool, &pool.claim(&Tried::default(), 1, rng).unwrap())).collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2, 0, 1, 2]);
 }
 
@@ -189,7 +200,7 @@ fn round_robin_is_exact_over_threads() {
 /// that is up.
 #[test]
 fn whoever_claims_from_many_threads_gets_the_one_that_is_up() {
-    for balance in [Balance::RoundRobin, Balance::Random] {
+    for balance in policies() {
         let pool = pool(balance, &[1, 1]);
         set_health(&pool, &[true, false]);
         std::thread::scope(|scope| {
@@ -214,14 +225,98 @@ fn assert_likely(shares: &[usize], weights: &[u16], up: &[bool]) {
     }
 }
 
+/// An idle pool is shared by weight, whatever the policy.
 #[test]
-fn random_shares_follow_the_weights_of_those_that_are_up() {
+fn shares_follow_the_weights_of_those_that_are_up() {
     let weights = [1, 2, 3, 10, 50, 256];
-    for up in [[true; 6], [true, true, false, true, true, false], [true, true, false, false, false, false]] {
-        let pool = pool(Balance::Random, &weights);
-        set_health(&pool, &up);
-        assert_likely(&shares(&pool, 50_000, &mut Rng::from_seed(11)), &weights, &up);
+    for balance in policies() {
+        for up in [[true; 6], [true, true, false, true, true, false], [true, true, false, false, false, false]] {
+            let pool = pool(balance.clone(), &weights);
+            set_health(&pool, &up);
+            assert_likely(&shares(&pool, 50_000, &mut Rng::from_seed(11)), &weights, &up);
+        }
     }
+}
+
+/// A backend that comes back has a tenth of its share at first, half-way something over half, and in the end all of it;
+/// and all that there is if it is alone.
+#[test]
+fn who_comes_back_gets_its_share_slowly_under_every_policy() {
+    const SLOW_START: u64 = 30_000;
+    let failover = Balance::Failover(Group::Any((0..3).map(Group::Member).collect()));
+    for balance in policies().into_iter().chain([failover]) {
+        let is_failover = matches!(balance, Balance::Failover(_));
+        let pool = pool(balance.clone(), &[1, 1, 1]);
+        let backend = Arc::clone(&pool.view().backends[2]);
+        let mut now = Now { millis: 1_000, unix_ms: 1 };
+        for outcome in [Outcome::Failure, Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Success] {
+            pool.observe(&backend, outcome, now);
+        }
+        assert_eq!(backend.share(), 102, "a tenth of 1,024");
+        for (elapsed, share) in [(0, 102), (SLOW_START / 2, 563), (SLOW_START, 1_024)] {
+            now.millis = 1_000 + elapsed;
+            pool.review(now.millis);
+            assert_eq!(backend.share(), share);
+            if !is_failover {
+                // Where it stands in a group says who follows; elsewhere the proportions are exact.
+                let got = shares(&pool, 30_000, &mut Rng::from_seed(11));
+                assert_likely(&got, &[1_024, 1_024, share as u16], &[true; 3]);
+            }
+        }
+        let again = [Outcome::Failure, Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Success];
+        for outcome in again {
+            pool.observe(&backend, outcome, now);
+        }
+        set_health(&pool, &[false, false, true]);
+        assert_eq!(shares(&pool, 100, &mut Rng::from_seed(3)), [0, 0, 100], "{balance:?}: alone it takes them all");
+    }
+}
+
+#[test]
+fn connections_that_stay_are_spread_by_weight() {
+    for balance in [Balance::LeastConnections, Balance::PowerOfTwo, Balance::PeakEwma] {
+        let pool = pool(balance.clone(), &[1, 2, 4, 1]);
+        let rng = &mut Rng::from_seed(7);
+        let slots: Vec<Slot> = (0..800).map(|_| pool.claim(&Tried::default(), 1, rng).unwrap()).collect();
+        let active = |pool: &Pool| pool.view().backends.iter().map(|each| each.active()).collect::<Vec<_>>();
+        for (active, fair) in active(&pool).into_iter().zip([100_u32, 200, 400, 100]) {
+            let most = if balance == Balance::LeastConnections { 1 } else { fair / 4 };
+            assert!(active.abs_diff(fair) <= most, "{balance:?}: {active} instead of {fair}");
+        }
+        drop(slots);
+        assert_eq!(active(&pool), [0; 4]);
+    }
+}
+
+#[test]
+fn least_connections_finds_the_one_that_has_become_free() {
+    let pool = pool(Balance::LeastConnections, &[1; 5]);
+    let rng = &mut Rng::from_seed(7);
+    let mut slots: Vec<Slot> = (0..50).map(|_| pool.claim(&Tried::default(), 1, rng).unwrap()).collect();
+    let freed = slots.swap_remove(17);
+    let index = index_of(&pool, &freed);
+    drop(freed);
+    assert_eq!(index_of(&pool, &pool.claim(&Tried::default(), 1, rng).unwrap()), index);
+}
+
+/// One in ten draws of two from five meets the slow one twice never; only chance can give it something.
+#[test]
+fn peak_ewma_avoids_who_answers_late() {
+    let pool = pool(Balance::PeakEwma, &[1; 5]);
+    for (index, backend) in pool.view().backends.iter().enumerate() {
+        backend.connect_time.observe(0.2, 1);
+        backend.answer_time.observe(if index == 3 { 80.0 } else { 4.0 }, 1);
+    }
+    let got = shares(&pool, 5_000, &mut Rng::from_seed(5));
+    assert_eq!(got[3], 0, "{got:?}");
+    // What is known of it fades, so that it is tried again.
+    let rng = &mut Rng::from_seed(5);
+    let later = 120_000;
+    let mut found = false;
+    for _ in 0..5_000 {
+        found |= index_of(&pool, &pool.claim(&Tried::default(), later, rng).unwrap()) == 3;
+    }
+    assert!(found);
 }
 
 #[test]
@@ -253,7 +348,7 @@ fn a_failover_goes_through_nested_groups_and_then_on() {
     tried.push(pool.view().backends[2].id);
     let rng = &mut Rng::from_seed(0);
     let mut order = Vec::new();
-    while let Some(slot) = pool.claim(&tried, rng) {
+    while let Some(slot) = pool.claim(&tried, 1, rng) {
         tried.push(slot.id);
         order.push(index_of(&pool, &slot));
     }
@@ -265,8 +360,8 @@ fn when_all_are_down_no_round_is_wasted() {
     let pool = pool(Balance::RoundRobin, &[1; 5_000]);
     set_health(&pool, &[false; 5_000]);
     let rng = &mut Rng::from_seed(0);
-    assert!(pool.claim(&Tried::default(), rng).is_none());
+    assert!(pool.claim(&Tried::default(), 1, rng).is_none());
     set_health(&pool, &[true; 5_000]);
-    let slot = pool.claim(&Tried::default(), rng).unwrap();
+    let slot = pool.claim(&Tried::default(), 1, rng).unwrap();
     assert!(index_of(&pool, &slot) < 100);
 }

@@ -9,6 +9,8 @@
 mod failover;
 #[cfg(test)]
 mod laws;
+mod least_connections;
+mod power_of_two;
 mod random;
 mod round_robin;
 
@@ -16,6 +18,7 @@ use super::{Backend, Candidates, Slot};
 use crate::config::Balance;
 use crate::rng::Rng;
 use failover::Failover;
+use power_of_two::{Measure, PowerOfTwo};
 use random::Random;
 use round_robin::RoundRobin;
 use std::sync::Arc;
@@ -25,6 +28,8 @@ use std::sync::Arc;
 pub(super) enum Picker {
     RoundRobin(RoundRobin),
     Random(Random),
+    LeastConnections,
+    PowerOfTwo(PowerOfTwo),
     Failover(Failover),
 }
 
@@ -40,14 +45,19 @@ impl Picker {
                 Self::RoundRobin(RoundRobin::new(weights, start))
             }
             Balance::Random => Self::Random(Random::new(weights)),
+            Balance::LeastConnections => Self::LeastConnections,
+            Balance::PowerOfTwo => Self::PowerOfTwo(PowerOfTwo::new(weights, Measure::Active)),
+            Balance::PeakEwma => Self::PowerOfTwo(PowerOfTwo::new(weights, Measure::PeakEwma)),
             Balance::Failover(group) => Self::Failover(Failover::new(group, backends)),
         }
     }
 
     pub fn pick(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<Slot> {
         match self {
-            Self::RoundRobin(picker) => picker.pick(candidates),
+            Self::RoundRobin(picker) => picker.pick(candidates, rng),
             Self::Random(picker) => picker.pick(candidates, rng),
+            Self::LeastConnections => least_connections::pick(candidates, rng),
+            Self::PowerOfTwo(picker) => picker.pick(candidates, rng),
             Self::Failover(picker) => picker.pick(candidates, rng),
         }
     }

@@ -13,7 +13,6 @@ const DRAWS: usize = 8;
 const BACKENDS_A_DRAW: usize = 8;
 
 pub(in crate::pool) struct Random {
-    weights: Box<[u16]>,
     /// The sum of the weights: what each column of the table holds.
     total: u32,
     columns: Box<[Column]>,
@@ -28,7 +27,7 @@ struct Column {
 
 impl Random {
     pub fn new(weights: &[u16]) -> Self {
-        Self { weights: weights.into(), total: sum(weights.iter()) as u32, columns: columns(weights) }
+        Self { total: sum(weights.iter()) as u32, columns: columns(weights) }
     }
 
     pub fn pick(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<Slot> {
@@ -36,28 +35,37 @@ impl Random {
             return None;
         }
         let draws = DRAWS.max(self.columns.len() / BACKENDS_A_DRAW);
-        (0..draws).find_map(|_| candidates.claim(self.draw(rng))).or_else(|| self.scan(candidates, rng))
+        (0..draws)
+            .find_map(|_| {
+                let drawn = self.draw(rng);
+                candidates.claim(drawn, rng)
+            })
+            .or_else(|| scan(candidates, rng))
     }
 
-    fn draw(&self, rng: &mut Rng) -> usize {
+    pub fn draw(&self, rng: &mut Rng) -> usize {
         let index = rng.index(self.columns.len());
         let column = self.columns[index];
         if rng.below(self.total.into()) < column.own.into() { index } else { column.alias.into() }
     }
 
-    /// Weighs the usable ones first, then finds the one on which the draw falls.
-    fn scan(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<Slot> {
-        let usable = || (0..self.weights.len()).filter(|&index| candidates.usable(index));
-        let mut at = rng.below(sum(usable().map(|index| &self.weights[index])));
-        let drawn = usable().find(|&index| {
-            let weight = u64::from(self.weights[index]);
-            let found = at < weight;
-            at = at.saturating_sub(weight);
-            found
-        });
-        // What was usable a moment ago may not be any more; then its neighbour will do.
-        candidates.claim_from(drawn.unwrap_or(0))
+    pub fn is_empty(&self) -> bool {
+        self.columns.is_empty()
     }
+}
+
+/// Weighs the usable ones first, then takes the one on which the draw falls.
+pub fn scan(candidates: &Candidates<'_>, rng: &mut Rng) -> Option<Slot> {
+    let usable = || (0..candidates.len()).filter(|&index| candidates.usable(index));
+    let mut at = rng.below(usable().map(|index| candidates.weight(index)).sum());
+    let drawn = usable().find(|&index| {
+        let weight = candidates.weight(index);
+        let found = at < weight;
+        at = at.saturating_sub(weight);
+        found
+    });
+    // What was usable a moment ago may not be any more; then its neighbour will do.
+    candidates.take_from(drawn.unwrap_or(0))
 }
 
 fn sum<'a>(weights: impl Iterator<Item = &'a u16>) -> u64 {

@@ -2,9 +2,11 @@
 //!
 //! Owns a schedule, one round of indices in which each backend stands as often as its weight says, spread evenly,
 //! and the count of turns that all workers share. A turn of a backend that can't be used is passed over, not given
-//! to its neighbour, so that the others stay exactly balanced among each other.
+//! to its neighbour, so that the others stay exactly balanced among each other. One that starts slowly passes on most of
+//! its turns, by chance.
 
 use super::{Candidates, Slot};
+use crate::rng::Rng;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The longest schedule. Weights whose round would be longer are scaled down, to 1 at least.
@@ -32,19 +34,19 @@ impl RoundRobin {
         self.tick.0.load(Relaxed)
     }
 
-    pub fn pick(&self, candidates: &Candidates<'_>) -> Option<Slot> {
+    pub fn pick(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<Slot> {
         let mut turn = 0;
         for passed_over in 0..self.schedule.len() {
             if passed_over == PATIENCE && !candidates.any_usable() {
                 return None;
             }
             turn = usize::from(self.take_turn());
-            if let Some(slot) = candidates.claim(turn) {
+            if let Some(slot) = candidates.claim(turn, rng) {
                 return Some(slot);
             }
         }
         // Others took turns between ours, so ours need not have met everyone.
-        candidates.claim_from(turn)
+        candidates.claim_from(turn, rng)
     }
 
     fn take_turn(&self) -> u16 {

@@ -1,0 +1,124 @@
+//! What a picker chooses among: the backends of a view that this claim may have.
+//!
+//! Owns the question "may it?", which a claim asks of one backend after the other. Invariant: a slot that is handed out
+//! has its place in the backend's count, in its pace if there is one, and in its trial if it is half open.
+
+use super::backend::{Backend, WHOLE_SHARE, flag};
+use super::slot::Slot;
+use super::{Ask, PoolView};
+use crate::clock::Millis;
+use crate::rng::Rng;
+use std::sync::Arc;
+
+/// Which backends a claim may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Available ones, up to this tier; and half-open ones, for their trial.
+    Tiers(u8),
+    /// The same, of every tier.
+    Everywhere,
+    /// All that are enabled, up to this tier, whatever their state.
+    Enabled(u8),
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Candidates<'a> {
+    pub view: &'a PoolView,
+    pub ask: &'a Ask<'a>,
+    pub reach: Reach,
+    /// The longest wait, in ms, for a backend whose connects are paced.
+    pub patience: Millis,
+    /// Whether a backend that starts slowly passes on most of its turns.
+    pub by_share: bool,
+}
+
+impl Candidates<'_> {
+    pub fn len(&self) -> usize {
+        self.view.backends.len()
+    }
+
+    pub fn tried(&self) -> &super::Tried {
+        self.ask.tried
+    }
+
+    pub fn now(&self) -> Millis {
+        self.ask.now
+    }
+
+    pub fn backend(&self, index: usize) -> &Backend {
+        &self.view.backends[index]
+    }
+
+    pub fn usable(&self, index: usize) -> bool {
+        let backend = &self.view.backends[index];
+        self.is_within_reach(backend, index)
+            && !backend.is_full()
+            && !self.ask.tried.contains(backend.id)
+            && (self.ask.max_rate.is_none() || backend.pace.wait(self.ask.now) <= self.patience)
+    }
+
+    pub fn any_usable(&self) -> bool {
+        (0..self.len()).any(|index| self.usable(index))
+    }
+
+    /// The backend's weight as it counts just now, in parts of [`WHOLE_SHARE`].
+    pub fn weight(&self, index: usize) -> u64 {
+        u64::from(self.view.weights[index]) * u64::from(self.view.backends[index].share())
+    }
+
+    pub fn configured_weight(&self, index: usize) -> u16 {
+        self.view.weights[index]
+    }
+
+    /// Whether this claim may have the backend, which by chance passes its turn on if it starts slowly.
+    pub fn accepts(&self, index: usize, rng: &mut Rng) -> bool {
+        let share = self.view.backends[index].share();
+        let passes_on = self.by_share && share < WHOLE_SHARE && rng.below(WHOLE_SHARE.into()) >= u64::from(share);
+        !passes_on && self.usable(index)
+    }
+
+    /// `None` if this claim may not have the backend, or if it passes its turn on because it starts slowly.
+    pub fn claim(&self, index: usize, rng: &mut Rng) -> Option<Slot> {
+        if self.accepts(index, rng) { self.take(index) } else { None }
+    }
+
+    /// As [`claim`](Self::claim), for a policy that has weighed the shares itself.
+    pub fn take(&self, index: usize) -> Option<Slot> {
+        if !self.usable(index) {
+            return None;
+        }
+        let backend: &Arc<Backend> = &self.view.backends[index];
+        let half_open = backend.flags() & flag::HALF_OPEN != 0 && !matches!(self.reach, Reach::Enabled(_));
+        let mut slot = backend.claim().ok()?;
+        if half_open {
+            if !backend.begin_trial() {
+                return None;
+            }
+            slot.put_on_trial();
+        }
+        if let Some(rate) = self.ask.max_rate {
+            slot.wait = backend.pace.take(rate, self.ask.now, self.patience)?;
+        }
+        Some(slot)
+    }
+
+    /// The first success of claiming each one in turn, from `start` on and around.
+    pub fn claim_from(&self, start: usize, rng: &mut Rng) -> Option<Slot> {
+        (start..self.len()).chain(0..start).find_map(|index| self.claim(index, rng))
+    }
+
+    /// The same by [`take`](Self::take).
+    pub fn take_from(&self, start: usize) -> Option<Slot> {
+        (start..self.len()).chain(0..start).find_map(|index| self.take(index))
+    }
+
+    fn is_within_reach(&self, backend: &Backend, index: usize) -> bool {
+        let flags = backend.flags();
+        let good = flags & !flag::REDUCED == 0 || flags & !flag::REDUCED == flag::HALF_OPEN;
+        match self.reach {
+            Reach::Tiers(last) => good && self.view.tiers[index] <= last,
+            Reach::Everywhere => good,
+            Reach::Enabled(last) => flags & flag::DISABLED == 0 && self.view.tiers[index] <= last,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What a pool as a whole does about its backends' state: which tiers are in use, and whether it panics.
+//!
+//! Owns both decisions, as a pure state machine over the counts of each tier. A tier joins at once and leaves late;
+//! panic is judged tier by tier, so that a healthy backup keeps a pool whose first tier is dead from using the dead.
+
+use crate::clock::Millis;
+use crate::config::Protection;
+
+/// How a pool chooses just now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// Tiers up to this one are in use.
+    pub tier: u8,
+    /// Too few are available: all enabled ones of those tiers are used.
+    pub panic: bool,
+}
+
+impl Mode {
+    /// For an atomic.
+    #[must_use]
+    pub fn to_bits(self) -> u32 {
+        u32::from(self.tier) << 1 | u32::from(self.panic)
+    }
+
+    #[must_use]
+    pub fn from_bits(bits: u32) -> Self {
+        Self { tier: (bits >> 1) as u8, panic: bits & 1 == 1 }
+    }
+}
+
+/// The backends of one tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Not taken out by an operator or their own agent.
+    pub enabled: usize,
+    pub available: usize,
+}
+
+/// Turns counts into modes.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    /// Since when it judges: early on nothing has to be held.
+    began: Millis,
+    tier: u8,
+    /// Since when the tiers before `tier` have been enough.
+    enough_since: Option<Millis>,
+}
+
+impl Judge {
+    #[must_use]
+    pub fn new(now: Millis) -> Self {
+        Self { began: now, tier: 0, enough_since: None }
+    }
+
+    /// The mode for these tiers, by their number.
+    pub fn judge(&mut self, tiers: &[Count], config: &Protection, now: Millis) -> Mode {
+        let needed = needed(tiers, config.min_available.into());
+        if needed >= self.tier {
+            (self.tier, self.enough_since) = (needed, None);
+        } else {
+            let since = *self.enough_since.get_or_insert(now);
+            let hold = config.tier_hold.as_millis() as u64;
+            if now >= since + hold || now < self.began + hold {
+                (self.tier, self.enough_since) = (needed, None);
+            }
+        }
+        let in_use = tiers.iter().take(usize::from(self.tier) + 1).filter(|tier| tier.enabled > 0);
+        let mut panic = false;
+        for tier in in_use {
+            panic = config.panic_threshold.exceeds(tier.available, tier.enabled);
+            if !panic {
+                break;
+            }
+        }
+        Mode { tier: self.tier, panic }
+    }
+}
+
+/// The first tier with which there are enough, or the last one.
+fn needed(tiers: &[Count], enough: usize) -> u8 {
+    let mut available = 0;
+    let found = tiers.iter().position(|tier| {
+        available += tier.available;
+        available >= enough
+    });
+    found.unwrap_or(tiers.len().saturating_sub(1)) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Percent;
+    use std::time::Duration;
+
+    const CONFIG: Protection = Protection {
+        panic_threshold: Percent::whole(50),
+        min_available: 2,
+        tier_hold: Duration::from_secs(10),
+        slow_start: Duration::ZERO,
+        replay: None,
+        on_down: crate::config::OnDown::Keep,
+        max_lifetime: None,
+        rebalance: None,
+    };
+    /// Long after the judge began.
+    const LATER: Millis = 1_000_000;
+
+    fn tiers<const N: usize>(counts: [(usize, usize); N]) -> [Count; N] {
+        counts.map(|(available, enabled)| Count { enabled, available })
+    }
+
+    #[test]
+    fn modes_survive_an_atomic() {
+        for mode in [Mode::default(), Mode { tier: 15, panic: true }, Mode { tier: 3, panic: false }] {
+            assert_eq!(Mode::from_bits(mode.to_bits()), mode);
+        }
+    }
+
+    #[test]
+    fn a_tier_joins_at_once_and_leaves_late() {
+        let mut judge = Judge::new(0);
+        let mut tier =
+            |available, now| judge.judge(&tiers([(available, 3), (2, 2), (1, 1)]), &CONFIG, LATER + now).tier;
+        assert_eq!(tier(3, 0), 0);
+        assert_eq!(tier(1, 1), 1);
+        assert_eq!(tier(2, 2), 1, "held");
+        assert_eq!(tier(1, 9_000), 1, "it was needed again");
+        assert_eq!(tier(2, 9_001), 1);
+        assert_eq!(tier(3, 19_000), 1);
+        assert_eq!(tier(2, 19_001), 0);
+    }
+
+    #[test]
+    fn at_the_start_nothing_is_held() {
+        let mut judge = Judge::new(LATER);
+        assert_eq!(judge.judge(&tiers([(0, 3), (2, 2)]), &CONFIG, LATER).tier, 1);
+        assert_eq!(judge.judge(&tiers([(2, 3), (2, 2)]), &CONFIG, LATER + 1).tier, 0);
+    }
+
+    #[test]
+    fn with_too_few_in_all_the_last_tier_is_in_use() {
+        let mut judge = Judge::new(0);
+        assert_eq!(judge.judge(&tiers([(0, 3), (1, 2), (0, 1)]), &CONFIG, LATER).tier, 2);
+        assert_eq!(judge.judge(&[], &CONFIG, LATER), Mode { tier: 2, panic: false }, "held");
+    }
+
+    #[test]
+    fn panic_is_a_matter_of_every_tier_in_use() {
+        let panics = |counts: &[Count], config: &Protection| Judge::new(0).judge(counts, config, LATER).panic;
+        for (counts, expected) in [
+            (&tiers([(4, 8)])[..], false),
+            (&tiers([(3, 8)]), true),
+            (&tiers([(0, 1)]), true),
+            (&tiers([(0, 0)]), false),
+            (&tiers([(0, 3), (1, 1)]), false),
+            (&tiers([(0, 3), (1, 3)]), true),
+            // Two are enough, so that the second tier isn't in use and can't help.
+            (&tiers([(2, 8), (5, 5)]), true),
+        ] {
+            assert_eq!(panics(counts, &CONFIG), expected, "{counts:?}");
+        }
+        let never = Protection { panic_threshold: Percent::whole(0), ..CONFIG };
+        assert!(!panics(&tiers([(0, 8)]), &never));
+    }
+}

@@ -1,0 +1,66 @@
+//! The right to one connection on a backend, as a guard.
+//!
+//! Owns what must be given back: the place in the backend's count, and the trial of a half-open backend.
+
+use super::backend::Backend;
+use crate::clock::Millis;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// The backend has as many connections as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// The right to one connection on a backend, from before the connect until the session has ended.
+#[must_use = "a slot that is dropped at once reserves nothing"]
+pub struct Slot {
+    backend: Arc<Backend>,
+    /// Its connection decides whether a half-open backend comes back; given back undecided at the end.
+    on_trial: bool,
+    /// How long to wait with the connect, for the pace of the backend's connects, in ms.
+    pub wait: Millis,
+}
+
+impl Slot {
+    /// For a place that has been counted.
+    pub(super) fn new(backend: Arc<Backend>) -> Self {
+        Self { backend, on_trial: false, wait: 0 }
+    }
+
+    /// The backend itself, for whoever outlives the slot.
+    #[must_use]
+    pub fn backend(&self) -> Arc<Backend> {
+        Arc::clone(&self.backend)
+    }
+
+    #[must_use]
+    pub fn is_on_trial(&self) -> bool {
+        self.on_trial
+    }
+
+    pub(super) fn put_on_trial(&mut self) {
+        self.on_trial = true;
+    }
+
+    /// The trial has been decided, or another one may be.
+    pub(super) fn take_trial(&mut self) -> bool {
+        std::mem::take(&mut self.on_trial)
+    }
+}
+
+impl Deref for Slot {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.backend
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.on_trial {
+            self.backend.end_trial();
+        }
+        self.backend.release();
+    }
+}

@@ -1,0 +1,189 @@
+//! What real traffic, tiers and panic do to who is chosen.
+
+use super::tests::pool_of;
+use super::*;
+use crate::config::{Balance, Ejection, Percent, Protection};
+use std::time::Duration;
+
+const BASE: Millis = 30_000;
+
+/// Who is chosen in 300 claims, sorted.
+fn chosen(pool: &Pool) -> Vec<String> {
+    let rng = &mut Rng::from_seed(1);
+    let mut labels: Vec<String> =
+        (0..300).filter_map(|_| pool.claim(&Tried::default(), 1, rng)).map(|slot| slot.label.to_string()).collect();
+    labels.sort();
+    labels.dedup();
+    labels
+}
+
+fn slot_on(pool: &Pool, label: &str, now: Millis) -> Slot {
+    let rng = &mut Rng::from_seed(1);
+    let mut slots = (0..10_000).filter_map(|_| pool.claim(&Tried::default(), now, rng));
+    slots.find(|slot| &*slot.label == label).expect("the backend is never chosen")
+}
+
+fn fail(pool: &Pool, label: &str, times: usize, now: Millis) -> Option<Ejected> {
+    let mut last = None;
+    for _ in 0..times {
+        last = pool.failed(&mut slot_on(pool, label, now), TrafficFailure::Connect, now);
+    }
+    last
+}
+
+fn put_down(pool: &Pool, indices: &[usize]) {
+    for &index in indices {
+        pool.view().backends[index].set_health(Health::Down, 1);
+    }
+    pool.review(1);
+}
+
+#[test]
+fn enough_failures_in_a_row_eject() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
+    assert_eq!(fail(&pool, "b1", 4, 10), None);
+    pool.served(&mut slot_on(&pool, "b1", 10), 10);
+    assert_eq!(fail(&pool, "b1", 4, 10), None, "an answer in between begins the count anew");
+    assert_eq!(fail(&pool, "b1", 1, 10), Some(Ejected { times: 1, span: Duration::from_millis(BASE) }));
+    assert_eq!(chosen(&pool), ["b0", "b2"]);
+    assert_eq!((pool.view().backends[1].state(), pool.metrics.ejected.get()), ("ejected", 1));
+}
+
+#[test]
+fn an_ejected_backend_comes_back_by_one_trial() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
+    fail(&pool, "b1", 5, 10);
+    pool.review(10 + BASE - 1);
+    assert_eq!(chosen(&pool), ["b0", "b2"]);
+    pool.review(10 + BASE);
+    assert_eq!(pool.view().backends[1].state(), "half_open");
+
+    let mut trial = slot_on(&pool, "b1", BASE + 20);
+    assert!(trial.is_on_trial());
+    assert_eq!(chosen(&pool), ["b0", "b2"], "one at a time");
+    let again = pool.failed(&mut trial, TrafficFailure::Reset, BASE + 20);
+    assert_eq!(again, Some(Ejected { times: 2, span: Duration::from_millis(2 * BASE) }));
+    drop(trial);
+    assert_eq!(chosen(&pool), ["b0", "b2"]);
+
+    pool.review(10 * BASE);
+    drop(slot_on(&pool, "b1", 10 * BASE));
+    let mut trial = slot_on(&pool, "b1", 10 * BASE);
+    assert!(trial.is_on_trial(), "the one before ended undecided");
+    assert!(pool.served(&mut trial, 10 * BASE));
+    assert_eq!(chosen(&pool), ["b0", "b1", "b2"]);
+    assert!(pool.view().backends[1].share() < WHOLE_SHARE, "and slowly");
+    assert_eq!(pool.metrics.ejected.get(), 0);
+}
+
+#[test]
+fn no_more_than_the_share_is_ejected_but_one_may_always_go() {
+    for (size, most) in [(1_usize, 1), (3, 1), (10, 3), (20, 6)] {
+        let pool = pool_of(Balance::RoundRobin, &vec![0; size], |config| {
+            config.ejection = Ejection { max_ejected: Percent::whole(30), ..Ejection::default() };
+            config.protection.panic_threshold = Percent::whole(0);
+        });
+        let mut ejected = 0;
+        for index in 0..most + 1 {
+            if index < size {
+                ejected += usize::from(fail(&pool, &format!("b{index}"), 5, 10).is_some());
+            }
+        }
+        assert_eq!(ejected, most, "of {size}");
+    }
+}
+
+#[test]
+fn without_a_number_nobody_is_ejected() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 3], |config| config.ejection.consecutive_failures = None);
+    assert_eq!(fail(&pool, "b1", 100, 10), None);
+    assert_eq!(chosen(&pool), ["b0", "b1", "b2"]);
+}
+
+#[test]
+fn in_panic_everybody_is_used_and_failovers_prefer_the_good() {
+    let pool = pool_of(Balance::Random, &[0; 5], |_| {});
+    put_down(&pool, &[0, 1]);
+    assert_eq!((chosen(&pool), pool.mode().panic), (vec!["b2".into(), "b3".into(), "b4".into()], false));
+    put_down(&pool, &[2]);
+    assert_eq!((pool.mode().panic, pool.metrics.panic.get()), (true, 1));
+    assert_eq!(chosen(&pool).len(), 5);
+    let mut tried = Tried::default();
+    tried.push(pool.view().backends[0].id);
+    let rng = &mut Rng::from_seed(3);
+    for _ in 0..4 {
+        let slot = pool.claim(&tried, 1, rng).unwrap();
+        tried.push(slot.id);
+    }
+    let good = [pool.view().backends[3].id, pool.view().backends[4].id];
+    assert!(tried.as_slice()[1..3].iter().all(|id| good.contains(id)), "{tried:?}");
+    assert!(pool.claim(&tried, 1, rng).is_none());
+}
+
+#[test]
+fn nobody_panics_into_what_was_taken_out() {
+    let pool = pool_of(Balance::Random, &[0; 3], |_| {});
+    pool.view().backends[1].set_agent(false, Some(Disabled::Maint), Percent::whole(100));
+    pool.view().backends[2].set_agent(false, None, Percent::whole(0));
+    assert_eq!(pool.view().backends[2].state(), "draining", "a share of nothing is a drain");
+    put_down(&pool, &[0]);
+    assert!(pool.mode().panic);
+    assert_eq!(chosen(&pool), ["b0"]);
+}
+
+#[test]
+fn the_next_tier_joins_when_the_first_is_too_small() {
+    let pool = pool_of(Balance::RoundRobin, &[0, 0, 1, 2], |config| {
+        config.protection = Protection { min_available: 2, panic_threshold: Percent::whole(0), ..config.protection };
+    });
+    assert_eq!(chosen(&pool), ["b0", "b1"]);
+    put_down(&pool, &[0]);
+    assert_eq!(chosen(&pool), ["b1", "b2"]);
+    put_down(&pool, &[1, 2]);
+    assert_eq!(chosen(&pool), ["b3"]);
+    assert_eq!(pool.metrics.tier.get(), 2);
+    // Long after the start, the tiers before must have been enough for a while.
+    for index in 0..2 {
+        pool.view().backends[index].set_health(Health::Up, 1);
+    }
+    pool.review(100_000);
+    assert_eq!(chosen(&pool), ["b0", "b1", "b3"]);
+    pool.review(110_000);
+    assert_eq!(chosen(&pool), ["b0", "b1"]);
+}
+
+#[test]
+fn a_session_that_has_failed_everywhere_in_its_tier_goes_on_to_the_next() {
+    let pool = pool_of(Balance::RoundRobin, &[0, 0, 1], |_| {});
+    let mut tried = Tried::default();
+    let rng = &mut Rng::from_seed(3);
+    let order: Vec<String> = std::iter::from_fn(|| {
+        let slot = pool.claim(&tried, 1, rng)?;
+        tried.push(slot.id);
+        Some(slot.label.to_string())
+    })
+    .collect();
+    assert_eq!(order, ["b0", "b1", "b2"]);
+}
+
+#[test]
+fn connects_beyond_the_rate_go_to_others_and_then_wait() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 2], |config| config.connect.max_rate = Some(10));
+    let rng = &mut Rng::from_seed(3);
+    let waits: Vec<Millis> = (0..8).map(|_| pool.claim(&Tried::default(), 1_000, rng).unwrap().wait).collect();
+    assert_eq!(waits, [0, 0, 0, 0, 100, 100, 200, 200]);
+    let mut last = 0;
+    while let Some(slot) = pool.claim(&Tried::default(), 1_000, rng) {
+        last = slot.wait;
+    }
+    assert_eq!(last, 10_000, "as long as the budget allows");
+}
+
+#[test]
+fn a_pool_built_anew_keeps_ejections_and_modes() {
+    let before = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
+    fail(&before, "b1", 5, 10);
+    let after = super::tests::successor(Balance::RoundRobin, &[1, 1, 1], Some(&before));
+    assert_eq!(chosen(&after), ["b0", "b2"]);
+    assert_eq!(after.view().backends[1].ejection(), (1, Standing::Ejected { until: 10 + BASE }));
+}
