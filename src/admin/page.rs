@@ -54,18 +54,30 @@ impl Page<'_> {
     }
 
     fn pool(&self, pool: &PoolStatus, f: &mut Formatter<'_>) -> fmt::Result {
-        let PoolStatus { name, balance, available, backends } = pool;
+        let PoolStatus { name, balance, available, panic, tier, backends } = pool;
         write!(f, "<h2>Pool {} <small>{}", Escaped(name), Escaped(balance))?;
-        writeln!(f, ", {available} of {} available</small></h2>", backends.len())?;
-        f.write_str("<table>\n<tr><th>backend<th>address<th>weight<th>state<th>for<th>active<th>total")?;
+        write!(f, ", {available} of {} available", backends.len())?;
+        if *tier > 0 {
+            write!(f, ", tiers up to {tier} in use")?;
+        }
+        if *panic {
+            write!(f, ", <span class=\"down\">panic: all enabled are used</span>")?;
+        }
+        writeln!(f, "</small></h2>")?;
+        f.write_str(
+            "<table>\n<tr><th>backend<th>address<th>tier<th>weight<th>share<th>state<th>for<th>active<th>total",
+        )?;
         f.write_str("<th>to backend<th>to client<th>last error\n")?;
         backends.iter().try_for_each(|backend| self.backend(backend, f))?;
         f.write_str("</table>\n")
     }
 
     fn backend(&self, backend: &BackendStatus, f: &mut Formatter<'_>) -> fmt::Result {
-        let BackendStatus { name, address, weight, state, since, active, total, bytes, last_error } = backend;
-        write!(f, "<tr><td>{}<td>{}<td class=\"number\">{weight}", Escaped(name), Escaped(address))?;
+        let BackendStatus {
+            name, address, weight, tier, state, share, since, active, total, bytes, last_error, ..
+        } = backend;
+        write!(f, "<tr><td>{}<td>{}<td class=\"number\">{tier}", Escaped(name), Escaped(address))?;
+        write!(f, "<td class=\"number\">{weight}<td class=\"number\">{:.0} %", share * 100.0)?;
         write!(f, "<td class=\"{state}\">{state}<td>{}", Coarse(since.until(self.0.now)))?;
         write!(f, "<td class=\"number\">{active}<td class=\"number\">{total}")?;
         for bytes in [bytes.to_backend, bytes.to_client] {

@@ -4,8 +4,9 @@
 //! Owns the names of the JSON's fields and the gates of readiness. Takes no lock that traffic takes.
 
 use super::{Phase, State};
+use crate::clock::Now;
 use crate::name::Direction;
-use crate::pool::{Backend, LastError, Pool, PoolView};
+use crate::pool::{Backend, LastError, Pool, PoolView, Standing, WHOLE_SHARE};
 use crate::table;
 use serde::{Serialize, Serializer};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -43,6 +44,10 @@ pub struct PoolStatus {
     pub name: String,
     pub balance: &'static str,
     pub available: usize,
+    /// Too few are available, so all enabled ones are used.
+    pub panic: bool,
+    /// The last tier in use.
+    pub tier: u8,
     pub backends: Vec<BackendStatus>,
 }
 
@@ -52,12 +57,34 @@ pub struct BackendStatus {
     pub name: String,
     pub address: String,
     pub weight: u16,
+    pub tier: u8,
     pub state: &'static str,
+    /// What it gets of its weight just now: less than 1 while it starts slowly, or because its agent says so.
+    pub share: f64,
     pub since: Moment,
     pub active: u32,
     pub total: u64,
     pub bytes: Bytes,
+    pub load: Load,
+    /// Unless it is in service and always was.
+    pub ejection: Option<EjectionStatus>,
     pub last_error: Option<ErrorStatus>,
+}
+
+#[derive(Serialize)]
+pub struct Load {
+    pub active: u32,
+    /// Moving averages; `None` before the first.
+    pub connect_ms: Option<f64>,
+    pub answer_ms: Option<f64>,
+}
+
+#[derive(Serialize)]
+pub struct EjectionStatus {
+    /// In a row.
+    pub times: u32,
+    /// Until then it gets nothing; `None` if it is in service again, or on trial.
+    pub until: Option<Moment>,
 }
 
 #[derive(Serialize)]
@@ -103,8 +130,9 @@ impl Status {
     pub fn of(state: &State, now: SystemTime) -> Self {
         let table = state.table.load_full();
         let phase = *state.phase.borrow();
+        let clock = Now::read();
         let listeners: Vec<_> = table.listeners.iter().map(|listener| Listener::of(listener, state.workers)).collect();
-        let pools: Vec<_> = table.pools.iter().map(|pool| PoolStatus::of(pool)).collect();
+        let pools: Vec<_> = table.pools.iter().map(|pool| PoolStatus::of(pool, clock)).collect();
         let gates = gates(phase, &listeners, &pools);
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -155,38 +183,65 @@ impl Listener {
 }
 
 impl PoolStatus {
-    fn of(pool: &Pool) -> Self {
+    fn of(pool: &Pool, now: Now) -> Self {
         let view = pool.view();
-        let PoolView { backends, weights, balance, .. } = &*view;
+        let PoolView { backends, weights, tiers, balance, .. } = &*view;
+        let mode = pool.mode();
         Self {
             name: pool.name.to_string(),
             balance,
             available: backends.iter().filter(|backend| backend.available()).count(),
+            panic: mode.panic,
+            tier: mode.tier,
             backends: backends
                 .iter()
-                .zip(weights)
-                .map(|(backend, weight)| BackendStatus::of(backend, *weight))
+                .zip(weights.iter().zip(tiers))
+                .map(|(backend, (&weight, &tier))| BackendStatus::of(backend, weight, tier, now))
                 .collect(),
         }
     }
 }
 
 impl BackendStatus {
-    fn of(backend: &Backend, weight: u16) -> Self {
-        let (health, since) = backend.health();
+    fn of(backend: &Backend, weight: u16, tier: u8, now: Now) -> Self {
+        let (_, since) = backend.health();
         let bytes = |direction| backend.metrics.bytes[direction as usize].get();
         Self {
             name: backend.label.to_string(),
             address: backend.address.to_string(),
             weight,
-            state: health.as_str(),
+            tier,
+            state: backend.state(),
+            share: f64::from(backend.share()) / f64::from(WHOLE_SHARE),
             since: Moment::of_unix_ms(since),
             active: backend.active(),
             total: backend.metrics.connections_total.get(),
             bytes: Bytes { to_backend: bytes(Direction::ToBackend), to_client: bytes(Direction::ToClient) },
+            load: Load {
+                active: backend.active(),
+                connect_ms: backend.connect_time.get(now.millis).map(rounded),
+                answer_ms: backend.answer_time.get(now.millis).map(rounded),
+            },
+            ejection: EjectionStatus::of(backend, now),
             last_error: backend.last_error().map(ErrorStatus::of),
         }
     }
+}
+
+impl EjectionStatus {
+    fn of(backend: &Backend, now: Now) -> Option<Self> {
+        let (times, standing) = backend.ejection();
+        let until = match standing {
+            Standing::Ejected { until } => Some(Moment::of_unix_ms((now.unix_ms + until).saturating_sub(now.millis))),
+            Standing::HalfOpen | Standing::InService => None,
+        };
+        (times > 0).then_some(Self { times, until })
+    }
+}
+
+/// To the microsecond.
+fn rounded(ms: f32) -> f64 {
+    (f64::from(ms) * 1_000.0).round() / 1_000.0
 }
 
 impl ErrorStatus {

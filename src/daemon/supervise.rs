@@ -1,4 +1,4 @@
-//! The control tasks (the health checker, the admin endpoint, and the one that keeps memory small): started, started
+//! The control tasks (the health checker, the keeper of the pools, the admin endpoint, and the one that keeps memory small): started, started
 //! again after a panic, stopped.
 //!
 //! Owns their lives, not their work. What they know that must last is kept elsewhere (pools, metrics), so that starting
@@ -26,6 +26,7 @@ const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// The control tasks while they run.
 pub struct Control {
     checker: JoinHandle<()>,
+    keeper: JoinHandle<()>,
     memory: JoinHandle<()>,
     admin: Option<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
@@ -40,6 +41,8 @@ impl Control {
         let checker = keep_running("checker", Arc::clone(&shared.metrics), move || {
             health::run(inputs.clone(), Rng::from_entropy())
         });
+        let table = Arc::clone(&shared.table);
+        let keeper = keep_running("keeper", Arc::clone(&shared.metrics), move || health::keep(Arc::clone(&table)));
         let admission = Arc::clone(&shared.admission);
         let memory =
             keep_running("memory", Arc::clone(&shared.metrics), move || memory::keep_small(Arc::clone(&admission)));
@@ -64,7 +67,7 @@ impl Control {
             }),
             Err(error) => return Err(Failure::System(format!("can't watch the admin socket: {error}"))),
         };
-        Ok(Self { checker: spawn(checker), memory: spawn(memory), admin, first_round, stop })
+        Ok(Self { checker: spawn(checker), keeper: spawn(keeper), memory: spawn(memory), admin, first_round, stop })
     }
 
     /// Waits until every backend has been asked once.
@@ -76,6 +79,7 @@ impl Control {
     /// Probes and the look at memory end at once, the admin endpoint last and with its answers finished.
     pub async fn stop(self) {
         self.checker.abort();
+        self.keeper.abort();
         self.memory.abort();
         self.stop.send_replace(true);
         if let Some(admin) = self.admin {

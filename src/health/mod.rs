@@ -10,6 +10,7 @@
 //! probe at most. Next: `checker`.
 
 mod checker;
+mod keeper;
 mod limit;
 mod probe;
 mod schedule;
@@ -17,6 +18,7 @@ mod schedule;
 mod tests;
 
 pub use checker::{Inputs, run};
+pub use keeper::keep;
 
 /// The most probes under way at once, and so the most descriptors that health checks take.
 pub const MAX_PROBES: usize = 256;

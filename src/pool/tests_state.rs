@@ -84,7 +84,7 @@ fn no_more_than_the_share_is_ejected_but_one_may_always_go() {
             config.protection.panic_threshold = Percent::whole(0);
         });
         let mut ejected = 0;
-        for index in 0..most + 1 {
+        for index in 0..=most {
             if index < size {
                 ejected += usize::from(fail(&pool, &format!("b{index}"), 5, 10).is_some());
             }

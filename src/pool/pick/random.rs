@@ -37,8 +37,8 @@ impl Random {
         let draws = DRAWS.max(self.columns.len() / BACKENDS_A_DRAW);
         (0..draws)
             .find_map(|_| {
-                let drawn = self.draw(rng);
-                candidates.claim(drawn, rng)
+                let index = self.draw(rng);
+                candidates.claim(index, rng)
             })
             .or_else(|| scan(candidates, rng))
     }
