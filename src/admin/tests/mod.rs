@@ -106,6 +106,7 @@ impl Served {
     fn all_up(&self) {
         for pool in &self.table.load().pools {
             pool.view().backends.iter().for_each(|backend| backend.set_health(Health::Up, 1_700_000_000_000));
+            pool.review(1);
         }
     }
 }
