@@ -3,7 +3,7 @@
 //! Owns the words. [`CloseReason::Complete`] is the only end in order; every other one is a reset.
 
 use crate::name::Side;
-use crate::net::relay::RelayEnd;
+use crate::net::relay::{Order, RelayEnd};
 
 /// The end of a session. The order is that of the metric's series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +34,18 @@ pub enum CloseReason {
     MaxConnections,
     /// The process stopped and the session was still there at the drain deadline.
     DrainDeadline,
+    /// The backend went down, and the pool says `on_down = "reset"`.
+    BackendDown,
+    /// The pool's `max_lifetime` was over.
+    Lifetime,
+    /// The pool's `rebalance` chose it, so that its client connects to a backend with fewer sessions.
+    Rebalanced,
     /// A bug of ours.
     Panic,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Complete,
         Self::ClientReset,
         Self::BackendReset,
@@ -55,12 +61,15 @@ impl CloseReason {
         Self::NoResources,
         Self::MaxConnections,
         Self::DrainDeadline,
+        Self::BackendDown,
+        Self::Lifetime,
+        Self::Rebalanced,
         Self::Panic,
     ];
 
     /// The value of the metric's `reason` label and of the access log, at the index of the reason.
-    pub const LABELS: [&'static str; 16] = {
-        let mut labels = [""; 16];
+    pub const LABELS: [&'static str; Self::ALL.len()] = {
+        let mut labels = [""; Self::ALL.len()];
         let mut index = 0;
         while index < labels.len() {
             labels[index] = Self::ALL[index].label();
@@ -87,6 +96,9 @@ impl CloseReason {
             Self::NoResources => "no_resources",
             Self::MaxConnections => "max_connections",
             Self::DrainDeadline => "drain_deadline",
+            Self::BackendDown => "backend_down",
+            Self::Lifetime => "lifetime",
+            Self::Rebalanced => "rebalanced",
             Self::Panic => "panic",
         }
     }
@@ -105,6 +117,9 @@ impl CloseReason {
             | Self::NoResources
             | Self::MaxConnections
             | Self::DrainDeadline
+            | Self::BackendDown
+            | Self::Lifetime
+            | Self::Rebalanced
             | Self::Panic => "balancer",
         }
     }
@@ -123,6 +138,9 @@ impl CloseReason {
             RelayEnd::HalfClosed(Side::Backend) => Self::BackendHalfClose,
             RelayEnd::NoResources => Self::NoResources,
             RelayEnd::Aborted => Self::DrainDeadline,
+            RelayEnd::Ordered(Order::BackendDown) => Self::BackendDown,
+            RelayEnd::Lifetime => Self::Lifetime,
+            RelayEnd::Ordered(Order::Rebalance) => Self::Rebalanced,
             RelayEnd::Panicked => Self::Panic,
         }
     }

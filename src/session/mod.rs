@@ -94,6 +94,7 @@ impl Session {
                 idle_before_probe(keepalive, dice).as_millis() as u64
             }),
             unanswered: listener.keepalive.map_or(0, |keepalive| give_up_after(keepalive).as_millis() as u64),
+            lifetime: 0,
         };
         let relayed = Relayed { record: self.record, slot: Some(slot) };
         self.worker.engine.borrow_mut().add(self.client, backend, timeouts, relayed, Instant::now());
@@ -116,6 +117,8 @@ impl relay::Owner for Relayed {
     fn moved(&mut self, direction: Direction, bytes: usize) {
         self.record.moved(direction, bytes as u64);
     }
+
+    fn ended_one_way(&mut self, _: Direction) {}
 
     fn closed(&mut self, side: Side) {
         if side == Side::Backend {

@@ -1,4 +1,5 @@
-//! Lets a worker's runtime drive its engine: waits for the inner epoll or the next deadline, then takes turns.
+//! Lets a worker's runtime drive its engine: waits for the inner epoll, the next deadline, or the engine's own word that
+//! something is to be done; then takes turns.
 //!
 //! Owns no state of sessions. Between two turns it yields, so that accepting and connecting are never starved.
 
@@ -19,6 +20,8 @@ const NEVER: Duration = Duration::from_secs(24 * 3_600);
 /// Runs until it is dropped; fails only if epoll itself does.
 pub async fn drive<O: Owner>(engine: Rc<RefCell<Engine<O>>>) -> io::Result<Infallible> {
     let inner = sys::watch(engine.borrow().epoll.try_clone()?, Interest::READABLE)?;
+    let notify = Rc::clone(&engine.borrow().woken);
+    let mut woken = pin!(notify.notified());
     let mut timer = pin!(sleep_until((Instant::now() + NEVER).into()));
     loop {
         let next_look = engine.borrow().next_look();
@@ -31,6 +34,10 @@ pub async fn drive<O: Owner>(engine: Rc<RefCell<Engine<O>>>) -> io::Result<Infal
             biased;
             ready = inner.readable() => Some(ready?),
             () = timer.as_mut() => None,
+            () = woken.as_mut() => {
+                woken.set(notify.notified());
+                None
+            }
         };
         while engine.borrow_mut().turn(Instant::now())? == Turn::Busy {
             tokio::task::yield_now().await;

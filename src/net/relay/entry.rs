@@ -5,7 +5,7 @@
 //! a named bound has passed. Knows no epoll; the engine (`mod.rs`) brings events, time and the shared buffer.
 
 use super::flow::{End, Flow, Link, Shared, Stop};
-use super::{Millis, Owner, RelayEnd, Timeouts};
+use super::{Fin, Handover, Millis, Order, Owner, RelayEnd, Timeouts};
 use crate::name::{Direction, Side};
 use crate::net::keepalive;
 use crate::net::stream::Stream;
@@ -24,6 +24,7 @@ pub struct Entry<O> {
     ends: [End; 2],
     flows: [Flow; 2],
     timeouts: Timeouts,
+    began: Millis,
     last_moved: Millis,
     /// When the peers were last asked whether they still answer.
     last_asked: Millis,
@@ -64,6 +65,7 @@ impl<O: Owner> Entry<O> {
             ends: [End::new(client), End::new(backend)],
             flows: [Flow::new(), Flow::new()],
             timeouts,
+            began: now,
             last_moved: now,
             last_asked: now,
             closing: None,
@@ -72,6 +74,25 @@ impl<O: Owner> Entry<O> {
             listed: false,
             owner,
         }
+    }
+
+    /// Goes on with what the session's owner has begun; quiet since `last_moved`.
+    pub fn resume(&mut self, handover: Handover, last_moved: Millis, now: Millis) {
+        let Handover { pending, client_fin, backend_error, .. } = handover;
+        self.last_moved = last_moved;
+        self.flows[Direction::ToBackend as usize] = Flow::resumed(pending, client_fin);
+        self.ends[Side::Backend as usize].fin_sent = client_fin == Fin::PassedOn;
+        if client_fin == Fin::PassedOn {
+            self.owner.ended_one_way(Direction::ToBackend);
+        }
+        if let Some(error) = backend_error {
+            self.sink_failed(Direction::ToBackend, error, now);
+        }
+    }
+
+    /// How long it has been in the engine, and whose it is.
+    pub fn age_and_owner(&self, now: Millis) -> (Millis, &O) {
+        (now - self.began, &self.owner)
     }
 
     /// Notes what epoll says of one end.
@@ -122,23 +143,28 @@ impl<O: Owner> Entry<O> {
 
     /// When this session wants to be looked at although nothing happened to it.
     pub fn deadline(&self) -> Millis {
-        match &self.closing {
-            Some(closing) => closing.look_again.min(closing.deadline),
-            None => (self.last_moved + self.quiet_limit().0).min(self.next_question()).min(self.next_keepalive()),
+        if let Some(closing) = &self.closing {
+            return closing.look_again.min(closing.deadline);
         }
+        let quiet = self.last_moved + self.quiet_limit().0;
+        quiet.min(self.expiry()).min(self.next_question()).min(self.next_keepalive())
     }
 
-    /// What a session that isn't closing ends with, once its deadline has passed; `None` if it goes on.
-    pub fn expired(&mut self, now: Millis) -> Option<RelayEnd> {
+    /// What becomes of a session that isn't closing, once its deadline has passed.
+    pub fn expired(&mut self, now: Millis) -> Step {
         let (limit, end) = self.quiet_limit();
         if now >= self.last_moved + limit {
-            return Some(end);
+            return Step::End(end);
+        }
+        if now >= self.expiry() {
+            self.close_down(RelayEnd::Lifetime, self.timeouts.linger, now);
+            return Step::Again;
         }
         if now >= self.next_keepalive() {
             self.watch_over();
         }
         if now < self.next_question() {
-            return None;
+            return Step::Wait;
         }
         self.last_asked = now;
         let silent = |side: &Side| {
@@ -146,7 +172,18 @@ impl<O: Owner> Entry<O> {
             let unanswered = stream.and_then(sys::unanswered_for);
             unanswered.is_some_and(|span| Millis::from(span) >= self.timeouts.unanswered)
         };
-        Side::BOTH.into_iter().find(silent).map(|side| RelayEnd::Lost(side, Errno::TIMEDOUT))
+        let lost = |side| Step::End(RelayEnd::Lost(side, Errno::TIMEDOUT));
+        Side::BOTH.into_iter().find(silent).map_or(Step::Wait, lost)
+    }
+
+    /// Ends it because its owner wants so, once what was read is delivered.
+    pub fn obey(&mut self, order: Order, now: Millis) {
+        self.close_down(RelayEnd::Ordered(order), self.timeouts.linger, now);
+        if order == Order::BackendDown {
+            // What it has not taken by now is not waited for.
+            self.flows[Direction::ToBackend as usize].abandon();
+            self.ends[Side::Backend as usize].failed = true;
+        }
     }
 
     /// Closes both ends, by FINs that are already sent or by resets, and gives the guards back.
@@ -178,6 +215,7 @@ impl<O: Owner> Entry<O> {
         }
         match stop {
             Stop::Blocked | Stop::Budget => {}
+            Stop::Ended => self.owner.ended_one_way(direction),
             Stop::SourceFailed(error) => self.source_failed(direction.source(), error, now),
             Stop::SinkFailed(error) => self.sink_failed(direction, error, now),
         }
@@ -276,6 +314,14 @@ impl<O: Owner> Entry<O> {
         if let Some(stream) = self.ends[side as usize].stream.take() {
             drop(stream);
             self.owner.closed(side);
+        }
+    }
+
+    /// When the session has lived for as long as it may.
+    fn expiry(&self) -> Millis {
+        match self.timeouts.lifetime {
+            0 => Millis::MAX,
+            lifetime => self.began + lifetime,
         }
     }
 

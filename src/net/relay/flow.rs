@@ -5,6 +5,7 @@
 //! is read while something waits to be written, so a slow reader throttles its peer; an end of file is passed on
 //! only after everything before it, and only if it is one. Next: `entry`, which turns reports into an end.
 
+use super::Fin;
 use super::pipe::{Pipe, Pipes};
 use crate::config::RelayMode;
 use crate::net::stream::{Family, Stream};
@@ -125,6 +126,8 @@ enum Stage {
 pub enum Stop {
     /// One of the ends isn't ready, or there is nothing left to do.
     Blocked,
+    /// The source's FIN was passed on just now.
+    Ended,
     /// The budget is spent; there is more.
     Budget,
     SourceFailed(Errno),
@@ -154,6 +157,17 @@ struct Leftover {
 impl Flow {
     pub fn new() -> Self {
         Self { stage: Stage::Open, throttled: false, cut_short: false, streak: 0, piped: 0, leftover: None, pipe: None }
+    }
+
+    /// One in which something has happened already: bytes that its sink has not taken yet, and the source's FIN.
+    pub fn resumed(pending: Box<[u8]>, fin: Fin) -> Self {
+        let leftover = if pending.is_empty() { None } else { Some(Box::new(Leftover { bytes: pending, written: 0 })) };
+        let stage = match fin {
+            Fin::Awaited => Stage::Open,
+            Fin::Read => Stage::Ending,
+            Fin::PassedOn => Stage::Done,
+        };
+        Self { stage, leftover, ..Self::new() }
     }
 
     pub fn is_done(&self) -> bool {
@@ -356,7 +370,7 @@ impl Flow {
         }
         link.sink.fin_sent = !link.is_last;
         self.stage = Stage::Done;
-        Stop::Blocked
+        Stop::Ended
     }
 }
 

@@ -3,7 +3,7 @@
 //! A session comes here once its backend is connected, and is from then on one small slab entry: no task, no
 //! timer entry, and while idle no buffer and no pipe. Both sockets are registered once, edge-triggered, in an
 //! epoll of the engine's own, whose descriptor the worker's runtime watches (`drive`). Owns fairness (a turn is
-//! bounded in events, a session's part of it in bytes), the quiet-time limits, and the honest end of each session
+//! bounded in events, a session's part of it in bytes), the limits in time, and the honest end of each session
 //! (`entry`). Knows no pool and no log: an [`Owner`] travels with each session and is told of its end.
 //!
 //! Read next: [`Engine::turn`], then `entry` (one session), `flow` (one direction), `pipe`.
@@ -15,7 +15,11 @@ mod pipe;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_limits;
+#[cfg(test)]
 mod tests_pace;
+#[cfg(test)]
+mod tests_resume;
 
 pub use drive::drive;
 pub use pipe::PipeBounds;
@@ -33,7 +37,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// A point in time, as milliseconds since the engine began; or a span of so many.
 pub type Millis = u64;
@@ -64,6 +70,41 @@ pub struct Timeouts {
     pub keepalive: Millis,
     /// Without an answer from a peer that owes one; 0 waits for ever.
     pub unanswered: Millis,
+    /// In the engine, whatever moves; 0 sets no limit.
+    pub lifetime: Millis,
+}
+
+/// What has happened in a session before it came to the engine. By default nothing: both sockets are fresh.
+#[derive(Debug, Default)]
+pub struct Handover {
+    /// What was read from the client and the backend has not taken yet.
+    pub pending: Box<[u8]>,
+    pub client_fin: Fin,
+    /// What a write to the backend has failed with: the kernel says so only once. What the backend had sent before is
+    /// still delivered.
+    pub backend_error: Option<Errno>,
+    /// When the last byte was moved; by default now.
+    pub last_moved: Option<Instant>,
+}
+
+/// How far a side's FIN has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fin {
+    #[default]
+    Awaited,
+    /// It was read; what came before it may still be on its way.
+    Read,
+    /// The other side has got it, after everything before it.
+    PassedOn,
+}
+
+/// Why the owner wants a session to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The backend is believed to be down: it is reset at once, the client after what was read for it.
+    BackendDown,
+    /// The session has been chosen to move elsewhere.
+    Rebalance,
 }
 
 /// How the relay of a session ended.
@@ -81,6 +122,10 @@ pub enum RelayEnd {
     HalfCloseTimeout,
     /// This side's FIN ended the session, as a half-close time-out of zero asks for.
     HalfClosed(Side),
+    /// The session has been in the engine for as long as it may.
+    Lifetime,
+    /// Its owner wanted it so, see [`Engine::review`].
+    Ordered(Order),
     /// The process is stopping and the drain deadline has passed.
     Aborted,
     /// A bug of ours; the session was reset.
@@ -106,6 +151,9 @@ impl RelayEnd {
 pub trait Owner {
     /// The sink of `direction` has taken so many bytes more.
     fn moved(&mut self, direction: Direction, bytes: usize);
+    /// The source of `direction` has sent its FIN, and it was passed on: once for each direction, whatever ends the
+    /// session later.
+    fn ended_one_way(&mut self, direction: Direction);
     /// This side's socket is closed although the session still delivers something to the other.
     fn closed(&mut self, side: Side);
     /// The session is over and its sockets are closed.
@@ -162,6 +210,8 @@ pub struct Engine<O> {
     next_closing: Millis,
     /// When a session without a large transfer had an event for the last time.
     last_light: Millis,
+    /// Tells [`drive`] of work that no socket tells of.
+    woken: Rc<Notify>,
 }
 
 impl<O: Owner> Engine<O> {
@@ -178,6 +228,7 @@ impl<O: Owner> Engine<O> {
             next_sweep: Millis::MAX,
             next_closing: Millis::MAX,
             last_light: 0,
+            woken: Rc::default(),
         })
     }
 
@@ -185,6 +236,20 @@ impl<O: Owner> Engine<O> {
     ///
     /// If the kernel refuses to watch them, the session ends at once.
     pub fn add(&mut self, client: Stream, backend: Stream, timeouts: Timeouts, owner: O, now: Instant) {
+        self.resume(client, backend, Handover::default(), timeouts, owner, now);
+    }
+
+    /// As [`Self::add`], for a session in which something has happened already.
+    pub fn resume(
+        &mut self,
+        client: Stream,
+        backend: Stream,
+        handover: Handover,
+        timeouts: Timeouts,
+        owner: O,
+        now: Instant,
+    ) {
+        let last_moved = self.millis(handover.last_moved.unwrap_or(now));
         let now = self.millis(now);
         let key = self.entries.vacant_key();
         let watched = {
@@ -193,7 +258,8 @@ impl<O: Owner> Engine<O> {
             let watch = |stream, side| epoll::add(&self.epoll, stream, token(slot.key(), side), interest);
             let watched = watch(&client, Side::Client).and_then(|()| watch(&backend, Side::Backend));
             let key = slot.key();
-            slot.insert(Entry::new(client, backend, timeouts, owner, now));
+            let entry = slot.insert(Entry::new(client, backend, timeouts, owner, now));
+            entry.resume(handover, last_moved, now);
             watched.map_err(|_| key)
         };
         match watched {
@@ -274,6 +340,27 @@ impl<O: Owner> Engine<O> {
         keys.len()
     }
 
+    /// Shows `judge` the owner and the age of every session that isn't ending; those for which it gives an order end
+    /// with it. How many they are.
+    pub fn review(&mut self, now: Instant, mut judge: impl FnMut(&O, Millis) -> Option<Order>) -> usize {
+        let now = self.millis(now);
+        let mut ordered = Vec::new();
+        for (key, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.is_closing()) {
+            let (age, owner) = entry.age_and_owner(now);
+            if let Some(order) = judge(owner, age) {
+                entry.obey(order, now);
+                ordered.push(key);
+            }
+        }
+        for &key in &ordered {
+            self.step(key, CHUNK, now);
+        }
+        if self.next_closing < Millis::MAX {
+            self.woken.notify_one();
+        }
+        ordered.len()
+    }
+
     fn step(&mut self, key: usize, budget: usize, now: Millis) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         // One session harms one session: a bug that panics here resets this connection and no other.
@@ -327,14 +414,16 @@ impl<O: Owner> Engine<O> {
         let mut next = Millis::MAX;
         let mut expired = Vec::new();
         for (key, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.is_closing()) {
-            let end = if entry.deadline() <= now { entry.expired(now) } else { None };
-            match end {
-                Some(end) => expired.push((key, end)),
-                None => next = next.min(entry.deadline()),
+            match if entry.deadline() <= now { entry.expired(now) } else { Step::Wait } {
+                Step::Wait => next = next.min(entry.deadline()),
+                over => expired.push((key, over)),
             }
         }
-        for (key, end) in expired {
-            self.finish(key, end);
+        for (key, over) in expired {
+            match over {
+                Step::End(end) => self.finish(key, end),
+                Step::Wait | Step::Again => self.step(key, CHUNK, now),
+            }
         }
         self.next_sweep = if next == Millis::MAX { next } else { next.max(now + self.sweep_pause()) };
     }

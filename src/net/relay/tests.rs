@@ -9,8 +9,9 @@ use std::rc::Rc;
 #[derive(Default)]
 pub struct Log {
     pub moved: [usize; 2],
-    backend_closed: bool,
-    ends: Vec<RelayEnd>,
+    pub ended_one_way: Vec<Direction>,
+    pub backend_closed: bool,
+    pub ends: Vec<RelayEnd>,
 }
 
 pub struct Probe(pub Rc<RefCell<Log>>);
@@ -19,6 +20,10 @@ impl Owner for Probe {
     fn moved(&mut self, direction: Direction, bytes: usize) {
         self.0.borrow_mut().moved[direction as usize] += bytes;
         assert!(bytes != PANIC_AT, "a test asked for it");
+    }
+
+    fn ended_one_way(&mut self, direction: Direction) {
+        self.0.borrow_mut().ended_one_way.push(direction);
     }
 
     fn closed(&mut self, side: Side) {
@@ -31,18 +36,18 @@ impl Owner for Probe {
 }
 
 const PANIC_AT: usize = 4_711;
-const SMALL: usize = 1_000;
+pub const SMALL: usize = 1_000;
 pub const PIPES: PipeBounds = PipeBounds { count: 8, bytes: 8 << 20, largest: 1 << 20 };
 /// Enough for both directions to have switched to splicing.
-const LARGE: usize = 3 << 20;
+pub const LARGE: usize = 3 << 20;
 pub const PATIENT: Timeouts =
-    Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000, keepalive: 0, unanswered: 0 };
+    Timeouts { idle: 600_000, half_close: 600_000, linger: 60_000, keepalive: 0, unanswered: 0, lifetime: 0 };
 
-struct Rig {
-    engine: Engine<Probe>,
-    client: TcpStream,
-    backend: TcpStream,
-    log: Rc<RefCell<Log>>,
+pub struct Rig {
+    pub engine: Engine<Probe>,
+    pub client: TcpStream,
+    pub backend: TcpStream,
+    pub log: Rc<RefCell<Log>>,
 }
 
 pub fn pair() -> (TcpStream, TcpStream) {
@@ -58,32 +63,33 @@ pub fn pair() -> (TcpStream, TcpStream) {
 }
 
 impl Rig {
-    fn new(timeouts: Timeouts) -> Self {
+    pub fn new(timeouts: Timeouts) -> Self {
+        Self::resumed(timeouts, |_, _| Handover::default())
+    }
+
+    /// With a session that `begin` has begun, on its client's and its backend's socket.
+    pub fn resumed(timeouts: Timeouts, begin: impl FnOnce(&mut TcpStream, &mut TcpStream) -> Handover) -> Self {
         let mut engine = Engine::new(PIPES, RelayMode::Auto, Instant::now()).unwrap();
         let log = Rc::new(RefCell::new(Log::default()));
-        let (client, near) = pair();
-        let (backend, far) = pair();
+        let (client, mut near) = pair();
+        let (backend, mut far) = pair();
         let owner = Probe(Rc::clone(&log));
-        engine.add(
-            Stream::new(near.into()).unwrap(),
-            Stream::new(far.into()).unwrap(),
-            timeouts,
-            owner,
-            Instant::now(),
-        );
+        let handover = begin(&mut near, &mut far);
+        let [near, far] = [near, far].map(|socket| Stream::new(socket.into()).unwrap());
+        engine.resume(near, far, handover, timeouts, owner, Instant::now());
         Self { engine, client, backend, log }
     }
 
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         self.engine.turn(Instant::now()).unwrap();
     }
 
-    fn end(&self) -> Option<RelayEnd> {
+    pub fn end(&self) -> Option<RelayEnd> {
         self.log.borrow().ends.first().copied()
     }
 
     /// Turns until `done` says so.
-    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let begun = Instant::now();
         while !done(self) {
             assert!(begun.elapsed() < Duration::from_secs(20), "never happened: {what}");
@@ -92,7 +98,7 @@ impl Rig {
     }
 
     /// Writes `amount` bytes into one end and reads them, checked, from the other.
-    fn carry(&mut self, from: Side, amount: usize) {
+    pub fn carry(&mut self, from: Side, amount: usize) {
         let (mut sent, mut received) = (0, 0);
         let (mut out, mut buffer) = (vec![0; 65_536], vec![0; 65_536]);
         self.until("all bytes carried", |rig| {
@@ -118,11 +124,11 @@ impl Rig {
     }
 }
 
-fn pattern(position: usize) -> u8 {
+pub fn pattern(position: usize) -> u8 {
     (position.wrapping_mul(2_654_435_761) >> 13) as u8
 }
 
-fn read_end(stream: &mut TcpStream) -> Option<Result<(), ErrorKind>> {
+pub fn read_end(stream: &mut TcpStream) -> Option<Result<(), ErrorKind>> {
     match stream.read(&mut [0; 4_096]) {
         Ok(0) => Some(Ok(())),
         Ok(_) => None,
@@ -131,7 +137,7 @@ fn read_end(stream: &mut TcpStream) -> Option<Result<(), ErrorKind>> {
     }
 }
 
-fn reset(stream: TcpStream) {
+pub fn reset(stream: TcpStream) {
     drop(Stream::new(stream.into()).unwrap());
 }
 
