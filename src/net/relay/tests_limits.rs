@@ -142,19 +142,18 @@ fn a_backend_that_is_down_is_not_waited_for() {
     assert_eq!(rig.end(), Some(RelayEnd::Ordered(Order::BackendDown)));
 }
 
-/// No socket tells the driver of an order, and what has to be delivered first needs its looks.
+/// No socket tells the driver of an order, and a client that reads nothing makes no event either.
 #[tokio::test(flavor = "local")]
 async fn an_order_wakes_the_driver() {
-    let mut rig = Rig::new(PATIENT);
+    let mut rig = Rig::new(Timeouts { linger: 50, ..PATIENT });
     fill(&mut rig, Side::Backend);
     let engine = Rc::new(RefCell::new(rig.engine));
     let driver = crate::drain::spawn_local(drive(Rc::clone(&engine)));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(engine.borrow_mut().review(Instant::now(), |_, _| Some(Order::Rebalance)), 1);
-    let (mut buffer, begun) = (vec![0; 65_536], Instant::now());
+    let begun = Instant::now();
     while rig.log.borrow().ends.is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(20), "it never ended");
-        let _ = rig.client.read(&mut buffer);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(rig.log.borrow().ends, [RelayEnd::Ordered(Order::Rebalance)]);
