@@ -78,12 +78,15 @@ impl<O: Owner> Entry<O> {
 
     /// Goes on with what the session's owner has begun; quiet since `last_moved`.
     pub fn resume(&mut self, handover: Handover, last_moved: Millis, now: Millis) {
-        let Handover { pending, client_fin, backend_error, .. } = handover;
+        let Handover { pending, client_fin, client_error, backend_error, .. } = handover;
         self.last_moved = last_moved;
         self.flows[Direction::ToBackend as usize] = Flow::resumed(pending, client_fin);
         self.ends[Side::Backend as usize].fin_sent = client_fin == Fin::PassedOn;
         if client_fin == Fin::PassedOn {
             self.owner.ended_one_way(Direction::ToBackend);
+        }
+        if let Some(error) = client_error {
+            self.source_failed(Side::Client, error, now);
         }
         if let Some(error) = backend_error {
             self.sink_failed(Direction::ToBackend, error, now);

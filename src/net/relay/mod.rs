@@ -80,8 +80,9 @@ pub struct Handover {
     /// What was read from the client and the backend has not taken yet.
     pub pending: Box<[u8]>,
     pub client_fin: Fin,
-    /// What a write to the backend has failed with: the kernel says so only once. What the backend had sent before is
-    /// still delivered.
+    /// What a read from the client has failed with: the kernel says so only once. What came before is still delivered.
+    pub client_error: Option<Errno>,
+    /// What a write to the backend has failed with. What the backend had sent before is still delivered.
     pub backend_error: Option<Errno>,
     /// When the last byte was moved; by default now.
     pub last_moved: Option<Instant>,
@@ -133,7 +134,9 @@ pub enum RelayEnd {
 }
 
 impl RelayEnd {
-    fn of_error(side: Side, error: Errno) -> Self {
+    /// What it means that this side's socket has this error.
+    #[must_use]
+    pub fn of_error(side: Side, error: Errno) -> Self {
         match error {
             // ENOTCONN is what shutdown(2) says of a socket that a reset has torn down.
             Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN => Self::Reset(side),

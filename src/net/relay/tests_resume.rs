@@ -182,6 +182,34 @@ fn a_write_that_failed_before_is_the_end_once_what_was_sent_is_delivered() {
     }
 }
 
+/// What the client had sent before its reset has a moment to arrive, as everywhere.
+#[test]
+fn a_read_that_failed_before_is_the_end_once_what_came_before_it_is_delivered() {
+    for amount in [0, SMALL, LARGE] {
+        let mut rig = Rig::resumed(PATIENT, |near, _| {
+            let (client, new) = pair();
+            *near = new;
+            reset(client);
+            let error = near.read(&mut [0; 1]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            Handover { client_error: Some(Errno::CONNRESET), ..pending(amount) }
+        });
+        let (mut received, mut buffer, mut failed) = (0, vec![0; 65_536], None);
+        rig.until("the reset", |rig| {
+            match rig.backend.read(&mut buffer) {
+                Ok(0) => panic!("a false end"),
+                Ok(count) => received += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => failed = Some(error.kind()),
+            }
+            failed.is_some()
+        });
+        rig.until("the end", |rig| rig.end().is_some());
+        assert_eq!((received, failed), (amount, Some(ErrorKind::ConnectionReset)));
+        assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Client)));
+    }
+}
+
 #[test]
 fn unix_sockets_on_either_side() {
     for (unix, amount) in [(Side::Client, SMALL), (Side::Backend, SMALL), (Side::Backend, LARGE)] {
