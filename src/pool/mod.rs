@@ -162,14 +162,13 @@ impl Pool {
         self.falls.load(Relaxed)
     }
 
-    /// Real traffic has failed on `slot`. `Some` if that ejects its backend: after enough failures in a row, or a
-    /// failed trial, if there is room for one more.
-    pub fn failed(&self, slot: &mut Slot, failure: TrafficFailure, now: Millis) -> Option<Ejected> {
-        slot.metrics.traffic_failure(failure);
-        let on_trial = slot.take_trial();
-        let failures = slot.count_failure();
+    /// Real traffic has failed on `backend`. `Some` if that ejects it: after enough failures in a row, or a failed trial,
+    /// if there is room for one more.
+    pub fn failed(&self, backend: &Backend, on_trial: bool, failure: TrafficFailure, now: Millis) -> Option<Ejected> {
+        backend.metrics.traffic_failure(failure);
+        let failures = backend.count_failure();
         let enough = u32::from(self.ejection.consecutive_failures?);
-        let flags = slot.flags();
+        let flags = backend.flags();
         if flags & flag::EJECTED != 0 || !(on_trial || failures >= enough) {
             return None;
         }
@@ -178,20 +177,20 @@ impl Pool {
         if flags & flag::HALF_OPEN == 0 && !self.has_room_for_ejected() {
             return None;
         }
-        let ejected = slot.eject(&self.ejection, now);
+        let ejected = backend.eject(&self.ejection, now);
         drop(judge);
         self.review(now);
         Some(ejected)
     }
 
-    /// Real traffic has got an answer by `slot`, or has ended without one by the client's will. Whether that brings an
+    /// Real traffic has got an answer from `backend`, or has ended in order by the client's will. Whether that brings an
     /// ejected backend back.
-    pub fn served(&self, slot: &mut Slot, now: Millis) -> bool {
-        slot.forget_failures();
-        if !slot.take_trial() {
+    pub fn served(&self, backend: &Backend, on_trial: bool, now: Millis) -> bool {
+        backend.forget_failures();
+        if !on_trial || backend.flags() & flag::HALF_OPEN == 0 {
             return false;
         }
-        slot.restore(self.protection.slow_start, now);
+        backend.restore(self.protection.slow_start, now);
         self.review(now);
         true
     }

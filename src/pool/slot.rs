@@ -41,11 +41,6 @@ impl Slot {
     pub(super) fn put_on_trial(&mut self) {
         self.on_trial = true;
     }
-
-    /// The trial has been decided, or another one may be.
-    pub(super) fn take_trial(&mut self) -> bool {
-        std::mem::take(&mut self.on_trial)
-    }
 }
 
 impl Deref for Slot {

@@ -26,7 +26,7 @@ fn slot_on(pool: &Pool, label: &str, now: Millis) -> Slot {
 fn fail(pool: &Pool, label: &str, times: usize, now: Millis) -> Option<Ejected> {
     let mut last = None;
     for _ in 0..times {
-        last = pool.failed(&mut slot_on(pool, label, now), TrafficFailure::Connect, now);
+        last = pool.failed(&slot_on(pool, label, now), false, TrafficFailure::Connect, now);
     }
     last
 }
@@ -42,7 +42,7 @@ fn put_down(pool: &Pool, indices: &[usize]) {
 fn enough_failures_in_a_row_eject() {
     let pool = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
     assert_eq!(fail(&pool, "b1", 4, 10), None);
-    pool.served(&mut slot_on(&pool, "b1", 10), 10);
+    pool.served(&slot_on(&pool, "b1", 10), false, 10);
     assert_eq!(fail(&pool, "b1", 4, 10), None, "an answer in between begins the count anew");
     assert_eq!(fail(&pool, "b1", 1, 10), Some(Ejected { times: 1, span: Duration::from_millis(BASE) }));
     assert_eq!(chosen(&pool), ["b0", "b2"]);
@@ -58,19 +58,19 @@ fn an_ejected_backend_comes_back_by_one_trial() {
     pool.review(10 + BASE);
     assert_eq!(pool.view().backends[1].state(), "half_open");
 
-    let mut trial = slot_on(&pool, "b1", BASE + 20);
+    let trial = slot_on(&pool, "b1", BASE + 20);
     assert!(trial.is_on_trial());
     assert_eq!(chosen(&pool), ["b0", "b2"], "one at a time");
-    let again = pool.failed(&mut trial, TrafficFailure::Reset, BASE + 20);
+    let again = pool.failed(&trial, true, TrafficFailure::Reset, BASE + 20);
     assert_eq!(again, Some(Ejected { times: 2, span: Duration::from_millis(2 * BASE) }));
     drop(trial);
     assert_eq!(chosen(&pool), ["b0", "b2"]);
 
     pool.review(10 * BASE);
     drop(slot_on(&pool, "b1", 10 * BASE));
-    let mut trial = slot_on(&pool, "b1", 10 * BASE);
+    let trial = slot_on(&pool, "b1", 10 * BASE);
     assert!(trial.is_on_trial(), "the one before ended undecided");
-    assert!(pool.served(&mut trial, 10 * BASE));
+    assert!(pool.served(&trial, true, 10 * BASE));
     assert_eq!(chosen(&pool), ["b0", "b1", "b2"]);
     assert!(pool.view().backends[1].share() < WHOLE_SHARE, "and slowly");
     assert_eq!(pool.metrics.ejected.get(), 0);

@@ -1,99 +1,253 @@
-//! Finding a backend for one session: attempts, failover, and the bound on all of it.
+//! Finding a backend for one session: attempts, failover, hedges, and the bound on all of it.
 //!
 //! Owns the loop "claim, connect, else claim again with what was tried". Which backend comes next is the pool's
 //! decision, whose fault a failure is the one of `net::connect`. Invariants: no backend is tried twice; the attempts
-//! together take no longer than the pool's budget; an error of ours never counts against a backend; a client that
-//! resets gives up its place, one that only shuts down its side is still served.
+//! together take no longer than the pool's budget, and at most two of them run at once; an error of ours never counts
+//! against a backend; a client that resets gives up its place, one that only shuts down its side is still served.
+//!
+//! Next: `report`, for what a failure does to the backend.
 
 use super::close::CloseReason;
 use super::record::{FailedAttempt, Record};
+use super::report::{self, Traffic};
 use super::worker::Worker;
-use crate::clock::{self, unix_ms};
+use crate::clock::{millis, unix_ms};
+use crate::metrics::TrafficFailure;
 use crate::net::connect::{self as net, ConnectError};
 use crate::net::stream::Stream;
 use crate::pool::{Pool, Slot, Tried};
 use crate::sys;
 use rustix::io::Errno;
+use std::future::Future;
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 
 /// A connect that takes longer than this is worth watching the client for a reset meanwhile.
 const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(20);
+/// What the access log says of an attempt that another one has overtaken.
+const SLOWER: &str = "slower";
 
-/// A connected backend and the slot it occupies, or why there is none.
+/// The first connected backend and the slot it occupies, or why there is none.
 pub async fn connect(
     client: &Stream,
-    pool: &Arc<Pool>,
+    search: &mut Search,
     record: &mut Record,
     worker: &Worker,
 ) -> Result<(Stream, Slot), CloseReason> {
     super::hook::connect(record.id);
-    record.pool = Some(Arc::clone(pool));
+    record.pool = Some(Arc::clone(&search.pool));
     let started = Instant::now();
+    let deadline = started + search.pool.connect.budget;
     let connected = tokio::select! {
         biased;
-        connected = try_backends(pool, record, worker, started) => connected,
+        connected = search.next(record, worker, deadline) => connected,
         () = is_reset(client) => Err(CloseReason::ClientReset),
     };
     let wait = started.elapsed();
     record.connect_wait = Some(wait);
     if connected.is_ok() {
-        pool.metrics.connect_wait.observe(wait.as_secs_f64());
+        search.pool.metrics.connect_wait.observe(wait.as_secs_f64());
     }
     connected
 }
 
-async fn try_backends(
-    pool: &Arc<Pool>,
-    record: &mut Record,
-    worker: &Worker,
-    started: Instant,
-) -> Result<(Stream, Slot), CloseReason> {
-    let limits = &pool.connect;
-    let mut tried = Tried::default();
-    let mut verdict = CloseReason::NoBackend;
-    for attempt in 0..limits.attempts {
-        let begun = if attempt == 0 { started } else { Instant::now() };
-        let left = limits.budget.saturating_sub(begun - started);
-        if left.is_zero() {
-            return Err(CloseReason::ConnectBudget);
+/// One session's search for a backend: which were tried, and how many attempts are left.
+pub struct Search {
+    pub pool: Arc<Pool>,
+    tried: Tried,
+    attempts_left: u8,
+    /// An attempt has failed.
+    failing: bool,
+    /// Nor could any other backend be connected to.
+    hopeless: bool,
+    verdict: CloseReason,
+}
+
+/// One connect try.
+struct Attempt {
+    slot: Slot,
+    begun: Instant,
+    /// It was believed to be up.
+    chosen_up: bool,
+}
+
+type Connecting = Result<Stream, ConnectError>;
+
+impl Search {
+    pub fn new(pool: Arc<Pool>) -> Self {
+        let attempts_left = pool.connect.attempts;
+        if pool.connect.hedge_after.is_some() {
+            pool.count_for_hedging();
         }
-        let claimed = pool.claim(&tried, clock::millis(begun), &mut worker.rng.borrow_mut());
-        let Some(slot) = claimed else {
-            if attempt == 0 {
-                pool.metrics.no_backend.inc();
-            }
-            return Err(verdict);
-        };
-        if attempt > 0 {
-            pool.metrics.failovers.inc();
+        Self {
+            pool,
+            tried: Tried::default(),
+            attempts_left,
+            failing: false,
+            hopeless: false,
+            verdict: CloseReason::NoBackend,
         }
-        let limit = limits.timeout.min(left);
-        let result = tokio::time::timeout(limit, net::connect(&slot.address))
-            .await
-            .unwrap_or(Err(ConnectError(Errno::TIMEDOUT)));
-        let took = begun.elapsed();
-        match result {
-            Ok(stream) => {
-                slot.connect_succeeded();
-                record.connected = Some((slot.backend(), took));
-                return Ok((stream, slot));
+    }
+
+    /// The next connected backend; every attempt that came to nothing goes into the record.
+    pub async fn next(
+        &mut self,
+        record: &mut Record,
+        worker: &Worker,
+        deadline: Instant,
+    ) -> Result<(Stream, Slot), CloseReason> {
+        while self.attempts_left > 0 {
+            let begun = Instant::now();
+            let left = deadline.saturating_duration_since(begun);
+            if left.is_zero() {
+                return Err(CloseReason::ConnectBudget);
             }
-            Err(error) => {
-                let outcome = error.reason().as_str();
-                record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
-                slot.connect_failed(error.reason(), &error.to_string(), unix_ms());
-                tried.push(slot.id);
-                verdict = if error.is_ours() { CloseReason::NoResources } else { CloseReason::ConnectFailed };
-                if error.affects_all_backends() {
-                    return Err(verdict);
+            let Some(mut attempt) = self.claim(worker, begun) else {
+                if self.tried.is_empty() {
+                    self.pool.metrics.no_backend.inc();
                 }
+                return Err(self.verdict);
+            };
+            if attempt.slot.wait > 0 {
+                let wait = Duration::from_millis(attempt.slot.wait);
+                if wait >= left {
+                    return Err(CloseReason::ConnectBudget);
+                }
+                tokio::time::sleep(wait).await;
+                attempt.begun = Instant::now();
+            }
+            if self.failing {
+                self.pool.metrics.failovers.inc();
+            }
+            if let Some((attempt, stream)) = self.race(attempt, record, worker, deadline).await {
+                return Ok((stream, self.succeed(attempt, record)));
+            }
+            if self.hopeless {
+                return Err(self.verdict);
+            }
+        }
+        if Instant::now() >= deadline { Err(CloseReason::ConnectBudget) } else { Err(self.verdict) }
+    }
+
+    #[expect(dead_code, reason = "replay will ask")]
+    /// A connected backend came to nothing before it answered: a failure of it, and in the record as `outcome`.
+    pub fn disappointed(&mut self, slot: &Slot, outcome: &'static str, failure: TrafficFailure, record: &mut Record) {
+        let took = record.connected.take().map_or(Duration::ZERO, |(_, took)| took);
+        record.traffic = None;
+        record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
+        report::failed(&self.pool, slot, slot.is_on_trial(), failure);
+        self.failing = true;
+        self.verdict = CloseReason::ConnectFailed;
+    }
+
+    fn claim(&mut self, worker: &Worker, begun: Instant) -> Option<Attempt> {
+        let slot = self.pool.claim(&self.tried, millis(begun), &mut worker.rng.borrow_mut())?;
+        self.tried.push(slot.id);
+        self.attempts_left -= 1;
+        let chosen_up = slot.is_up();
+        Some(Attempt { slot, begun, chosen_up })
+    }
+
+    /// One attempt, and a second one beside it if the first takes its time and the pool allows it. `None` if all that
+    /// ran have failed.
+    async fn race(
+        &mut self,
+        first: Attempt,
+        record: &mut Record,
+        worker: &Worker,
+        deadline: Instant,
+    ) -> Option<(Attempt, Stream)> {
+        let mut one = pin!(self.connecting(&first, deadline));
+        let patience = self.pool.connect.hedge_after.filter(|_| self.attempts_left > 0);
+        let Some(patience) = patience else { return self.settle(first, one.await, record) };
+        if let Ok(result) = tokio::time::timeout(patience, &mut one).await {
+            return self.settle(first, result, record);
+        }
+        let Some(second) = self.hedge(worker) else { return self.settle(first, one.await, record) };
+        let mut two = pin!(self.connecting(&second, deadline));
+        let (ended, other, result) = tokio::select! {
+            biased;
+            result = &mut one => (first, second, result),
+            result = &mut two => (second, first, result),
+        };
+        if result.is_ok() {
+            if ended.begun > other.begun {
+                self.pool.metrics.hedges_won.inc();
+            }
+            overtaken(&other, record);
+            return self.settle(ended, result, record);
+        }
+        let first_goes_on = other.begun < ended.begun;
+        self.settle(ended, result, record);
+        let result = if first_goes_on { one.await } else { two.await };
+        self.settle(other, result, record)
+    }
+
+    /// The second attempt, if there may be one.
+    fn hedge(&mut self, worker: &Worker) -> Option<Attempt> {
+        if !self.pool.may_hedge() {
+            return None;
+        }
+        // One that would have to wait for its turn is no help.
+        let second = self.claim(worker, Instant::now()).filter(|attempt| attempt.slot.wait == 0)?;
+        self.pool.metrics.hedges.inc();
+        Some(second)
+    }
+
+    fn connecting(&self, attempt: &Attempt, deadline: Instant) -> impl Future<Output = Connecting> + use<> {
+        let left = deadline.saturating_duration_since(attempt.begun);
+        let (address, limit) = (attempt.slot.address.clone(), self.pool.connect.timeout.min(left));
+        async move {
+            let connected = tokio::time::timeout(limit, net::connect(&address)).await;
+            connected.unwrap_or(Err(ConnectError(Errno::TIMEDOUT)))
+        }
+    }
+
+    fn settle(&mut self, attempt: Attempt, result: Connecting, record: &mut Record) -> Option<(Attempt, Stream)> {
+        match result {
+            Ok(stream) => Some((attempt, stream)),
+            Err(error) => {
+                self.fail(&attempt, error, record);
+                None
             }
         }
     }
-    if started.elapsed() >= limits.budget { Err(CloseReason::ConnectBudget) } else { Err(verdict) }
+
+    fn succeed(&self, Attempt { slot, begun, chosen_up }: Attempt, record: &mut Record) -> Slot {
+        let now = Instant::now();
+        let took = now - begun;
+        slot.connect_succeeded();
+        slot.connect_time.observe(took.as_secs_f32() * 1_000.0, millis(now));
+        if self.pool.ejection.slow_connect.is_some_and(|bound| took > bound) {
+            report::failed(&self.pool, &slot, slot.is_on_trial(), TrafficFailure::SlowConnect);
+        }
+        record.connected = Some((slot.backend(), took));
+        record.traffic = Some(Traffic::new(now, slot.is_on_trial(), chosen_up));
+        slot
+    }
+
+    fn fail(&mut self, Attempt { slot, begun, .. }: &Attempt, error: ConnectError, record: &mut Record) {
+        let (outcome, took) = (error.reason().as_str(), begun.elapsed());
+        record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
+        slot.connect_failed(error.reason(), &error.to_string(), unix_ms());
+        if !error.is_ours() {
+            report::failed(&self.pool, slot, slot.is_on_trial(), TrafficFailure::Connect);
+        }
+        self.failing = true;
+        self.verdict = if error.is_ours() { CloseReason::NoResources } else { CloseReason::ConnectFailed };
+        self.hopeless |= error.affects_all_backends();
+    }
+}
+
+/// The other attempt has connected before this one.
+fn overtaken(Attempt { slot, begun, .. }: &Attempt, record: &mut Record) {
+    let took = begun.elapsed();
+    // At least as long as this it would have taken.
+    slot.connect_time.observe(took.as_secs_f32() * 1_000.0, millis(Instant::now()));
+    record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome: SLOWER, took });
 }
 
 /// Completes when the client has reset the connection; its FIN alone says nothing.

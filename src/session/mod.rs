@@ -12,7 +12,9 @@ pub mod balance;
 pub mod close;
 mod connect;
 mod hook;
+mod mover;
 mod record;
+mod report;
 mod worker;
 
 pub use worker::{Worker, WorkerSetup};
@@ -21,12 +23,14 @@ use crate::name::{ClientAddr, Direction, Side};
 use crate::net::keepalive::{give_up_after, idle_before_probe};
 use crate::net::relay::{self, RelayEnd, Timeouts};
 use crate::net::stream::Stream;
-use crate::pool::Slot;
+use crate::pool::{Backend, Pool, Slot};
 use crate::table::{Facts, Listener};
 use admission::Permit;
 use balance::Place;
 use close::CloseReason;
+use connect::Search;
 use record::{Phase, Record};
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,7 +79,8 @@ impl Session {
         let Some(pool) = pool else { return self.close(CloseReason::NoBackend) };
 
         self.record.phase = Phase::Connect;
-        match connect::connect(&self.client, &pool, &mut self.record, &self.worker).await {
+        let mut search = Search::new(pool);
+        match connect::connect(&self.client, &mut search, &mut self.record, &self.worker).await {
             Ok((backend, slot)) => self.relay(backend, slot),
             Err(reason) => self.close(reason),
         }
@@ -84,6 +89,10 @@ impl Session {
     /// Hands both sockets and all guards over to the engine, which ends the session from here on.
     fn relay(mut self, backend: Stream, slot: Slot) {
         self.record.phase = Phase::Relay;
+        if self.record.has_lost(&slot) {
+            // Its verdict came while the connect was under way: nobody will look again.
+            return self.close(CloseReason::BackendDown);
+        }
         let listener = &self.record.listener.config;
         let timeouts = Timeouts {
             idle: listener.idle_timeout.as_millis() as u64,
@@ -94,10 +103,19 @@ impl Session {
                 idle_before_probe(keepalive, dice).as_millis() as u64
             }),
             unanswered: listener.keepalive.map_or(0, |keepalive| give_up_after(keepalive).as_millis() as u64),
-            lifetime: 0,
+            lifetime: self.lifetime(),
         };
         let relayed = Relayed { record: self.record, slot: Some(slot) };
         self.worker.engine.borrow_mut().add(self.client, backend, timeouts, relayed, Instant::now());
+    }
+
+    /// What is left of the longest life, a random tenth less, so that sessions of one age don't all end at once.
+    fn lifetime(&self) -> u64 {
+        let longest = self.record.pool.as_ref().and_then(|pool| pool.protection.max_lifetime);
+        longest.map_or(0, |longest| {
+            let less = self.worker.rng.borrow_mut().up_to(longest / 10);
+            longest.saturating_sub(less + self.record.age()).as_millis().max(1) as u64
+        })
     }
 
     /// Resets the client; the guards and the record do the rest.
@@ -113,12 +131,26 @@ pub struct Relayed {
     slot: Option<Slot>,
 }
 
+impl Relayed {
+    /// Its backend, if that is one of `pool`'s.
+    fn backend_in(&self, pool: &Pool) -> Option<&Backend> {
+        let own = self.record.pool.as_ref()?;
+        if own.name == pool.name { self.slot.as_deref() } else { None }
+    }
+
+    fn has_lost_its_backend(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| self.record.has_lost(slot))
+    }
+}
+
 impl relay::Owner for Relayed {
     fn moved(&mut self, direction: Direction, bytes: usize) {
         self.record.moved(direction, bytes as u64);
     }
 
-    fn ended_one_way(&mut self, _: Direction) {}
+    fn ended_one_way(&mut self, direction: Direction) {
+        report::ended_one_way(&mut self.record, direction);
+    }
 
     fn closed(&mut self, side: Side) {
         if side == Side::Backend {
@@ -127,6 +159,7 @@ impl relay::Owner for Relayed {
     }
 
     fn ended(self, end: RelayEnd) {
+        report::ended(&self.record, end);
         drop(self.slot);
         self.record.finish(CloseReason::of_relay(end));
     }

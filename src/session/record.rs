@@ -7,11 +7,13 @@
 use super::admission::Permit;
 use super::balance::Place;
 use super::close::CloseReason;
+use super::report::{self, Traffic};
 use super::worker::Worker;
+use crate::config::OnDown;
 use crate::drain::Alive;
 use crate::log::Line;
 use crate::name::{ClientAddr, Direction, SessionId};
-use crate::pool::{Backend, Pool};
+use crate::pool::{Backend, Pool, Slot};
 use crate::table::Listener;
 use std::fmt;
 use std::rc::Rc;
@@ -55,6 +57,8 @@ pub struct Record {
     pub failed: Vec<FailedAttempt>,
     /// The backend that was connected to, and how long its attempt took.
     pub connected: Option<(Arc<Backend>, Duration)>,
+    /// What has passed between the client and that backend; from the relay on.
+    pub traffic: Option<Traffic>,
     /// From the first attempt to the connection, or to giving up.
     pub connect_wait: Option<Duration>,
     bytes: [u64; 2],
@@ -78,6 +82,7 @@ impl Record {
             pool: None,
             failed: Vec::new(),
             connected: None,
+            traffic: None,
             connect_wait: None,
             bytes: [0; 2],
             accepted,
@@ -100,6 +105,18 @@ impl Record {
         if let Some((backend, _)) = &self.connected {
             backend.metrics.bytes[direction as usize].inc_by(bytes);
         }
+        report::moved(self, direction);
+    }
+
+    /// How long ago the client was accepted.
+    pub fn age(&self) -> Duration {
+        self.accepted.elapsed()
+    }
+
+    /// Whether the backend has gone down since it was chosen, and the pool's sessions don't outlive that.
+    pub fn has_lost(&self, slot: &Slot) -> bool {
+        let resets = self.pool.as_ref().is_some_and(|pool| pool.protection.on_down == OnDown::Reset);
+        resets && !slot.is_up() && self.traffic.as_ref().is_some_and(|traffic| traffic.chosen_up)
     }
 
     /// The one exit.

@@ -4,6 +4,7 @@
 
 use super::admission::Admission;
 use super::balance::{self, Seat, Seats};
+use super::mover::Mover;
 use super::{Arrival, Relayed, Session, hook};
 use crate::config::RelayMode;
 use crate::drain::{Living, run_local};
@@ -20,6 +21,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::Notify;
 
 /// What a worker is made from; built by the daemon, moved into the thread.
 pub struct WorkerSetup {
@@ -50,6 +52,9 @@ pub struct Worker {
     pub stuck: Arc<Every>,
     /// Sessions of this worker that have not ended.
     pub living: Living,
+    /// Tells whoever waits for a backend's answer that some backend's verdict has gone down.
+    pub fallen: Notify,
+    mover: RefCell<Mover>,
     sessions: Cell<u64>,
     /// The use of pipes that the metrics know of.
     pipes_seen: Cell<PipeUse>,
@@ -70,6 +75,8 @@ impl Worker {
             shortage: setup.shortage,
             stuck: setup.stuck,
             living: Living::default(),
+            fallen: Notify::new(),
+            mover: RefCell::default(),
             sessions: Cell::new(0),
             pipes_seen: Cell::default(),
         })
@@ -101,6 +108,9 @@ impl Worker {
         self.seat.metrics.sessions.set(self.living.count() as i64);
         if let Some(access) = &self.access {
             access.borrow_mut().flush();
+        }
+        if self.mover.borrow_mut().look(&self.table.load(), &mut self.engine.borrow_mut(), Instant::now()) {
+            self.fallen.notify_waiters();
         }
         let used = self.engine.borrow_mut().pipe_use();
         let seen = self.pipes_seen.replace(used);

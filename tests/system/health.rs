@@ -52,7 +52,7 @@ fn a_backend_that_dies_is_left_alone_until_it_is_back() {
 #[test]
 fn with_all_backends_down_clients_are_reset_and_readyz_says_why() {
     let dead = Refusing::new();
-    let tidegate = Tidegate::start(Config::over([&dead]).health(QUICK));
+    let tidegate = Tidegate::start(Config::over([&dead]).health(QUICK).pool("panic_threshold = \"0%\""));
     eventually("it was probed", || checks(&tidegate, &dead.to_string(), "failure") >= 2);
     tidegate.connect().expect_end(End::Rst);
     eventually_eq("for this reason", &1, || tidegate.closed("no_backend"));

@@ -1,0 +1,114 @@
+//! Sessions that must move on: those of a backend that went down, and long ones that keep a pool out of balance.
+//!
+//! Owns what one worker remembers between two looks. An end by this hand is a reset of both sides; the client comes
+//! again, and is served elsewhere. Costs nothing while no backend goes down and no pool rebalances: then nobody looks at
+//! the sessions. Next: `net::relay`'s `Engine::review`.
+
+use super::Relayed;
+use crate::config::{OnDown, Percent};
+use crate::name::{BackendId, PoolName};
+use crate::net::relay::{Engine, Order};
+use crate::pool::{Backend, Pool};
+use crate::table::RoutingTable;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two steps of rebalancing.
+const STEP: Duration = Duration::from_secs(1);
+/// A backend with this much more than its share has too much.
+const EXCESS: f64 = 1.1;
+
+/// What a worker remembers of the pools.
+#[derive(Debug, Default)]
+pub struct Mover {
+    /// How often a backend of each pool had gone down at the last look.
+    falls: HashMap<PoolName, u32>,
+    /// Sessions that may be moved by now, in each pool that rebalances; mostly a fraction.
+    credit: HashMap<PoolName, f64>,
+    last_step: Option<Instant>,
+}
+
+impl Mover {
+    /// Whether a backend of any pool went down since the last call. Ends the sessions that must not outlive it.
+    pub fn look(&mut self, table: &RoutingTable, engine: &mut Engine<Relayed>, now: Instant) -> bool {
+        let mut fallen = false;
+        let mut resets = false;
+        for pool in &table.pools {
+            let falls = pool.falls();
+            if self.falls.insert(pool.name.clone(), falls).unwrap_or_default() != falls {
+                fallen = true;
+                resets |= pool.protection.on_down == OnDown::Reset;
+            }
+        }
+        if resets {
+            engine.review(now, |session, _| session.has_lost_its_backend().then_some(Order::BackendDown));
+        }
+        self.rebalance(table, engine, now);
+        fallen
+    }
+
+    /// Moves at most the share that each pool's config allows in a minute, the longest-lived first.
+    fn rebalance(&mut self, table: &RoutingTable, engine: &mut Engine<Relayed>, now: Instant) {
+        let elapsed = now - *self.last_step.get_or_insert(now);
+        if elapsed < STEP {
+            return;
+        }
+        self.last_step = Some(now);
+        for pool in &table.pools {
+            let Some(share) = pool.protection.rebalance else { continue };
+            let crowded = crowded(pool);
+            // The ages of this pool's sessions on backends that have too many, and the count of all its sessions here.
+            let (mut ages, mut sessions) = (Vec::new(), 0_usize);
+            engine.review(now, |session, age| {
+                let backend = session.backend_in(pool)?;
+                sessions += 1;
+                if crowded.contains(&backend.id) {
+                    ages.push(age);
+                }
+                None
+            });
+            let moves = self.earn(pool, share, sessions, elapsed).min(ages.len());
+            if moves == 0 {
+                continue;
+            }
+            ages.sort_unstable_by(|a, b| b.cmp(a));
+            let (oldest, left) = (ages[moves - 1], Cell::new(moves));
+            let count = engine.review(now, |session, age| {
+                let backend = session.backend_in(pool)?;
+                let goes = left.get() > 0 && age >= oldest && crowded.contains(&backend.id);
+                left.set(left.get() - usize::from(goes));
+                goes.then_some(Order::Rebalance)
+            });
+            pool.metrics.rebalanced.inc_by(count as u64);
+        }
+    }
+
+    /// How many whole sessions may move now.
+    fn earn(&mut self, pool: &Pool, share: Percent, sessions: usize, elapsed: Duration) -> usize {
+        let credit = self.credit.entry(pool.name.clone()).or_default();
+        *credit += sessions as f64 * share.ratio() * elapsed.as_secs_f64() / 60.0;
+        // What nobody was crowded enough to use is not saved up for a herd.
+        let moves = credit.floor();
+        *credit -= moves;
+        moves as usize
+    }
+}
+
+/// The available backends that have clearly more sessions than their share of all that available ones have.
+fn crowded(pool: &Pool) -> HashSet<BackendId> {
+    let view = pool.view();
+    let usable: Vec<(&Arc<Backend>, f64)> = view
+        .backends
+        .iter()
+        .zip(&view.weights)
+        .filter(|(backend, _)| backend.available())
+        .map(|(backend, &weight)| (backend, f64::from(weight) * f64::from(backend.share())))
+        .collect();
+    let active: f64 = usable.iter().map(|(backend, _)| f64::from(backend.active())).sum();
+    let weight: f64 = usable.iter().map(|(_, weight)| weight).sum();
+    let too_many =
+        |backend: &Backend, own: f64| f64::from(backend.active()) > (active * own / weight * EXCESS).max(1.0);
+    usable.iter().filter(|(backend, own)| too_many(backend, *own)).map(|(backend, _)| backend.id).collect()
+}

@@ -1,0 +1,110 @@
+//! What real traffic says of a backend: the pool judges, and this is what it is told.
+//!
+//! Owns the verdict on one session: did its backend answer, and if not, whose doing was that? Only a backend that ends a
+//! session before the first byte of its answer has failed; whatever the client or this process brings about says
+//! nothing. Next: `pool::ejection` for what follows.
+
+use super::record::Record;
+use crate::clock::millis;
+use crate::metrics::TrafficFailure;
+use crate::name::{Direction, Side};
+use crate::net::relay::RelayEnd;
+use crate::pool::{Backend, Pool};
+use std::time::{Duration, Instant};
+
+/// A backend that ends a connection within this time, without a word and without having been asked anything, does not
+/// serve. Later it may be tired of waiting, which is its right.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// What has happened so far between a client and its backend.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact, and all combine freely")]
+pub struct Traffic {
+    /// The connection decides whether its backend comes back.
+    pub on_trial: bool,
+    /// Its backend was believed to be up when it was chosen; in panic that need not be.
+    pub chosen_up: bool,
+    connected: Instant,
+    /// When the backend got the first byte.
+    asked: Option<Instant>,
+    answered: bool,
+    client_fin: bool,
+    /// It had ended its side before it answered, and before the client had.
+    walked_out: bool,
+}
+
+impl Traffic {
+    pub fn new(connected: Instant, on_trial: bool, chosen_up: bool) -> Self {
+        Self { on_trial, chosen_up, connected, asked: None, answered: false, client_fin: false, walked_out: false }
+    }
+}
+
+/// Bytes of `direction` have reached their sink.
+pub fn moved(record: &mut Record, direction: Direction) {
+    let Some(traffic) = &mut record.traffic else { return };
+    match direction {
+        Direction::ToBackend => {
+            traffic.asked.get_or_insert_with(Instant::now);
+        }
+        Direction::ToClient if !traffic.answered => {
+            traffic.answered = true;
+            let now = Instant::now();
+            let (on_trial, asked) = (traffic.on_trial, traffic.asked);
+            if let (Some(pool), Some((backend, _))) = (&record.pool, &record.connected) {
+                if let Some(asked) = asked {
+                    backend.answer_time.observe((now - asked).as_secs_f32() * 1_000.0, millis(now));
+                }
+                served(pool, backend, on_trial, now);
+            }
+        }
+        Direction::ToClient => {}
+    }
+}
+
+/// The source of `direction` has sent its FIN.
+pub fn ended_one_way(record: &mut Record, direction: Direction) {
+    let Some(traffic) = &mut record.traffic else { return };
+    match direction {
+        Direction::ToBackend => traffic.client_fin = true,
+        Direction::ToClient => traffic.walked_out = !traffic.answered && !traffic.client_fin,
+    }
+}
+
+/// The session is over.
+pub fn ended(record: &Record, end: RelayEnd) {
+    let (Some(traffic), Some(pool), Some((backend, _))) = (&record.traffic, &record.pool, &record.connected) else {
+        return;
+    };
+    if traffic.answered {
+        return;
+    }
+    let asked_or_early = traffic.asked.is_some() || traffic.connected.elapsed() < AT_ONCE;
+    match end {
+        RelayEnd::Reset(Side::Backend) | RelayEnd::Lost(Side::Backend, _) => {
+            failed(pool, backend, traffic.on_trial, TrafficFailure::Reset);
+        }
+        _ if traffic.walked_out && asked_or_early => failed(pool, backend, traffic.on_trial, TrafficFailure::Closed),
+        // The client has said all that it had to say, and no answer was owed.
+        RelayEnd::Complete if traffic.client_fin && !traffic.walked_out => {
+            served(pool, backend, traffic.on_trial, Instant::now());
+        }
+        _ => {}
+    }
+}
+
+/// A failure of a backend.
+pub fn failed(pool: &Pool, backend: &Backend, on_trial: bool, failure: TrafficFailure) {
+    if let Some(ejected) = pool.failed(backend, on_trial, failure, millis(Instant::now())) {
+        let (name, label) = (&pool.name, &*backend.label);
+        tracing::warn!(
+            pool = %name, backend = label, reason = %failure, times = ejected.times, span = ?ejected.span,
+            "backend is ejected: real traffic fails on it"
+        );
+    }
+}
+
+fn served(pool: &Pool, backend: &Backend, on_trial: bool, now: Instant) {
+    if pool.served(backend, on_trial, millis(now)) {
+        tracing::info!(pool = %pool.name, backend = &*backend.label, "backend is back in service: its trial went well");
+    }
+}
