@@ -1,16 +1,17 @@
 //! `lb.toml`, field for field: which tables and keys there are, and of what type and range each value is.
 //!
-//! Owns the lists of keys; there is no other place that knows them. What is read here isn't judged beyond the single
+//! Owns the lists of keys, but for those of `health`; there is no other place that knows them. What is read here isn't judged beyond the single
 //! value: defaults, references and everything that takes two keys to be wrong is `validate`'s.
 
 use super::findings::{At, Complaint, Findings, Given, Placed};
+use super::health::given;
 use super::section::{self, Section};
-use super::{Access, Format, Initial, Level, OnDown, Percent, Probe, RelayMode, limits, unit, words};
+use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, unit, words};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// Each table and its keys. `NAME` is what the user calls it, `[]` an entry of a list.
-pub const TABLES: [(&str, &[&str]); 10] = [
+pub const TABLES: [(&str, &[&str]); 14] = [
     ("", ROOT),
     ("runtime", RUNTIME),
     ("admin", ADMIN),
@@ -20,7 +21,11 @@ pub const TABLES: [(&str, &[&str]); 10] = [
     ("pools.NAME.backends[]", BACKEND),
     ("pools.NAME.connect", CONNECT),
     ("pools.NAME.ejection", EJECTION),
-    ("pools.NAME.health", HEALTH),
+    ("pools.NAME.health", given::HEALTH),
+    ("pools.NAME.health.http", given::HTTP),
+    ("pools.NAME.health.tls", given::TLS),
+    ("pools.NAME.health.exchange", given::EXCHANGE),
+    ("pools.NAME.health.agent", given::AGENT),
 ];
 const ROOT: &[&str] = &["runtime", "admin", "log", "listeners", "pools"];
 const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_duck", "relay"];
@@ -46,7 +51,6 @@ const POOL: &[&str] = &[
 const BACKEND: &[&str] = &["address", "weight", "name", "tier", "backup"];
 const CONNECT: &[&str] = &["timeout", "attempts", "budget", "hedge_after", "hedge_share", "max_rate"];
 const EJECTION: &[&str] = &["consecutive_failures", "base_time", "max_time", "max_ejected", "slow_connect"];
-const HEALTH: &[&str] = &["probe", "interval", "fast_interval", "timeout", "rise", "fall", "initial"];
 
 pub(super) struct File {
     pub runtime: Runtime,
@@ -93,7 +97,7 @@ pub(super) struct Pool {
     pub protection: Protection,
     pub connect: Connect,
     pub ejection: Ejection,
-    pub health: Health,
+    pub health: given::Health,
 }
 
 /// The keys of the pool itself that protect its users.
@@ -132,16 +136,6 @@ pub(super) struct Ejection {
     pub max_time: Given<Duration>,
     pub max_ejected: Given<Percent>,
     pub slow_connect: Given<Option<Duration>>,
-}
-
-pub(super) struct Health {
-    pub probe: Given<Probe>,
-    pub interval: Given<Duration>,
-    pub fast_interval: Given<Duration>,
-    pub timeout: Given<Duration>,
-    pub rise: Given<u16>,
-    pub fall: Given<u16>,
-    pub initial: Given<Initial>,
 }
 
 /// Reads every key, reporting what is wrong with each by itself.
@@ -227,7 +221,7 @@ impl Pool {
             protection: Protection::read(&section),
             connect: Connect::read(&section.section("connect", CONNECT)),
             ejection: Ejection::read(&section.section("ejection", EJECTION)),
-            health: Health::read(&section.section("health", HEALTH)),
+            health: given::Health::read(&section.section("health", given::HEALTH)),
             name,
             at: section.at,
         }
@@ -308,22 +302,6 @@ impl Ejection {
             max_time: section.duration("max_time", &above_zero),
             max_ejected: section.percent("max_ejected"),
             slow_connect: section.duration_or_off("slow_connect", &above_zero),
-        }
-    }
-}
-
-impl Health {
-    fn read(section: &Section) -> Self {
-        let above_zero = limits::MIN_DURATION..=limits::MAX_DURATION;
-        let streak = 1..=limits::MAX_STREAK;
-        Self {
-            probe: section.choice("probe", &[("tcp", Probe::Tcp), ("none", Probe::None)]),
-            interval: section.duration("interval", &above_zero),
-            fast_interval: section.duration("fast_interval", &above_zero),
-            timeout: section.duration("timeout", &above_zero),
-            rise: section.integer("rise", &streak),
-            fall: section.integer("fall", &streak),
-            initial: section.choice("initial", &[("down", Initial::Down), ("up", Initial::Up)]),
         }
     }
 }

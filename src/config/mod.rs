@@ -9,6 +9,7 @@ mod binds;
 mod error;
 mod file;
 mod findings;
+mod health;
 mod pool;
 mod pools;
 mod section;
@@ -21,6 +22,7 @@ mod words;
 
 pub use error::{Mistake, Mistakes, Place, Position, Severity, Style};
 pub use file::TABLES;
+pub use health::{Agent, Ca, Exchange, Expect, Health, Http, Initial, Probe, StatusSet, Tls};
 pub use pool::{Address, Balance, Connect, Ejection, Group, Member, OnDown, Percent, Pool, Protection};
 
 use crate::name::{BindAddr, ListenerName, PoolName};
@@ -156,38 +158,6 @@ pub struct Listener {
     pub keepalive: Option<Duration>,
 }
 
-/// `[pools.NAME.health]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Health {
-    pub probe: Probe,
-    /// From one probe to the next, jittered.
-    pub interval: Duration,
-    /// Instead of `interval` while a change of state is pending.
-    pub fast_interval: Duration,
-    pub timeout: Duration,
-    /// Successes in a row that bring a backend up.
-    pub rise: u16,
-    /// Failures in a row that take it down.
-    pub fall: u16,
-    pub initial: Initial,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// A TCP (or unix) connect that succeeds.
-    Tcp,
-    /// Backends count as up without being asked.
-    None,
-}
-
-/// What a backend counts as before its first probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Initial {
-    /// Down until one success.
-    Down,
-    Up,
-}
-
 impl Default for Runtime {
     fn default() -> Self {
         Self {
@@ -203,20 +173,6 @@ impl Default for Runtime {
 impl Default for Log {
     fn default() -> Self {
         Self { level: Level::Info, format: Format::Text, access: Access::Off }
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self {
-            probe: Probe::Tcp,
-            interval: Duration::from_secs(2),
-            fast_interval: Duration::from_millis(500),
-            timeout: Duration::from_secs(1),
-            rise: 2,
-            fall: 3,
-            initial: Initial::Down,
-        }
     }
 }
 
@@ -239,6 +195,10 @@ pub mod limits {
     pub const MAX_BACKLOG: u32 = 1 << 20;
     /// Of rise and fall.
     pub const MAX_STREAK: u16 = 1_000;
+    /// The most that a probe reads of an answer, in bytes.
+    pub const MAX_PROBE_BYTES: u64 = 256 << 10;
+    /// The most that a probe sends, or looks for, in bytes.
+    pub const MAX_PROBE_SEND: usize = 4 << 10;
     /// The longest name of a listener, pool or backend, in bytes.
     pub const MAX_NAME: usize = 128;
     /// The deepest nesting of failover groups.

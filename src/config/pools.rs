@@ -1,14 +1,13 @@
-//! The pools: members from a list or from a target, and the times and counts of connect and health.
+//! The pools: members from a list or from a target, and the times and counts of connect and ejection.
 //!
 //! Owns what is wrong within one pool. A time that isn't given shrinks to fit those that are, so that setting one
 //! key never makes another one wrong. Next: `target` for the syntax of groups, `address` for that of addresses.
 
 use super::file;
 use super::findings::{At, Complaint, Findings, Given, Placed};
+use super::health::judge;
 use super::target;
-use super::{
-    Address, Balance, Connect, Ejection, Group, Health, Member, Pool, Probe, Protection, address, limits, unit, words,
-};
+use super::{Address, Balance, Connect, Ejection, Group, Member, Pool, Protection, address, limits, unit, words};
 use crate::name::PoolName;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,9 +17,11 @@ pub(super) fn pool(findings: &Findings, given: file::Pool) -> Pool {
     let name = PoolName::new(&given.name.value);
     let connect = connect(findings, &given.connect);
     let ejection = ejection(findings, &given.ejection);
-    let health = health(findings, &given.health);
+    let health = judge::health(findings, &given.health);
+    let tcp_only = judge::tcp_only(&given.health);
     let protection = protection(&given.protection);
     let (balance, members) = members(findings, given);
+    judge::check_unix_members(findings, &tcp_only, &members);
     Pool { name, balance, members, protection, connect, ejection, health }
 }
 
@@ -244,34 +245,12 @@ fn ejection(findings: &Findings, given: &file::Ejection) -> Ejection {
     }
 }
 
-fn health(findings: &Findings, given: &file::Health) -> Health {
-    let default = Health::default();
-    let probe = given.probe.good().map_or(default.probe, |placed| placed.value);
-    if probe == Probe::None {
-        warn_of_idle_keys(findings, given);
-    }
-    let interval = given.interval.good().map_or(default.interval, |placed| placed.value);
-    let within_interval = |time: &Given<Duration>, default: Duration| {
-        let bounded = Bounded { given: time, limit: interval, limit_name: "interval", limit_given: &given.interval };
-        bounded.judged(findings, default)
-    };
-    Health {
-        probe,
-        interval,
-        fast_interval: within_interval(&given.fast_interval, default.fast_interval),
-        timeout: within_interval(&given.timeout, default.timeout),
-        rise: given.rise.good().map_or(default.rise, |placed| placed.value),
-        fall: given.fall.good().map_or(default.fall, |placed| placed.value),
-        initial: given.initial.good().map_or(default.initial, |placed| placed.value),
-    }
-}
-
 /// A time that makes sense only up to another one.
-struct Bounded<'g> {
-    given: &'g Given<Duration>,
-    limit: Duration,
-    limit_name: &'static str,
-    limit_given: &'g Given<Duration>,
+pub(super) struct Bounded<'g> {
+    pub given: &'g Given<Duration>,
+    pub limit: Duration,
+    pub limit_name: &'static str,
+    pub limit_given: &'g Given<Duration>,
 }
 
 impl Bounded<'_> {
@@ -281,7 +260,7 @@ impl Bounded<'_> {
     }
 
     /// The time as it is given, or as much of the default as fits.
-    fn judged(&self, findings: &Findings, default: Duration) -> Duration {
+    pub fn judged(&self, findings: &Findings, default: Duration) -> Duration {
         let Some(Placed { at, value }) = self.given.good() else { return default.min(self.limit) };
         // A limit that is wrong by itself is no measure.
         if *value > self.limit && !matches!(self.limit_given, Given::Bad) {
@@ -291,20 +270,5 @@ impl Bounded<'_> {
             findings.complaint(at, Complaint::new(message, format!("make it shorter, or {name} longer")));
         }
         *value
-    }
-}
-
-/// Without a probe, the keys that say how to probe do nothing.
-fn warn_of_idle_keys(findings: &Findings, given: &file::Health) {
-    let places = [
-        given.interval.good().map(|placed| &placed.at),
-        given.fast_interval.good().map(|placed| &placed.at),
-        given.timeout.good().map(|placed| &placed.at),
-        given.rise.good().map(|placed| &placed.at),
-        given.fall.good().map(|placed| &placed.at),
-        given.initial.good().map(|placed| &placed.at),
-    ];
-    for at in places.into_iter().flatten() {
-        findings.warning(at, "this has no effect with probe = \"none\"", "remove it");
     }
 }

@@ -101,6 +101,40 @@ impl<'t, 'f> Section<'t, 'f> {
         if texts.is_empty() && !list.is_empty() { Given::Bad } else { Given::Good(Placed { at, value: texts }) }
     }
 
+    /// Whether there is anything under `key`.
+    pub fn has(&self, key: &'static str) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// The texts under `key` that are named as the user likes, in the order of the file, with their names' places.
+    pub fn named_texts(&self, key: &'static str) -> Given<Vec<(Placed<String>, Placed<String>)>> {
+        let Some(value) = self.value(key) else { return Given::Absent };
+        let at = self.at_value(key, value);
+        let DeValue::Table(table) = value.get_ref() else {
+            self.findings.complaint(&at, wrong_type(value, "a table"));
+            return Given::Bad;
+        };
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        let texts = entries.into_iter().filter_map(|(name, value)| {
+            let key = format!("{}.{}", at.key, words::key(name.get_ref()));
+            let text = self.judged(At { span: value.span(), key: key.clone() }, self.text_of(value)).into_good()?;
+            Some((Placed { at: At { span: name.span(), key }, value: name.get_ref().to_string() }, text))
+        });
+        Given::Good(Placed { value: texts.collect(), at: at.clone() })
+    }
+
+    /// A list of anything, or one of its kind alone, each value with its place.
+    pub fn one_or_more(&self, key: &'static str) -> Given<Vec<Placed<&'t Value<'t>>>> {
+        match self.value(key) {
+            Some(value) if !value.get_ref().is_array() => {
+                let at = self.at_value(key, value);
+                Given::Good(Placed { value: vec![Placed { at: at.clone(), value }], at })
+            }
+            _ => self.list(key),
+        }
+    }
+
     /// A list of anything, each value with its place.
     pub fn list(&self, key: &'static str) -> Given<Vec<Placed<&'t Value<'t>>>> {
         let Some(value) = self.value(key) else { return Given::Absent };
@@ -261,7 +295,7 @@ impl<'t, 'f> Section<'t, 'f> {
         }
     }
 
-    fn judged<T>(&self, at: At, verdict: Result<T, Complaint>) -> Given<T> {
+    pub fn judged<T>(&self, at: At, verdict: Result<T, Complaint>) -> Given<T> {
         match verdict {
             Ok(value) => Given::Good(Placed { at, value }),
             Err(complaint) => {

@@ -1,18 +1,20 @@
 //! The checker: one task that probes whatever the routing table holds.
 //!
-//! Owns the loop over what can happen (a probe ends, a turn comes, the table changes) and what is told of it. When
-//! is `schedule`, how is `probe`, the verdict is the backend's own. May panic and be run again: nothing that
+//! Owns the loop over what can happen (a probe ends, a turn comes, the table changes). When is `schedule`, how is
+//! `probe`, what is said of it is `told`, the verdict is the backend's own. May panic and be run again: nothing that
 //! matters lives here.
 
 use super::MAX_PROBES;
+use super::agent::Statement;
 use super::limit::Limit;
-use super::probe::{ProbeError, probe};
-use super::schedule::Schedule;
+use super::probe::{Answer, ProbeError, Question, ask};
+use super::schedule::{Key, Kind, Schedule};
+use super::told::{self, Told};
 use crate::clock::{Now, unix_ms};
 use crate::config;
 use crate::metrics::CheckResult;
 use crate::name::{BackendAddr, BackendId};
-use crate::pool::health::Outcome;
+use crate::pool::health::{AgentReport, Outcome};
 use crate::pool::{Backend, Health, Pool};
 use crate::rng::Rng;
 use crate::table::RoutingTable;
@@ -25,12 +27,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-/// Changes of one backend that are logged at once, and then one in each period.
-const CHANGE_LINES: (u32, Duration) = (5, Duration::from_secs(30));
-/// The same for probes that could not be made, of all backends together.
+/// Probes that could not be made, of all backends together, that are logged at once, and then one in each period.
 const FROZEN_LINES: (u32, Duration) = (1, Duration::from_secs(10));
-/// Backends named in the line about the first round; the rest is only counted.
-const NAMED_DOWN: usize = 10;
+/// The same for words of agents that aren't known.
+const UNKNOWN_LINES: (u32, Duration) = (1, Duration::from_secs(10));
 
 /// What the checker works on and whom it tells; cloned for each time that it is run.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub struct Inputs {
 pub async fn run(inputs: Inputs, rng: Rng) {
     #[cfg(debug_assertions)]
     hook::panic_once();
-    Checker::new(inputs, rng).run(probe).await;
+    Checker::new(inputs, rng).run(ask).await;
 }
 
 pub(super) struct Checker {
@@ -55,26 +55,41 @@ pub(super) struct Checker {
     schedule: Schedule,
     targets: HashMap<BackendId, Target>,
     frozen: Limit,
+    unknown: Limit,
 }
 
 struct Target {
     pool: Arc<Pool>,
     backend: Arc<Backend>,
-    changes: Limit,
+    /// What it is asked, if anything.
+    probe: Option<Question>,
+    agent: Option<Question>,
+    told: Told,
 }
 
-type Ended = (BackendId, Result<(), ProbeError>);
+impl Target {
+    fn question(&self, kind: Kind) -> Option<(Question, BackendAddr)> {
+        let (health, own) = (&self.pool.health, &self.backend.address);
+        match kind {
+            Kind::Probe => Some((self.probe.clone()?, health.target(own))),
+            Kind::Agent => Some((self.agent.clone()?, health.agent.as_ref()?.target(own))),
+        }
+    }
+}
+
+type Ended = (Key, Result<Answer, ProbeError>);
 
 impl Checker {
     pub fn new(inputs: Inputs, rng: Rng) -> Self {
         let frozen = Limit::new(FROZEN_LINES.0, FROZEN_LINES.1);
-        Self { inputs, rng, schedule: Schedule::default(), targets: HashMap::new(), frozen }
+        let unknown = Limit::new(UNKNOWN_LINES.0, UNKNOWN_LINES.1);
+        Self { inputs, rng, schedule: Schedule::default(), targets: HashMap::new(), frozen, unknown }
     }
 
     pub async fn run<P, F>(mut self, probe: P)
     where
-        P: Fn(BackendAddr, Duration) -> F,
-        F: Future<Output = Result<(), ProbeError>> + Send + 'static,
+        P: Fn(Question, BackendAddr, Duration) -> F,
+        F: Future<Output = Result<Answer, ProbeError>> + Send + 'static,
     {
         let mut probes = JoinSet::new();
         self.follow_table();
@@ -102,18 +117,23 @@ impl Checker {
         let mut before = std::mem::take(&mut self.targets);
         let mut wanted = Vec::new();
         for pool in &table.pools {
+            let probe = Question::of(&pool.health);
+            let agent = pool.health.agent.as_ref().map(|agent| Question::Agent(Arc::clone(agent)));
             for backend in &pool.view().backends {
-                if pool.health.probe == config::Probe::None {
+                let before = before.remove(&backend.id);
+                if probe.is_none() {
                     count_as_up(backend);
-                    continue;
                 }
-                let changes = match before.remove(&backend.id) {
-                    Some(target) => target.changes,
-                    None => Limit::new(CHANGE_LINES.0, CHANGE_LINES.1),
-                };
-                let target = Target { pool: Arc::clone(pool), backend: Arc::clone(backend), changes };
-                self.targets.insert(backend.id, target);
-                wanted.push(backend.id);
+                if agent.is_none() && before.as_ref().is_some_and(|target| target.agent.is_some()) {
+                    heed(backend, AgentReport::of_nobody());
+                }
+                let kinds = [probe.as_ref().map(|_| Kind::Probe), agent.as_ref().map(|_| Kind::Agent)];
+                let keys = kinds.into_iter().flatten().map(|kind| (backend.id, kind));
+                wanted.extend(keys);
+                let told = before.map_or_else(Told::default, |target| target.told);
+                let (pool, backend) = (Arc::clone(pool), Arc::clone(backend));
+                let target = Target { pool, probe: probe.clone(), agent: agent.clone(), told, backend };
+                self.targets.insert(target.backend.id, target);
             }
         }
         self.schedule.update(wanted, Instant::now());
@@ -121,49 +141,42 @@ impl Checker {
 
     fn start_what_is_due<P, F>(&mut self, probes: &mut JoinSet<Ended>, probe: &P)
     where
-        P: Fn(BackendAddr, Duration) -> F,
-        F: Future<Output = Result<(), ProbeError>> + Send + 'static,
+        P: Fn(Question, BackendAddr, Duration) -> F,
+        F: Future<Output = Result<Answer, ProbeError>> + Send + 'static,
     {
         let now = Instant::now();
         while probes.len() < MAX_PROBES
-            && let Some(id) = self.schedule.start(now)
+            && let Some(key) = self.schedule.start(now)
         {
-            let Some(target) = self.targets.get(&id) else { continue };
-            let asking = probe(target.backend.address.clone(), target.pool.health.timeout);
-            probes.spawn(async move { (id, asking.await) });
+            let Some(target) = self.targets.get(&key.0) else { continue };
+            let Some((question, address)) = target.question(key.1) else { continue };
+            let asking = probe(question, address, target.pool.health.timeout);
+            probes.spawn(async move { (key, asking.await) });
         }
     }
 
-    fn take_in(&mut self, (id, result): Ended) {
-        let Some(target) = self.targets.get_mut(&id) else { return };
-        let (pool, backend, now) = (&target.pool, &target.backend, Instant::now());
-        let outcome = match &result {
-            Ok(()) => {
-                backend.metrics.health_check(CheckResult::Success);
-                Outcome::Success
+    fn take_in(&mut self, (key, result): Ended) {
+        let now = Instant::now();
+        let Some(target) = self.targets.get_mut(&key.0) else { return };
+        if let Err(reason) = &result
+            && reason.outcome() == Outcome::Frozen
+            && let Some(unsaid) = self.frozen.event(now)
+        {
+            let (pool, backend) = (&target.pool.name, &*target.backend.label);
+            tracing::warn!(%pool, backend, %reason, unsaid, "can't probe; the backend stays what it is");
+        }
+        let delay = match key.1 {
+            Kind::Probe => {
+                target.take_in_probe(&result, now);
+                target.backend.probe_delay(&target.pool.health, &mut self.rng)
             }
-            Err(error) => {
-                backend.metrics.health_check(error.check_result());
-                error.outcome()
+            Kind::Agent => {
+                target.take_in_agent(&result, &mut self.unknown, now);
+                let Some(agent) = &target.pool.health.agent else { return };
+                self.rng.jitter(agent.interval, target.pool.health.jitter.ratio())
             }
         };
-        match (&result, outcome) {
-            (Err(reason), Outcome::Failure) => backend.set_last_error(&reason.to_string(), unix_ms()),
-            (Err(reason), Outcome::Frozen) => {
-                if let Some(unsaid) = self.frozen.event(now) {
-                    let (pool, backend) = (&pool.name, &*backend.label);
-                    tracing::warn!(%pool, backend, %reason, unsaid, "can't probe; the backend stays what it is");
-                }
-            }
-            _ => {}
-        }
-        let changed = pool.observe(backend, outcome, Now::at(now.into_std()));
-        let said = if changed.is_some() { target.changes.event(now) } else { target.changes.overdue(now) };
-        if let Some(unsaid) = said {
-            tell(pool, backend, unsaid);
-        }
-        let delay = backend.probe_delay(&pool.health, &mut self.rng);
-        self.schedule.finish(id, delay, now, &mut self.rng);
+        self.schedule.finish(key, delay, now, &mut self.rng);
     }
 
     fn announce_first_round(&self) {
@@ -171,34 +184,67 @@ impl Checker {
             return;
         }
         self.inputs.first_round.send_replace(true);
-        if self.targets.is_empty() {
-            return;
-        }
-        let down: Vec<&Target> = self.targets.values().filter(|target| !target.backend.is_up()).collect();
-        let up = self.targets.len() - down.len();
-        if down.is_empty() {
-            tracing::info!(up, "every backend has been probed");
-            return;
-        }
-        let mut names: Vec<String> =
-            down.iter().map(|target| format!("{}/{}", target.pool.name, target.backend.label)).collect();
-        names.sort_unstable();
-        names.truncate(NAMED_DOWN);
-        tracing::warn!(up, down = down.len(), names = names.join(" "), "every backend has been probed; some are down");
+        let probed = self.targets.values().filter(|target| target.probe.is_some());
+        told::first_round(probed.map(|target| (&*target.pool, &*target.backend)));
     }
 }
 
-/// The one line about a change, or about the last of those that came too fast to tell each.
-fn tell(pool: &Pool, backend: &Backend, unsaid: u64) {
-    let (name, label) = (&pool.name, &*backend.label);
-    match backend.health().0 {
-        Health::Up => tracing::info!(pool = %name, backend = label, unsaid, "backend is up"),
-        Health::Down => {
-            let reason = backend.last_error().map_or_else(String::new, |error| error.text);
-            tracing::warn!(pool = %name, backend = label, reason, unsaid, "backend is down");
+impl Target {
+    fn take_in_probe(&mut self, result: &Result<Answer, ProbeError>, now: Instant) {
+        let (pool, backend) = (&self.pool, &self.backend);
+        let outcome = match result {
+            Ok(answer) => {
+                backend.metrics.health_check(CheckResult::Success);
+                if let (Answer::GoodUntil(end), config::Probe::Tls(spec)) = (answer, &pool.health.probe) {
+                    self.told.certificate(pool, backend, *end, spec.expiry_warning, unix_ms() / 1_000, now);
+                }
+                Outcome::Success
+            }
+            Err(error) => {
+                backend.metrics.health_check(error.check_result());
+                error.outcome()
+            }
+        };
+        if let (Err(reason), Outcome::Failure) = (result, outcome) {
+            backend.set_last_error(&reason.to_string(), unix_ms());
+        }
+        let changed = pool.observe(backend, outcome, Now::at(now.into_std())).is_some();
+        self.told.change(pool, backend, changed, now);
+    }
+
+    /// An agent that doesn't answer takes nothing back.
+    fn take_in_agent(&mut self, result: &Result<Answer, ProbeError>, unknown: &mut Limit, now: Instant) {
+        let (pool, backend) = (&self.pool, &self.backend);
+        match result {
+            Ok(Answer::Agent(statement)) => {
+                if let Some(word) = &statement.unknown
+                    && let Some(unsaid) = unknown.event(now)
+                {
+                    let (pool, backend) = (&pool.name, &*backend.label);
+                    tracing::warn!(%pool, backend, word, unsaid, "the agent says a word that is not known");
+                }
+                if self.told.agent(pool, backend, Ok(statement), now) && statement.report.state == Some(Health::Down) {
+                    backend.set_last_error(&said_down(statement), unix_ms());
+                }
+                heed(backend, statement.report);
+            }
+            Err(error) if error.outcome() != Outcome::Frozen => {
+                self.told.agent(pool, backend, Err(error), now);
+            }
+            _ => {}
         }
     }
 }
+
+fn said_down(statement: &Statement) -> String {
+    match statement.reason.as_str() {
+        "" => "the agent says down".into(),
+        reason => format!("the agent says down: {reason}"),
+    }
+}
+
+/// The one place where an agent's report reaches its backend.
+fn heed(_backend: &Backend, _report: AgentReport) {}
 
 /// A backend that nobody probes is up, also if its pool was probed before this table.
 fn count_as_up(backend: &Backend) {

@@ -1,4 +1,4 @@
-//! When each backend's turn to be probed is.
+//! When each backend's turn to be asked is, by a probe or for what its agent says.
 //!
 //! Owns the due times and which probes are under way; pure, `now` and the generator come in. New backends are asked
 //! at once, though spread a little; after that their turns lie evenly over the interval, so that ten thousand of
@@ -16,12 +16,22 @@ const FIRST_SPREAD: Duration = Duration::from_millis(500);
 /// and of few over this much for each.
 const FIRST_STEP: Duration = Duration::from_millis(1);
 
+/// What a turn is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Probe,
+    Agent,
+}
+
+/// A target: each kind of question to a backend has its turns.
+pub type Key = (BackendId, Kind);
+
 /// Every target's next turn.
 #[derive(Default)]
 pub struct Schedule {
-    targets: HashMap<BackendId, Turn>,
+    targets: HashMap<Key, Turn>,
     /// Each target once, unless a probe of it is under way; and what has gone, see [`Schedule::next_due`].
-    due: BinaryHeap<Reverse<(Instant, BackendId)>>,
+    due: BinaryHeap<Reverse<(Instant, Key)>>,
     /// Targets of which no probe has ended yet.
     unasked: usize,
 }
@@ -34,7 +44,7 @@ struct Turn {
 
 impl Schedule {
     /// Makes `wanted` the targets. Those that were there before keep their turn; the others have theirs now.
-    pub fn update(&mut self, wanted: impl IntoIterator<Item = BackendId>, now: Instant) {
+    pub fn update(&mut self, wanted: impl IntoIterator<Item = Key>, now: Instant) {
         let mut before = std::mem::take(&mut self.targets);
         let mut fresh = Vec::new();
         for id in wanted {
@@ -63,13 +73,13 @@ impl Schedule {
     }
 
     /// Somebody whose turn it is, if it is anybody's.
-    pub fn start(&mut self, now: Instant) -> Option<BackendId> {
+    pub fn start(&mut self, now: Instant) -> Option<Key> {
         self.next_due().filter(|due| *due <= now)?;
         self.due.pop().map(|Reverse((_, id))| id)
     }
 
     /// A probe has ended; the next one is `delay` after this one's turn. Ignored if the target has gone.
-    pub fn finish(&mut self, id: BackendId, delay: Duration, now: Instant, rng: &mut Rng) {
+    pub fn finish(&mut self, id: Key, delay: Duration, now: Instant, rng: &mut Rng) {
         let Some(&turn) = self.targets.get(&id) else { return };
         // After the first round, turns are thrown all over the interval: its crowd shall not stay one.
         let delay = if turn.asked { delay } else { rng.up_to(delay) };
@@ -85,7 +95,7 @@ impl Schedule {
         self.unasked == 0
     }
 
-    fn set(&mut self, id: BackendId, turn: Turn) {
+    fn set(&mut self, id: Key, turn: Turn) {
         self.targets.insert(id, turn);
         self.due.push(Reverse((turn.due, id)));
     }
@@ -97,12 +107,16 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(2);
 
-    fn ids(count: u32) -> impl Iterator<Item = BackendId> {
-        (0..count).map(BackendId)
+    fn key(id: u32) -> Key {
+        (BackendId(id), Kind::Probe)
+    }
+
+    fn ids(count: u32) -> impl Iterator<Item = Key> {
+        (0..count).map(key)
     }
 
     /// Lets probes that take no time happen until `end`; when each one was.
-    fn simulate(schedule: &mut Schedule, end: Instant, rng: &mut Rng) -> Vec<(Instant, BackendId)> {
+    fn simulate(schedule: &mut Schedule, end: Instant, rng: &mut Rng) -> Vec<(Instant, Key)> {
         let mut probes = Vec::new();
         while let Some(now) = schedule.next_due().filter(|due| *due < end) {
             let id = schedule.start(now).unwrap();
@@ -168,25 +182,25 @@ mod tests {
         let (mut schedule, start, rng) = (Schedule::default(), Instant::now(), &mut Rng::from_seed(3));
         schedule.update(ids(3), start);
         simulate(&mut schedule, start + INTERVAL, rng);
-        let turn = schedule.targets[&BackendId(1)].due;
+        let turn = schedule.targets[&key(1)].due;
         let now = start + INTERVAL;
-        schedule.update([BackendId(1), BackendId(7)], now);
+        schedule.update([key(1), key(7)], now);
         let probes = simulate(&mut schedule, now + 3 * INTERVAL, rng);
-        assert_eq!(probes[0], (now, BackendId(7)));
-        let first_of_1 = probes.iter().find(|(_, id)| *id == BackendId(1));
-        assert_eq!(first_of_1, Some(&(turn, BackendId(1))));
-        assert!(!probes.iter().any(|(_, id)| [BackendId(0), BackendId(2)].contains(id)));
+        assert_eq!(probes[0], (now, key(7)));
+        let first_of_1 = probes.iter().find(|(_, id)| *id == key(1));
+        assert_eq!(first_of_1, Some(&(turn, key(1))));
+        assert!(!probes.iter().any(|(_, id)| [key(0), key(2)].contains(id)));
     }
 
     #[test]
     fn a_probe_under_way_is_not_started_again_and_its_end_is_ignored_once_it_has_gone() {
         let (mut schedule, now, rng) = (Schedule::default(), Instant::now(), &mut Rng::from_seed(4));
         schedule.update(ids(1), now);
-        assert_eq!(schedule.start(now), Some(BackendId(0)));
+        assert_eq!(schedule.start(now), Some(key(0)));
         schedule.update(ids(1), now);
         assert_eq!((schedule.next_due(), schedule.start(now + INTERVAL)), (None, None));
         schedule.update(ids(0), now);
-        schedule.finish(BackendId(0), INTERVAL, now, rng);
+        schedule.finish(key(0), INTERVAL, now, rng);
         assert_eq!(schedule.next_due(), None);
     }
 
@@ -197,10 +211,7 @@ mod tests {
             schedule.update(ids(count), start + INTERVAL * after);
         }
         let now = start + 2 * INTERVAL;
-        assert_eq!(
-            (schedule.next_due(), schedule.start(now), schedule.start(now)),
-            (Some(now), Some(BackendId(0)), None)
-        );
+        assert_eq!((schedule.next_due(), schedule.start(now), schedule.start(now)), (Some(now), Some(key(0)), None));
     }
 
     #[test]

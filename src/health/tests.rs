@@ -1,7 +1,7 @@
 //! The checker over a world whose answers the test decides, on a paused clock; and once over real sockets.
 
 use super::checker::{Checker, Inputs};
-use super::probe::{ProbeError, probe};
+use super::probe::{Answer as Answered, ProbeError, Question, ask};
 use super::{MAX_PROBES, run};
 use crate::clock::Now;
 use crate::config::{self, Address, Balance, Config, Initial, Probe};
@@ -91,12 +91,12 @@ impl World {
     async fn during<T>(&self, scenario: impl Future<Output = T>) -> T {
         let checker = Checker::new(self.inputs.clone(), Rng::from_seed(1));
         tokio::select! {
-            () = checker.run(|address, limit| self.clone().ask(address, limit)) => panic!("a checker never ends"),
+            () = checker.run(|question, address, limit| self.clone().ask(question, address, limit)) => panic!("a checker never ends"),
             value = scenario => value,
         }
     }
 
-    async fn ask(self, address: BackendAddr, limit: Duration) -> Result<(), ProbeError> {
+    async fn ask(self, _: Question, address: BackendAddr, limit: Duration) -> Result<Answered, ProbeError> {
         let address = address.to_string();
         let (answer, _under_way) = {
             let mut seen = self.seen.lock().unwrap();
@@ -111,7 +111,7 @@ impl World {
             (answer, UnderWay(&self.seen))
         };
         match answer {
-            Answer::Yes | Answer::Flapping => Ok(()),
+            Answer::Yes | Answer::Flapping => Ok(Answered::Good),
             Answer::Refused => Err(ProbeError::Connect(Errno::CONNREFUSED.into())),
             Answer::NoFd => Err(ProbeError::Connect(Errno::MFILE.into())),
             Answer::Silence => {
@@ -241,7 +241,7 @@ async fn probes_are_bounded_and_everybody_has_a_turn() {
 #[tokio::test(start_paused = true)]
 async fn the_result_for_a_target_that_has_gone_is_dropped() {
     let health = config::Health { initial: Initial::Up, fall: 1, ..config::Health::default() };
-    let world = World::new(&[A, B], health);
+    let world = World::new(&[A, B], health.clone());
     world.answer(A, Answer::Silence);
     let gone = world.backend(A);
     world
@@ -306,7 +306,7 @@ async fn the_first_round_is_over_when_the_slowest_has_answered() {
 #[tokio::test(start_paused = true)]
 async fn a_pool_that_is_not_probed_is_up() {
     let unprobed = config::Health { probe: Probe::None, ..config::Health::default() };
-    let world = World::new(&[A], unprobed);
+    let world = World::new(&[A], unprobed.clone());
     assert!(world.is_up(A), "from the start");
     let mut over = world.inputs.first_round.subscribe();
     world.during(async { over.wait_for(|over| *over).await.map(|_| ()) }).await.unwrap();
@@ -342,14 +342,14 @@ async fn a_checker_that_is_run_again_goes_on_where_the_last_one_was() {
 #[tokio::test(start_paused = true)]
 async fn a_flapping_backend_does_not_flood_the_log() {
     let health = config::Health { rise: 1, fall: 1, ..config::Health::default() };
-    let world = World::new(&[A], health);
+    let world = World::new(&[A], health.clone());
     let (lines, _guard) = Lines::capture();
     world.answer(A, Answer::Flapping);
     world
         .during(async {
             for _ in 0..10 {
                 sleep(360 * SECOND).await;
-                world.swap(&[A], health);
+                world.swap(&[A], health.clone());
             }
             assert!(world.backend(A).metrics.state_changes.get() > 1_500);
             let said = lines.with("backend is").len();
@@ -379,5 +379,6 @@ async fn real_backends_are_asked_by_real_probes() {
         over = over.wait_for(|over| *over) => drop(over.unwrap()),
     }
     assert!(world.is_up(&somebody) && !world.is_up(&nobody));
-    assert_eq!(probe(world.backend(&somebody).address.clone(), SECOND).await, Ok(()));
+    let address = world.backend(&somebody).address.clone();
+    assert_eq!(ask(Question::Tcp, address, SECOND).await, Ok(Answered::Good));
 }

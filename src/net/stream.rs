@@ -63,6 +63,11 @@ impl Stream {
         let _ = set_socket_linger(&self.socket, None);
     }
 
+    /// The socket alone, which still resets at close.
+    pub(super) fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+
     /// Passes on the peer's FIN and goes on reading.
     pub fn send_fin(&self) -> rustix::io::Result<()> {
         rustix::net::shutdown(&self.socket, Shutdown::Write)

@@ -95,9 +95,9 @@ impl Health {
     /// What a backend is before anything is known of it.
     #[must_use]
     pub fn initial(config: &config::Health) -> Self {
-        match (config.probe, config.initial) {
+        match (&config.probe, config.initial) {
             (config::Probe::None, _) | (_, config::Initial::Up) => Self::Up,
-            (config::Probe::Tcp, config::Initial::Down) => Self::Down,
+            (_, config::Initial::Down) => Self::Down,
         }
     }
 

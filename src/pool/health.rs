@@ -1,14 +1,13 @@
 //! The verdict on a backend: how many probes in a row it takes to change it, and how soon the next one is due.
 //!
-//! Owns the damping only, as a pure state machine; `crate::health` probes and keeps time. Next: `crate::health`.
+//! Owns the damping, as a pure state machine, and the words for what a backend says of itself; `crate::health` probes
+//! and keeps time. Next: `crate::health`.
 
 use super::Health;
 use crate::config;
 use crate::rng::Rng;
+use std::fmt;
 use std::time::Duration;
-
-/// The share by which the time between two probes varies, so that probes of many backends don't march in step.
-const JITTER: f64 = 0.1;
 
 /// What one probe came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +16,58 @@ pub enum Outcome {
     Failure,
     /// We couldn't ask (no descriptor, no port, no route): says nothing about the backend.
     Frozen,
+}
+
+/// What a backend's agent says of it; what it doesn't speak of stays as it is. Source: HAProxy's agent-check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentReport {
+    /// `down` takes the backend out whatever its probes say; `up` leaves it to them again.
+    pub state: Option<Health>,
+    pub admin: Option<AgentAdmin>,
+    /// Of the configured weight, in per cent: 0 to 100.
+    pub weight: Option<u8>,
+}
+
+impl AgentReport {
+    /// What holds where no agent speaks.
+    #[must_use]
+    pub fn of_nobody() -> Self {
+        Self { state: Some(Health::Up), admin: Some(AgentAdmin::Ready), weight: Some(100) }
+    }
+}
+
+impl fmt::Display for AgentReport {
+    /// Writes the words that the agent might have used, such as `up drain 50%`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [self.state.map(Health::as_str), self.admin.map(AgentAdmin::as_str)];
+        let weight = self.weight.map(|weight| format!("{weight}%"));
+        let words: Vec<&str> = words.into_iter().flatten().chain(weight.as_deref()).collect();
+        f.write_str(if words.is_empty() { "nothing" } else { "" })?;
+        f.write_str(&words.join(" "))
+    }
+}
+
+/// The part of an agent's report that an operator might have said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentAdmin {
+    /// Takes back the other two.
+    Ready,
+    /// No new sessions; those that stand go on.
+    Drain,
+    /// As `Drain`, and what the probes say doesn't matter.
+    Maint,
+}
+
+impl AgentAdmin {
+    /// The agent's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
 }
 
 /// Turns outcomes into verdicts: `fall` failures in a row, or `rise` successes, change it.
@@ -60,10 +111,15 @@ impl Damper {
         Some(spoken_for)
     }
 
-    /// The time until the next probe: short while a change of the verdict is pending.
+    /// The time until the next probe: short while a change of the verdict is pending, and another one while the
+    /// backend is down for good.
     pub fn next_delay(&self, config: &config::Health, rng: &mut Rng) -> Duration {
-        let pending = self.streak > 0;
-        rng.jitter(if pending { config.fast_interval } else { config.interval }, JITTER)
+        let interval = match self.health {
+            _ if self.streak > 0 => config.fast_interval,
+            Health::Up => config.interval,
+            Health::Down => config.down_interval,
+        };
+        rng.jitter(interval, config.jitter.ratio())
     }
 }
 
@@ -76,10 +132,15 @@ mod tests {
         probe: config::Probe::Tcp,
         interval: Duration::from_secs(2),
         fast_interval: Duration::from_millis(500),
+        down_interval: Duration::from_secs(10),
+        jitter: config::Percent::whole(10),
         timeout: Duration::from_secs(1),
         rise: 2,
         fall: 3,
         initial: config::Initial::Down,
+        port: None,
+        address: None,
+        agent: None,
     };
 
     /// The verdicts that a sequence of outcomes leads to: `s`uccess, `f`ailure, fro`z`en become `U`p, `D`own, `.`
@@ -135,7 +196,8 @@ mod tests {
             (Failure, RISE_2_FALL_3.fast_interval),
             (Frozen, RISE_2_FALL_3.fast_interval),
             (Failure, RISE_2_FALL_3.fast_interval),
-            (Failure, RISE_2_FALL_3.interval),
+            (Failure, RISE_2_FALL_3.down_interval),
+            (Failure, RISE_2_FALL_3.down_interval),
             (Success, RISE_2_FALL_3.fast_interval),
             (Success, RISE_2_FALL_3.interval),
         ] {
@@ -144,5 +206,20 @@ mod tests {
             let range = expected.mul_f64(0.9)..=expected.mul_f64(1.1);
             assert!(range.contains(&delay), "{delay:?} after {outcome:?}, expected about {expected:?}");
         }
+    }
+
+    #[test]
+    fn the_time_between_probes_varies_by_the_jitter() {
+        let mut rng = Rng::from_seed(6);
+        let damper = Damper::new(Health::Up);
+        let mut delays = |percent| {
+            let config = config::Health { jitter: config::Percent::whole(percent), ..RISE_2_FALL_3 };
+            (0..1_000).map(|_| damper.next_delay(&config, &mut rng).as_secs_f64()).collect::<Vec<_>>()
+        };
+        assert!(delays(0).iter().all(|delay| (delay - 2.0).abs() < 1e-9));
+        let half = delays(50);
+        assert!(half.iter().all(|delay| (1.0..=3.0).contains(delay)));
+        let beyond = |limit: f64| half.iter().filter(|delay| (**delay - 2.0).abs() > limit).count();
+        assert!(beyond(0.5) > 400, "{} of 1000 are in the outer half", beyond(0.5));
     }
 }

@@ -81,7 +81,7 @@ impl Pool {
             connect: config.connect,
             protection: config.protection,
             ejection: config.ejection,
-            health: config.health,
+            health: config.health.clone(),
             metrics: previous.map_or_else(|| Arc::new(metrics.pool(&config.name)), |pool| pool.metrics.clone()),
             view: ArcSwap::from_pointee(view),
             mode: AtomicU32::new(Mode::default().to_bits()),

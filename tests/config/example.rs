@@ -2,7 +2,8 @@
 
 use super::{EXAMPLE, good, said};
 use std::collections::BTreeSet;
-use tidegate::config::TABLES;
+use std::sync::Arc;
+use tidegate::config::{Health, Probe, TABLES};
 use toml::Value;
 
 /// The example with the lines that show defaults put in force.
@@ -14,13 +15,49 @@ fn with_defaults_in_force() -> String {
 #[test]
 fn the_example_is_good_and_tells_the_defaults_as_they_are() {
     let mut short = good(EXAMPLE);
-    let mut long = good(&with_defaults_in_force());
+    // The file must be there; the example's isn't.
+    let ca = self_signed();
+    let mut long = good(&with_defaults_in_force().replace("/etc/tidegate/ca.pem", ca.path().to_str().unwrap()));
     assert_eq!((long.runtime.workers.take(), long.runtime.max_connections.take()), (Some(4), Some(100_000)));
     // The lines are the same but for the missing marks, so that columns differ nowhere else.
     for config in [&mut short, &mut long] {
         config.pools.iter_mut().flat_map(|pool| &mut pool.members).for_each(|member| member.place.clear());
     }
+    let mut without_defaults = 0;
+    for pool in &mut long.pools {
+        without_defaults += take_what_has_no_default(&mut pool.health);
+    }
+    assert_eq!(without_defaults, 8, "keys whose lines show a value to begin with");
     assert_eq!(long, short);
+}
+
+/// Takes out the values of keys that have no default, and says how many there were.
+fn take_what_has_no_default(health: &mut Health) -> usize {
+    let mut taken = usize::from(health.port.take().is_some()) + usize::from(health.address.take().is_some());
+    if let Some(agent) = &mut health.agent {
+        taken += usize::from(!std::mem::take(&mut Arc::make_mut(agent).send).is_empty());
+    }
+    match &mut health.probe {
+        Probe::Http(spec) => {
+            let spec = Arc::make_mut(spec);
+            taken += usize::from(spec.host.take().is_some()) + usize::from(spec.body.take().is_some());
+            taken += std::mem::take(&mut spec.headers).len();
+        }
+        Probe::Tls(spec) => {
+            let spec = Arc::make_mut(spec);
+            taken += usize::from(spec.name.take().is_some()) + usize::from(spec.ca.take().is_some());
+        }
+        _ => {}
+    }
+    taken
+}
+
+/// A PEM file with one certificate.
+pub fn self_signed() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let certified = rcgen::generate_simple_self_signed(["api.example".to_owned()]).expect("a certificate");
+    std::fs::write(file.path(), certified.cert.pem()).expect("a file that takes it");
+    file
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod bytes;
 mod example;
 mod files;
+mod health;
 mod mistakes;
 mod pools;
 mod syntax;
@@ -79,7 +80,7 @@ fn the_smallest_config_has_every_default() {
     assert_eq!((pool.members[0].weight, &pool.members[0].name), (1, &None));
     assert_eq!((pool.connect.timeout, pool.connect.attempts), (Duration::from_secs(5), 3));
     assert_eq!(pool.connect.budget, Duration::from_secs(10));
-    assert_eq!((pool.health.probe, pool.health.initial), (Probe::Tcp, Initial::Down));
+    assert_eq!((&pool.health.probe, pool.health.initial), (&Probe::Tcp, Initial::Down));
     assert_eq!((pool.health.interval, pool.health.timeout), (Duration::from_secs(2), Duration::from_secs(1)));
     assert_eq!((pool.health.fast_interval, pool.health.rise, pool.health.fall), (Duration::from_millis(500), 2, 3));
 }

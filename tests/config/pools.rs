@@ -262,8 +262,11 @@ fn mistakes_of_connect_and_health() {
         ("health.rise = 0", &["6:15: pools.web.health.rise: 0 is out of range; use 1 to 1000"]),
         ("health.fall = 1001", &["6:15: pools.web.health.fall: 1001 is out of range; use 1 to 1000"]),
         (
-            "health.probe = \"http\"",
-            &["6:16: pools.web.health.probe: \"http\" is not known here; use \"tcp\" or \"none\""],
+            "health.probe = \"ping\"",
+            &[
+                "6:16: pools.web.health.probe: \"ping\" is not known here; use \"tcp\", \"http\", \"tls\", \"exchange\" or \
+               \"none\"",
+            ],
         ),
         (
             "health.initial = \"on\"",

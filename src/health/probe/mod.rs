@@ -1,0 +1,167 @@
+//! One question to one backend: does it take a connection, does it answer as it should?
+//!
+//! Owns the answer and whose fault a failure is; keeps no state and retries nothing. Each protocol is a file of its
+//! own: `http`, `tls`, `exchange`, and `super::agent` for what a backend says of itself. Bounded in time by the caller's
+//! limit and in bytes by the spec, whatever comes. A conversation that came to an answer is closed in order, so that
+//! the backend's log stays quiet; one that ran out of time is reset.
+
+mod exchange;
+mod http;
+mod text;
+mod tls;
+mod validity;
+
+use super::agent::{self, Statement};
+use crate::config;
+use crate::metrics::{CheckResult, ConnectErrorReason};
+use crate::name::BackendAddr;
+use crate::net::async_stream::AsyncStream;
+use crate::net::connect::{ConnectError, connect};
+use crate::pool::health::Outcome;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+pub(super) use text::quoted;
+pub(super) use tls::date;
+
+/// A time-out that comes this much too late says that we were not running, not that the backend didn't answer.
+const STALL: Duration = Duration::from_millis(500);
+
+/// What a backend is asked, made ready once for a whole pool.
+#[derive(Clone, Debug)]
+pub enum Question {
+    Tcp,
+    Http(Arc<config::Http>),
+    Tls(Arc<tls::Handshake>),
+    Exchange(Arc<config::Exchange>),
+    /// Not whether it is well, but what it says of itself.
+    Agent(Arc<config::Agent>),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Good,
+    /// Good, by a certificate that ends at this second of Unix time.
+    GoodUntil(u64),
+    Agent(Statement),
+}
+
+/// Why a probe did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    #[error("{0}")]
+    Connect(ConnectError),
+    /// It answered, but not as it should: a sentence.
+    #[error("{0}")]
+    Wrong(String),
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// A part of an answer came: a sentence.
+    #[error("{seen} within {}", humantime::format_duration(*.limit))]
+    Unfinished { seen: String, limit: Duration },
+    #[error("this process was not running for {}", humantime::format_duration(*.0))]
+    Stalled(Duration),
+}
+
+/// What has been seen of an answer so far, as a sentence that "within 1s" may follow.
+type Seen = Option<String>;
+
+impl Question {
+    /// The question of a pool's probe; `None` where nobody asks.
+    pub fn of(health: &config::Health) -> Option<Self> {
+        match &health.probe {
+            config::Probe::Tcp => Some(Self::Tcp),
+            config::Probe::Http(spec) => Some(Self::Http(Arc::clone(spec))),
+            config::Probe::Tls(spec) => Some(Self::Tls(Arc::new(tls::Handshake::new(spec)))),
+            config::Probe::Exchange(spec) => Some(Self::Exchange(Arc::clone(spec))),
+            config::Probe::None => None,
+        }
+    }
+
+    /// The most bytes that are read from the backend.
+    fn most(&self) -> usize {
+        match self {
+            Self::Tcp => 0,
+            Self::Http(spec) => http::MAX_HEAD + spec.max_bytes,
+            Self::Tls(_) => tls::MAX_HANDSHAKE,
+            Self::Exchange(spec) => spec.max_bytes,
+            Self::Agent(_) => agent::MAX_LINE,
+        }
+    }
+
+    async fn converse(
+        &self,
+        stream: &mut AsyncStream,
+        to: &BackendAddr,
+        seen: &mut Seen,
+    ) -> Result<Answer, ProbeError> {
+        match self {
+            Self::Tcp => Ok(Answer::Good),
+            Self::Http(spec) => http::ask(spec, to, stream, seen).await.map(|()| Answer::Good),
+            Self::Tls(handshake) => handshake.make(stream).await.map(Answer::GoodUntil),
+            Self::Exchange(spec) => exchange::ask(spec, stream, seen).await.map(|()| Answer::Good),
+            Self::Agent(spec) => agent::ask(spec, stream).await.map(Answer::Agent),
+        }
+    }
+}
+
+impl ProbeError {
+    #[must_use]
+    pub fn check_result(&self) -> CheckResult {
+        match self {
+            Self::Connect(error) if error.is_ours() => CheckResult::Frozen,
+            Self::Connect(error) if error.reason() == ConnectErrorReason::Timeout => CheckResult::Timeout,
+            Self::Connect(_) | Self::Wrong(_) => CheckResult::Failure,
+            Self::TimedOut(_) | Self::Unfinished { .. } => CheckResult::Timeout,
+            Self::Stalled(_) => CheckResult::Frozen,
+        }
+    }
+
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self.check_result() {
+            CheckResult::Frozen => Outcome::Frozen,
+            CheckResult::Success | CheckResult::Failure | CheckResult::Timeout => Outcome::Failure,
+        }
+    }
+}
+
+/// Connects, asks, and has the answer within `limit`; then closes, which takes a moment more where the backend is slow
+/// to end.
+pub async fn ask(question: Question, address: BackendAddr, limit: Duration) -> Result<Answer, ProbeError> {
+    let started = Instant::now();
+    let (mut stream, mut seen) = (None, None);
+    let asking = async {
+        let connected = connect(&address).await.map_err(ProbeError::Connect)?;
+        if let Question::Tcp = question {
+            connected.close();
+            return Ok(Answer::Good);
+        }
+        let watched = AsyncStream::new(connected, question.most());
+        let stream = stream.insert(watched.map_err(|error| ProbeError::Connect(error.into()))?);
+        question.converse(stream, &address, &mut seen).await
+    };
+    let Ok(answer) = tokio::time::timeout(limit, asking).await else {
+        return Err(timed_out(started.elapsed(), limit, seen));
+    };
+    if let Some(stream) = stream {
+        stream.finish().await;
+    }
+    answer
+}
+
+fn timed_out(took: Duration, limit: Duration, seen: Seen) -> ProbeError {
+    let late = took.saturating_sub(limit);
+    match seen {
+        _ if late > STALL => ProbeError::Stalled(late),
+        Some(seen) => ProbeError::Unfinished { seen, limit },
+        None => ProbeError::TimedOut(limit),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod kit;
+#[cfg(test)]
+mod tests;
