@@ -125,7 +125,7 @@ impl Checker {
                     count_as_up(backend);
                 }
                 if agent.is_none() && before.as_ref().is_some_and(|target| target.agent.is_some()) {
-                    heed(backend, AgentReport::of_nobody());
+                    pool.set_agent(backend, &AgentReport::of_nobody(), Now::read());
                 }
                 let kinds = [probe.as_ref().map(|_| Kind::Probe), agent.as_ref().map(|_| Kind::Agent)];
                 let keys = kinds.into_iter().flatten().map(|kind| (backend.id, kind));
@@ -226,7 +226,7 @@ impl Target {
                 if self.told.agent(pool, backend, Ok(statement), now) && statement.report.state == Some(Health::Down) {
                     backend.set_last_error(&said_down(statement), unix_ms());
                 }
-                heed(backend, statement.report);
+                pool.set_agent(backend, &statement.report, Now::at(now.into_std()));
             }
             Err(error) if error.outcome() != Outcome::Frozen => {
                 self.told.agent(pool, backend, Err(error), now);
@@ -242,9 +242,6 @@ fn said_down(statement: &Statement) -> String {
         reason => format!("the agent says down: {reason}"),
     }
 }
-
-/// The one place where an agent's report reaches its backend.
-fn heed(_backend: &Backend, _report: AgentReport) {}
 
 /// A backend that nobody probes is up, also if its pool was probed before this table.
 fn count_as_up(backend: &Backend) {

@@ -7,7 +7,7 @@
 //! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `slot`, `health`, `ejection`.
 
 use super::ejection::{Ejected, Ejection, Standing};
-use super::health::{Damper, Outcome};
+use super::health::{AgentAdmin, AgentReport, Damper, Outcome};
 use super::load::{Pace, PeakEwma};
 use super::slot::{Full, Slot};
 use crate::clock::{Millis, Now};
@@ -79,7 +79,9 @@ struct Rest {
     ejection: Ejection,
     /// When a slow start began, unless it is over.
     ramp: Option<Millis>,
-    /// What its agent says of its weight: of [`WHOLE_SHARE`].
+    /// All that its agent has said so far.
+    agent: AgentReport,
+    /// What that says of its weight: of [`WHOLE_SHARE`].
     agent_share: u32,
     last_error: Option<LastError>,
 }
@@ -125,6 +127,7 @@ impl Backend {
             damper: Damper::new(health),
             ejection: Ejection::new(),
             ramp: None,
+            agent: AgentReport::of_nobody(),
             agent_share: WHOLE_SHARE,
             last_error: None,
         };
@@ -242,23 +245,37 @@ impl Backend {
         self.rest().last_error = Some(LastError { text: text.to_owned(), at_unix_ms: now_unix_ms });
     }
 
-    /// What its agent says, whole: whether it is down, what an operator there has asked for, and its share.
-    pub fn set_agent(&self, down: bool, disabled: Option<Disabled>, share: config::Percent) {
+    /// Takes in what its agent says; what that doesn't speak of stays. Whether anything has changed. A backend that the
+    /// agent gives back starts slowly.
+    pub fn set_agent(&self, report: &AgentReport, slow_start: Duration, now: Millis) -> bool {
         let mut rest = self.rest();
-        rest.agent_share = (share.ratio() * f64::from(WHOLE_SHARE)).round() as u32;
-        let bits = match disabled {
-            None => 0,
-            Some(Disabled::Draining) => flag::DRAINING,
-            Some(Disabled::Maint) => flag::MAINT,
+        let before = rest.agent;
+        rest.agent = before.updated(report);
+        if rest.agent == before {
+            return false;
+        }
+        rest.agent_share = WHOLE_SHARE * u32::from(rest.agent.weight.unwrap_or(100)) / 100;
+        let bits = match rest.agent.admin {
+            Some(AgentAdmin::Drain) => flag::DRAINING,
+            Some(AgentAdmin::Maint) => flag::MAINT,
+            Some(AgentAdmin::Ready) | None => 0,
         };
         // A share of nothing is a drain in other words.
         let bits = bits | if rest.agent_share == 0 { flag::DRAINING } else { 0 };
-        let bits = bits | if down { flag::AGENT_DOWN } else { 0 };
+        let bits = bits | if rest.agent.state == Some(Health::Down) { flag::AGENT_DOWN } else { 0 };
+        let (was_out, was_up) = (self.flags() & (flag::AGENT_DOWN | flag::MAINT) != 0, self.is_up());
         self.replace_flags(flag::DISABLED | flag::AGENT_DOWN, bits);
-        self.metrics.up.set(i64::from(self.is_up()));
         if rest.ramp.is_none() {
             self.store_share(rest.agent_share);
         }
+        if was_out && bits == 0 {
+            self.begin_ramp(&mut rest, slow_start, now);
+        }
+        if was_up != self.is_up() {
+            self.metrics.state_changes.inc();
+            self.metrics.up.set(i64::from(self.is_up()));
+        }
+        true
     }
 
     /// Counts a connection that a session has established.
@@ -388,14 +405,6 @@ impl Backend {
     }
 }
 
-/// Taken out of service on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disabled {
-    /// Finishes what it has.
-    Draining,
-    Maint,
-}
-
 fn next_id() -> BackendId {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     BackendId(NEXT.fetch_add(1, Relaxed))
@@ -458,6 +467,29 @@ mod tests {
         assert_eq!(backend.observe(Outcome::Success, &config, Duration::ZERO, at(7)), None);
         assert_eq!(backend.metrics.state_changes.get(), 1);
         assert_eq!(backend.health(), (Health::Up, 6), "since when it stands, not when it was last confirmed");
+    }
+
+    #[test]
+    fn an_agent_takes_out_gives_back_and_weighs_and_says_only_what_it_says() {
+        let (backend, slow_start) = (backend(Health::Up), Duration::from_secs(10));
+        let hear = |line: (Option<Health>, Option<AgentAdmin>, Option<u8>)| {
+            let report = AgentReport { state: line.0, admin: line.1, weight: line.2 };
+            backend.set_agent(&report, slow_start, 1_000);
+            (backend.state(), backend.share(), backend.metrics.up.get())
+        };
+        assert_eq!(hear((None, None, Some(50))), ("up", WHOLE_SHARE / 2, 1));
+        assert_eq!(hear((None, Some(AgentAdmin::Drain), None)), ("draining", WHOLE_SHARE / 2, 1));
+        assert_eq!(hear((None, None, Some(0))).0, "draining");
+        assert_eq!(hear((None, None, Some(100))), ("draining", WHOLE_SHARE, 1), "the weight is back, the drain stays");
+        assert_eq!(hear((None, Some(AgentAdmin::Ready), None)), ("up", WHOLE_SHARE, 1));
+        assert_eq!(hear((Some(Health::Down), None, None)), ("down", WHOLE_SHARE, 0));
+        assert_eq!(backend.health().0, Health::Up, "the probes' verdict is another matter");
+        assert_eq!(hear((None, Some(AgentAdmin::Maint), None)), ("maint", WHOLE_SHARE, 0));
+        assert_eq!(hear((None, Some(AgentAdmin::Ready), None)), ("down", WHOLE_SHARE, 0));
+        assert_eq!(hear((Some(Health::Up), None, None)), ("up", 102, 1), "it comes back slowly");
+        assert_eq!(backend.metrics.state_changes.get(), 2);
+        let again = AgentReport { state: Some(Health::Up), ..AgentReport::default() };
+        assert!(!backend.set_agent(&again, slow_start, 2_000), "nothing new");
     }
 
     #[test]

@@ -29,6 +29,16 @@ pub struct AgentReport {
 }
 
 impl AgentReport {
+    /// This report with what a later one says of the same.
+    #[must_use]
+    pub fn updated(self, later: &Self) -> Self {
+        Self {
+            state: later.state.or(self.state),
+            admin: later.admin.or(self.admin),
+            weight: later.weight.or(self.weight),
+        }
+    }
+
     /// What holds where no agent speaks.
     #[must_use]
     pub fn of_nobody() -> Self {

@@ -24,7 +24,7 @@ mod tests;
 #[cfg(test)]
 mod tests_state;
 
-pub use backend::{Backend, Disabled, Health, LastError, WHOLE_SHARE, flag};
+pub use backend::{Backend, Health, LastError, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use mode::Mode;
 pub use slot::{Full, Slot};
@@ -36,7 +36,7 @@ use crate::name::{BackendAddr, BackendId, PoolName};
 use crate::rng::Rng;
 use arc_swap::ArcSwap;
 use candidates::{Candidates, Reach};
-use health::Outcome;
+use health::{AgentReport, Outcome};
 use hedge::HedgeBudget;
 use mode::{Count, Judge};
 use pick::Picker;
@@ -154,6 +154,19 @@ impl Pool {
         }
         self.review(now.millis);
         Some(verdict)
+    }
+
+    /// Takes in what the agent of `backend` says.
+    pub fn set_agent(&self, backend: &Backend, report: &AgentReport, now: Now) {
+        let (was_up, flags) = (backend.is_up(), backend.flags());
+        backend.set_agent(report, self.protection.slow_start, now.millis);
+        if was_up && !backend.is_up() {
+            self.falls.fetch_add(1, Relaxed);
+        }
+        // A weight may change all the time, and changes nothing here.
+        if backend.flags() & !flag::REDUCED != flags & !flag::REDUCED {
+            self.review(now.millis);
+        }
     }
 
     /// How often one of its backends went down: who has seen the number before knows whether it is worth looking again.

@@ -1,5 +1,6 @@
 //! What real traffic, tiers and panic do to who is chosen.
 
+use super::health::{AgentAdmin, AgentReport};
 use super::tests::pool_of;
 use super::*;
 use crate::config::{Balance, Ejection, Percent, Protection};
@@ -123,8 +124,10 @@ fn in_panic_everybody_is_used_and_failovers_prefer_the_good() {
 #[test]
 fn nobody_panics_into_what_was_taken_out() {
     let pool = pool_of(Balance::Random, &[0; 3], |_| {});
-    pool.view().backends[1].set_agent(false, Some(Disabled::Maint), Percent::whole(100));
-    pool.view().backends[2].set_agent(false, None, Percent::whole(0));
+    let now = Now { millis: 1, unix_ms: 1 };
+    let maint = AgentReport { admin: Some(AgentAdmin::Maint), ..AgentReport::default() };
+    pool.set_agent(&pool.view().backends[1], &maint, now);
+    pool.set_agent(&pool.view().backends[2], &AgentReport { weight: Some(0), ..AgentReport::default() }, now);
     assert_eq!(pool.view().backends[2].state(), "draining", "a share of nothing is a drain");
     put_down(&pool, &[0]);
     assert!(pool.mode().panic);
