@@ -19,6 +19,7 @@ mod health;
 mod limits;
 mod memory;
 mod panics;
+mod probes;
 mod quiet;
 mod relay;
 mod start;
