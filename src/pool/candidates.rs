@@ -88,13 +88,15 @@ impl Candidates<'_> {
             return None;
         }
         let backend: &Arc<Backend> = &self.view.backends[index];
-        let half_open = backend.flags() & flag::HALF_OPEN != 0 && !matches!(self.reach, Reach::Enabled(_));
+        let half_open = backend.flags() & flag::HALF_OPEN != 0;
         let mut slot = backend.claim().ok()?;
         if half_open {
-            if !backend.begin_trial() {
+            // In panic others come beside the trial; without one, nobody could ever end the panic.
+            if backend.begin_trial() {
+                slot.put_on_trial();
+            } else if !matches!(self.reach, Reach::Enabled(_)) {
                 return None;
             }
-            slot.put_on_trial();
         }
         if let Some(rate) = self.ask.max_rate {
             slot.wait = backend.pace.take(rate, self.ask.now, self.patience)?;

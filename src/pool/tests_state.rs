@@ -121,6 +121,21 @@ fn in_panic_everybody_is_used_and_failovers_prefer_the_good() {
     assert!(pool.claim(&tried, 1, rng).is_none());
 }
 
+/// With a pool of one, nobody else could ever be tried.
+#[test]
+fn a_trial_in_panic_ends_it() {
+    let pool = pool_of(Balance::RoundRobin, &[0], |_| {});
+    fail(&pool, "b0", 5, 10);
+    assert!(pool.mode().panic);
+    assert!(!slot_on(&pool, "b0", 20).is_on_trial(), "it is used, but its time isn't over");
+    pool.review(10 + BASE);
+    let (trial, other) = (slot_on(&pool, "b0", 10 + BASE), slot_on(&pool, "b0", 10 + BASE));
+    assert!(trial.is_on_trial() && !other.is_on_trial());
+    assert!(!pool.served(&other, false, 10 + BASE));
+    assert!(pool.served(&trial, true, 10 + BASE));
+    assert_eq!((pool.mode().panic, pool.view().backends[0].state()), (false, "up"));
+}
+
 #[test]
 fn nobody_panics_into_what_was_taken_out() {
     let pool = pool_of(Balance::Random, &[0; 3], |_| {});
