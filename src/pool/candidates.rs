@@ -50,11 +50,7 @@ impl Candidates<'_> {
     }
 
     pub fn usable(&self, index: usize) -> bool {
-        let backend = &self.view.backends[index];
-        self.is_within_reach(backend, index)
-            && !backend.is_full()
-            && !self.ask.tried.contains(backend.id)
-            && (self.ask.max_rate.is_none() || backend.pace.wait(self.ask.now) <= self.patience)
+        self.may_have(index, self.view.backends[index].flags())
     }
 
     pub fn any_usable(&self) -> bool {
@@ -72,25 +68,33 @@ impl Candidates<'_> {
 
     /// Whether this claim may have the backend, which by chance passes its turn on if it starts slowly.
     pub fn accepts(&self, index: usize, rng: &mut Rng) -> bool {
-        let share = self.view.backends[index].share();
-        let passes_on = self.by_share && share < WHOLE_SHARE && rng.below(WHOLE_SHARE.into()) >= u64::from(share);
-        !passes_on && self.usable(index)
+        let flags = self.view.backends[index].flags();
+        self.may_have(index, flags) && !self.passes_on(index, flags, rng)
     }
 
     /// `None` if this claim may not have the backend, or if it passes its turn on because it starts slowly.
     pub fn claim(&self, index: usize, rng: &mut Rng) -> Option<Slot> {
-        if self.accepts(index, rng) { self.take(index) } else { None }
+        let flags = self.view.backends[index].flags();
+        if self.may_have(index, flags) && !self.passes_on(index, flags, rng) { self.grab(index, flags) } else { None }
     }
 
     /// As [`claim`](Self::claim), for a policy that has weighed the shares itself.
     pub fn take(&self, index: usize) -> Option<Slot> {
-        if !self.usable(index) {
-            return None;
-        }
+        let flags = self.view.backends[index].flags();
+        if self.may_have(index, flags) { self.grab(index, flags) } else { None }
+    }
+
+    fn passes_on(&self, index: usize, flags: u32, rng: &mut Rng) -> bool {
+        flags & flag::REDUCED != 0
+            && self.by_share
+            && rng.below(WHOLE_SHARE.into()) >= u64::from(self.view.backends[index].share())
+    }
+
+    /// A backend with these flags that this claim may have.
+    fn grab(&self, index: usize, flags: u32) -> Option<Slot> {
         let backend: &Arc<Backend> = &self.view.backends[index];
-        let half_open = backend.flags() & flag::HALF_OPEN != 0;
         let mut slot = backend.claim().ok()?;
-        if half_open {
+        if flags & flag::HALF_OPEN != 0 {
             // In panic others come beside the trial; without one, nobody could ever end the panic.
             if backend.begin_trial() {
                 slot.put_on_trial();
@@ -114,13 +118,23 @@ impl Candidates<'_> {
         (start..self.len()).chain(0..start).find_map(|index| self.take(index))
     }
 
-    fn is_within_reach(&self, backend: &Backend, index: usize) -> bool {
-        let flags = backend.flags();
-        let good = flags & !flag::REDUCED == 0 || flags & !flag::REDUCED == flag::HALF_OPEN;
-        match self.reach {
-            Reach::Tiers(last) => good && self.view.tiers[index] <= last,
-            Reach::Everywhere => good,
+    fn may_have(&self, index: usize, flags: u32) -> bool {
+        let backend = &self.view.backends[index];
+        // Mostly nothing stands in the way, nothing has been tried, and there is one tier.
+        let within_reach = match self.reach {
+            Reach::Tiers(last) => is_good(flags) && self.view.tiers[index] <= last,
+            Reach::Everywhere => is_good(flags),
             Reach::Enabled(last) => flags & flag::DISABLED == 0 && self.view.tiers[index] <= last,
-        }
+        };
+        within_reach
+            && !backend.is_full()
+            && !self.ask.tried.contains(backend.id)
+            && (self.ask.max_rate.is_none() || backend.pace.wait(self.ask.now) <= self.patience)
     }
+}
+
+/// Available but for its count, or half open and waiting for its trial.
+fn is_good(flags: u32) -> bool {
+    let obstacles = flags & !flag::REDUCED;
+    obstacles == 0 || obstacles == flag::HALF_OPEN
 }
