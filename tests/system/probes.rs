@@ -55,25 +55,25 @@ fn web(says: &Says) -> Backend {
     })
 }
 
-fn state(tidegate: &Tidegate, backend: impl ToString) -> String {
+fn state(tidegate: &Tidegate, backend: &impl ToString) -> String {
     tidegate.backend_status(backend.to_string())["state"].as_str().unwrap().to_owned()
 }
 
-fn reason(tidegate: &Tidegate, backend: impl ToString) -> String {
+fn reason(tidegate: &Tidegate, backend: &impl ToString) -> String {
     tidegate.backend_status(backend.to_string())["last_error"]["text"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Waits until it is down for this reason, which the log tells too.
 fn goes_down(tidegate: &Tidegate, backend: &Backend, because: &str) {
-    eventually_eq("it is down", &"down".to_owned(), || state(tidegate, backend));
-    assert_eq!(reason(tidegate, backend), because);
+    eventually_eq("it is down", &"down".to_owned(), || state(tidegate, &backend.addr));
+    assert_eq!(reason(tidegate, &backend.addr), because);
     // The log escapes quotes and escapes.
     let piece = because.split(['"', '\\']).max_by_key(|piece| piece.len()).unwrap();
     tidegate.logged(&["backend is down", &backend.to_string(), piece]);
 }
 
 fn comes_up(tidegate: &Tidegate, backend: &Backend) {
-    eventually_eq("it is up", &"up".to_owned(), || state(tidegate, backend));
+    eventually_eq("it is up", &"up".to_owned(), || state(tidegate, &backend.addr));
 }
 
 #[test]
@@ -121,10 +121,10 @@ fn a_probe_goes_to_another_port_or_address_if_told_so() {
     let keys = format!("probe = \"http\"\nport = {}\naddress = \"127.0.0.1\"", checker.addr.tcp().port());
     let elsewhere = SocketAddr::from(([127, 9, 9, 9], service.addr.tcp().port()));
     let tidegate = Tidegate::start(Config::over([elsewhere]).health(&format!("{QUICK}\n{keys}")));
-    eventually_eq("it is up by what another one says", &"up".to_owned(), || state(&tidegate, elsewhere));
+    eventually_eq("it is up by what another one says", &"up".to_owned(), || state(&tidegate, &elsewhere));
     assert_eq!(service.accepted(), 0);
     says.say("HTTP/1.1 500 No\r\n\r\n");
-    eventually_eq("it is down", &"down".to_owned(), || state(&tidegate, elsewhere));
+    eventually_eq("it is down", &"down".to_owned(), || state(&tidegate, &elsewhere));
 }
 
 /// A certificate for this name, good until so many days from now, as a TLS server uses it.
@@ -283,33 +283,33 @@ fn an_agent_takes_its_backend_out_and_weighs_it() {
     let keys = format!("agent = {{ port = {}, interval = \"100ms\", send = \"web\\n\" }}", agent.addr.tcp().port());
     let config = Config::over([name.to_string(), elsewhere.to_string()]).health(&format!("{QUICK}\n{keys}"));
     let tidegate = Tidegate::start(config.pool("slow_start = \"0s\""));
-    eventually("both are up", || state(&tidegate, name) == "up" && state(&tidegate, &elsewhere) == "up");
+    eventually("both are up", || state(&tidegate, &name) == "up" && state(&tidegate, &elsewhere) == "up");
     tidegate.logged(&["the agent can't be asked", &elsewhere.to_string(), "refused"]);
 
     for (line, expected) in [("drain\n", "draining"), ("maint\n", "maint"), ("ready down # disk full\n", "down")] {
         says.say(line);
-        eventually_eq("it does as the agent says", &expected.to_owned(), || state(&tidegate, name));
+        eventually_eq("it does as the agent says", &expected.to_owned(), || state(&tidegate, &name));
         for _ in 0..4 {
             assert_eq!(tidegate.connect().rest().text(), "b\n");
         }
     }
-    assert_eq!(reason(&tidegate, name), "the agent says down: \"disk full\"");
+    assert_eq!(reason(&tidegate, &name), "the agent says down: \"disk full\"");
     tidegate.logged(&["the agent says something new", &name.to_string(), "disk full"]);
     // Words that it doesn't say change nothing.
     says.say("50%\n");
     let share = || tidegate.backend_status(name)["share"].as_f64().unwrap();
     eventually("the weight has changed", || (share() - 0.5).abs() < 0.01);
-    assert_eq!(state(&tidegate, name), "down");
+    assert_eq!(state(&tidegate, &name), "down");
     says.say("up nonsense\n");
-    eventually_eq("it is up", &"up".to_owned(), || state(&tidegate, name));
+    eventually_eq("it is up", &"up".to_owned(), || state(&tidegate, &name));
     tidegate.logged(&["the agent says a word that is not known", "nonsense"]);
     assert!((share() - 0.5).abs() < 0.01);
 
     // An agent that has gone takes nothing back.
     says.say("drain\n");
-    eventually_eq("it is drained", &"draining".to_owned(), || state(&tidegate, name));
+    eventually_eq("it is drained", &"draining".to_owned(), || state(&tidegate, &name));
     agent.die();
-    throughout("it stays drained", Duration::from_millis(500), || state(&tidegate, name) == "draining");
+    throughout("it stays drained", Duration::from_millis(500), || state(&tidegate, &name) == "draining");
 }
 
 #[test]
