@@ -1,5 +1,6 @@
 //! The checker over a world whose answers the test decides, on a paused clock; and once over real sockets.
 
+use super::agent::Statement;
 use super::checker::{Checker, Inputs};
 use super::probe::{Answer as Answered, ProbeError, Question, ask};
 use super::{MAX_PROBES, run};
@@ -20,6 +21,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
+
+mod agents;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,10 @@ struct World {
 #[derive(Default)]
 struct Seen {
     answers: HashMap<String, Answer>,
+    /// What agents say; those that aren't here refuse.
+    lines: HashMap<String, &'static str>,
+    /// When the certificates end, in Unix time, where there are some.
+    certificates: Option<u64>,
     asked: Vec<(Instant, String)>,
     under_way: usize,
     peak: usize,
@@ -96,7 +103,7 @@ impl World {
         }
     }
 
-    async fn ask(self, _: Question, address: BackendAddr, limit: Duration) -> Result<Answered, ProbeError> {
+    async fn ask(self, question: Question, address: BackendAddr, limit: Duration) -> Result<Answered, ProbeError> {
         let address = address.to_string();
         let (answer, _under_way) = {
             let mut seen = self.seen.lock().unwrap();
@@ -110,8 +117,16 @@ impl World {
             };
             (answer, UnderWay(&self.seen))
         };
+        if let Question::Agent(_) = question
+            && answer == Answer::Yes
+        {
+            let line = self.seen.lock().unwrap().lines.get(&address).copied();
+            let refused = ProbeError::Connect(Errno::CONNREFUSED.into());
+            return line.map(|line| Answered::Agent(Statement::of(line.as_bytes()))).ok_or(refused);
+        }
+        let certificates = self.seen.lock().unwrap().certificates;
         match answer {
-            Answer::Yes | Answer::Flapping => Ok(Answered::Good),
+            Answer::Yes | Answer::Flapping => Ok(certificates.map_or(Answered::Good, Answered::GoodUntil)),
             Answer::Refused => Err(ProbeError::Connect(Errno::CONNREFUSED.into())),
             Answer::NoFd => Err(ProbeError::Connect(Errno::MFILE.into())),
             Answer::Silence => {
