@@ -52,6 +52,7 @@ impl AsyncStream {
             // Not more than an attempt: who doesn't end by then is left.
             let _ = tokio::time::timeout(FINISH_TIME, read_on).await;
         }
+        // Of which family it is makes no difference to a close.
         Stream::unix(self.socket.into_inner()).close();
     }
 }

@@ -68,6 +68,32 @@ fn times_places_and_the_agent() {
 }
 
 #[test]
+fn the_exchanges_of_the_guide_are_good() {
+    const GUIDE: &str = include_str!("../../docs/operating.md");
+    let section = GUIDE.split("\n## Health checks\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let tables = section.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let pools = ["cache", "db", "standby", "mail"];
+    let pool = |(index, name): (usize, &&str)| {
+        format!(
+            "[pools.{name}]\nbackends = [\"a:1\"]\n[listeners.{name}]\nbind = \"127.0.0.1:{}\"\npool = \"{name}\"\n",
+            1 + index
+        )
+    };
+    let config = good(&format!("{}{tables}", pools.iter().enumerate().map(pool).collect::<String>()));
+    let sent = |name: &str| {
+        let pool = config.pools.iter().find(|pool| pool.name.as_str() == name).unwrap();
+        let Probe::Exchange(exchange) = &pool.health.probe else { panic!("{name} has no exchange") };
+        exchange.send.clone()
+    };
+    assert_eq!((sent("cache"), sent("mail")), (b"PING\r\n".to_vec(), Vec::new()));
+    assert_eq!(sent("db"), [8_u32.to_be_bytes(), 80_877_103_u32.to_be_bytes()].concat(), "a request for TLS");
+    // A startup packet of version 3.0: its length, then names and values that end with a zero each.
+    let startup = sent("standby");
+    assert_eq!(startup[..8], [(startup.len() as u32).to_be_bytes(), 196_608_u32.to_be_bytes()].concat());
+    assert_eq!(startup[8..], *b"user\0tidegate\0database\0postgres\0\0");
+}
+
+#[test]
 fn mistakes_of_probes() {
     let cases: &[Case] = &[
         (
