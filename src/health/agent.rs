@@ -4,7 +4,7 @@
 //! tabs and commas, in any order and case; what isn't said stays as it is. An agent that can't be reached, or says
 //! nothing, changes nothing. Source: `agent-check` in HAProxy's configuration manual.
 
-use super::probe::{ProbeError, quoted};
+use super::probe::{ProbeError, quoted, shortage};
 use crate::config;
 use crate::net::async_stream::AsyncStream;
 use crate::pool::Health;
@@ -41,7 +41,10 @@ pub async fn ask(spec: &config::Agent, stream: &mut AsyncStream) -> Result<State
             Ok(0) if length == 0 => return Err(ProbeError::Wrong("the agent said nothing".into())),
             Ok(0) => return Ok(Statement::of(&line[..length])),
             Ok(count) => length += count,
-            Err(error) => return Err(ProbeError::Wrong(format!("the agent's line broke off: {error}"))),
+            Err(error) => {
+                let wrong = ProbeError::Wrong(format!("the agent's line broke off: {error}"));
+                return Err(shortage(&error).unwrap_or(wrong));
+            }
         }
     }
 }

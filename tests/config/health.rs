@@ -19,13 +19,13 @@ fn each_probe_has_its_table() {
     let Probe::Http(http) = health("probe = \"http\"").probe else { panic!("no http") };
     assert_eq!((http.method.as_str(), http.path.as_str(), http.max_bytes), ("GET", "/", 64 << 10));
     assert_eq!((http.status.to_string().as_str(), &http.host, &http.body), ("200-399", &None, &None));
-    let table = r#"method = "HEAD", path = "/h?a=b", host = "a.example", status = [200, "301-302"], max_bytes = "1KiB",
+    let table = r#"method = "POST", path = "/h?a=b", host = "a.example", status = [200, "301-302"], max_bytes = "1KiB",
         body = "ok", headers = { X-One = "1", x-two = "2" }"#;
     let Probe::Http(http) = health(&format!("probe = \"http\"\nhttp = {{ {} }}", table.replace('\n', " "))).probe
     else {
         panic!("no http")
     };
-    assert_eq!((http.method.as_str(), http.path.as_str(), http.max_bytes), ("HEAD", "/h?a=b", 1 << 10));
+    assert_eq!((http.method.as_str(), http.path.as_str(), http.max_bytes), ("POST", "/h?a=b", 1 << 10));
     assert_eq!((http.status.to_string().as_str(), http.body.as_deref()), ("200, 301-302", Some("ok")));
     assert_eq!((http.headers["x-one"].as_bytes(), http.headers["x-two"].as_bytes()), (&b"1"[..], &b"2"[..]));
 
@@ -142,6 +142,36 @@ fn mistakes_of_probes() {
             "probe = \"exchange\"\nexchange = { expect = \"four\", max_bytes = \"3B\" }",
             &["8:23: pools.web.health.exchange.expect: these are 4 bytes, of which 3 are read; make max_bytes larger"],
         ),
+        ("jitter = 10", &["7:10: pools.web.health.jitter: 10 has no sign; write \"10%\""]),
+        (
+            "port = 0\naddress = \"10.0.0.9:81\"",
+            &[
+                "7:8: pools.web.health.port: 0 is out of range; use 1 to 65535",
+                "8:11: pools.web.health.address: \"10.0.0.9:81\" is not an IP address; write it as in \"10.0.0.9\", and a \
+                 port, if need be, as port",
+            ],
+        ),
+        (
+            "agent = { interval = \"1s\" }",
+            &["7:9: pools.web.health.agent: port is missing; write port = 9999, where the backends' agents listen"],
+        ),
+        (
+            "probe = \"none\"\nport = 81\ndown_interval = \"5s\"\njitter = \"1%\"",
+            &[
+                "8:8: pools.web.health.port: warning: this has no effect with probe = \"none\"; remove it",
+                "9:17: pools.web.health.down_interval: warning: this has no effect with probe = \"none\"; remove it",
+                "10:10: pools.web.health.jitter: warning: this has no effect with probe = \"none\"; remove it",
+            ],
+        ),
+    ];
+    for (keys, expected) in cases {
+        assert_said(&with_health(keys), expected);
+    }
+}
+
+#[test]
+fn mistakes_of_http() {
+    let cases: &[Case] = &[
         (
             "probe = \"http\"\nhttp = { method = \"get\", path = \"health\", host = \"\" }",
             &[
@@ -165,29 +195,12 @@ fn mistakes_of_probes() {
             ],
         ),
         (
+            "probe = \"http\"\nhttp = { method = \"HEAD\", body = \"ok\" }",
+            &["8:34: pools.web.health.http.body: the answer to a HEAD has no body; use another method, or remove this"],
+        ),
+        (
             "probe = \"http\"\nhttp.status = []",
             &["8:15: pools.web.health.http.status: the list is empty; name a status, such as 200 or \"200-399\""],
-        ),
-        ("jitter = 10", &["7:10: pools.web.health.jitter: 10 has no sign; write \"10%\""]),
-        (
-            "port = 0\naddress = \"10.0.0.9:81\"",
-            &[
-                "7:8: pools.web.health.port: 0 is out of range; use 1 to 65535",
-                "8:11: pools.web.health.address: \"10.0.0.9:81\" is not an IP address; write it as in \"10.0.0.9\", and a \
-                 port, if need be, as port",
-            ],
-        ),
-        (
-            "agent = { interval = \"1s\" }",
-            &["7:9: pools.web.health.agent: port is missing; write port = 9999, where the backends' agents listen"],
-        ),
-        (
-            "probe = \"none\"\nport = 81\ndown_interval = \"5s\"\njitter = \"1%\"",
-            &[
-                "8:8: pools.web.health.port: warning: this has no effect with probe = \"none\"; remove it",
-                "9:17: pools.web.health.down_interval: warning: this has no effect with probe = \"none\"; remove it",
-                "10:10: pools.web.health.jitter: warning: this has no effect with probe = \"none\"; remove it",
-            ],
         ),
     ];
     for (keys, expected) in cases {

@@ -152,7 +152,7 @@ impl Http {
             at: section.at.clone(),
             method: section.choice("method", &methods).map(Method::clone),
             path: section.parsed("path", path),
-            host: section.parsed("host", |text| header_value(text).filter_empty(text)),
+            host: section.parsed("host", host),
             headers: headers(section),
             status: status(section),
             body: section.parsed("body", not_empty),
@@ -270,15 +270,11 @@ fn header_value(text: &str) -> Result<HeaderValue, Complaint> {
     })
 }
 
-trait FilterEmpty: Sized {
-    fn filter_empty(self, text: &str) -> Self;
-}
-
-impl<T> FilterEmpty for Result<T, Complaint> {
-    /// Of what must not be empty.
-    fn filter_empty(self, text: &str) -> Self {
-        if text.is_empty() { Err(Complaint::new("the text is empty", "leave the key out")) } else { self }
+fn host(text: &str) -> Result<HeaderValue, Complaint> {
+    if text.is_empty() {
+        return Err(Complaint::new("the text is empty", "leave the key out"));
     }
+    header_value(text)
 }
 
 /// Those that a probe sets itself, and what to do instead.

@@ -9,6 +9,7 @@ use super::super::{Address, Member, words};
 use super::given::{self, Kind};
 use super::{Agent, Ca, Exchange, Expect, Health, Http, Probe, Tls};
 use crate::name::Endpoint;
+use hyper::Method;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -70,7 +71,7 @@ fn probe(findings: &Findings, given: &given::Health) -> Probe {
         }
     }
     // What belongs to another probe is judged as well, and then left out.
-    let http = given.http.as_ref().map(http);
+    let http = given.http.as_ref().map(|given| http(findings, given));
     let tls = given.tls.as_ref().map(|given| tls(findings, given));
     let exchange = given.exchange.as_ref().and_then(|given| exchange(findings, given));
     match kind {
@@ -88,11 +89,14 @@ fn probe(findings: &Findings, given: &given::Health) -> Probe {
     }
 }
 
-fn http(given: &given::Http) -> Http {
+fn http(findings: &Findings, given: &given::Http) -> Http {
     fn good<T: Clone>(given: &Given<T>) -> Option<T> {
         given.good().map(|placed| placed.value.clone())
     }
     let default = Http::default();
+    if let (Some(body), Some(Method::HEAD)) = (given.body.good(), good(&given.method)) {
+        findings.mistake(&body.at, "the answer to a HEAD has no body", "use another method, or remove this");
+    }
     Http {
         method: good(&given.method).unwrap_or(default.method),
         path: good(&given.path).unwrap_or(default.path),

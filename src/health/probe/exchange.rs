@@ -3,7 +3,7 @@
 //! Owns when an answer is decided: as soon as it can't become right any more, or is.
 
 use super::text::{contains, quoted};
-use super::{ProbeError, Seen};
+use super::{ProbeError, Seen, shortage};
 use crate::config::{Exchange, Expect};
 use crate::net::async_stream::AsyncStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,12 +31,10 @@ pub async fn ask(spec: &Exchange, stream: &mut AsyncStream, seen: &mut Seen) -> 
                 return Err(ProbeError::Wrong(format!("expected {wanted}, got {got} and the end of the connection")));
             }
             Ok(count) => answer.extend_from_slice(&piece[..count]),
-            Err(error) if answer.is_empty() => {
-                return Err(ProbeError::Wrong(format!("expected {wanted}, got an error: {error}")));
-            }
             Err(error) => {
-                let got = quoted(&answer);
-                return Err(ProbeError::Wrong(format!("expected {wanted}, got {got} and an error: {error}")));
+                let got = if answer.is_empty() { String::new() } else { format!("{} and ", quoted(&answer)) };
+                let wrong = ProbeError::Wrong(format!("expected {wanted}, got {got}an error: {error}"));
+                return Err(shortage(&error).unwrap_or(wrong));
             }
         }
         match verdict(&spec.expect, &answer, before) {

@@ -4,7 +4,7 @@
 //! [`MAX_HEAD`], the body by the spec. One request for one connection, which says so (`connection: close`).
 
 use super::text::{contains, quoted};
-use super::{ProbeError, Seen};
+use super::{ProbeError, Seen, shortage};
 use crate::config::Http;
 use crate::name::{BackendAddr, Endpoint};
 use crate::net::async_stream::AsyncStream;
@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, CONNECTION, HOST, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, Response};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::error::Error;
 use std::future::{pending, poll_fn};
@@ -26,7 +26,9 @@ const READ_ON: Duration = Duration::from_millis(100);
 
 pub async fn ask(spec: &Http, to: &BackendAddr, stream: &mut AsyncStream, seen: &mut Seen) -> Result<(), ProbeError> {
     let what = format!("{} {}", spec.method, spec.path);
-    let broken = |error: hyper::Error| ProbeError::Wrong(format!("{what}: {}", in_words(&error)));
+    let broken = |error: hyper::Error| {
+        shortage(&error).unwrap_or_else(|| ProbeError::Wrong(format!("{what}: {}", in_words(&error))))
+    };
     let mut client = http1::Builder::new();
     client.max_buf_size(MAX_HEAD / 2);
     let (mut sender, mut connection) = client.handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -35,14 +37,14 @@ pub async fn ask(spec: &Http, to: &BackendAddr, stream: &mut AsyncStream, seen: 
         let status = response.status();
         let verdict = if spec.status.contains(status) {
             match &spec.body {
-                Some(text) if spec.method != Method::HEAD => {
+                Some(text) => {
                     let wanted = quoted(text.as_bytes());
                     *seen = Some(format!("{what} answered {}, but no {wanted} came", status.as_u16()));
                     body_has(&mut response, text, spec.max_bytes).await.map_err(|got| {
                         ProbeError::Wrong(format!("the answer to {what} should contain {wanted}, but is {got}"))
                     })
                 }
-                _ => Ok(()),
+                None => Ok(()),
             }
         } else {
             Err(ProbeError::Wrong(format!("{what} answered {}, wanted {}", status.as_u16(), spec.status)))
@@ -129,6 +131,7 @@ mod tests {
     use super::super::{Answer, ProbeError, Question};
     use super::*;
     use crate::config::StatusSet;
+    use hyper::Method;
     use std::sync::Arc;
 
     const LIMIT: Duration = Duration::from_secs(10);

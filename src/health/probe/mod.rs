@@ -18,6 +18,9 @@ use crate::name::BackendAddr;
 use crate::net::async_stream::AsyncStream;
 use crate::net::connect::{ConnectError, connect};
 use crate::pool::health::Outcome;
+use rustix::io::Errno;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -53,6 +56,9 @@ pub enum Answer {
 pub enum ProbeError {
     #[error("{0}")]
     Connect(ConnectError),
+    /// We lack something in mid-conversation.
+    #[error("{0}")]
+    Shortage(ConnectError),
     /// It answered, but not as it should: a sentence.
     #[error("{0}")]
     Wrong(String),
@@ -115,7 +121,7 @@ impl ProbeError {
             Self::Connect(error) if error.reason() == ConnectErrorReason::Timeout => CheckResult::Timeout,
             Self::Connect(_) | Self::Wrong(_) => CheckResult::Failure,
             Self::TimedOut(_) | Self::Unfinished { .. } => CheckResult::Timeout,
-            Self::Stalled(_) => CheckResult::Frozen,
+            Self::Shortage(_) | Self::Stalled(_) => CheckResult::Frozen,
         }
     }
 
@@ -140,7 +146,7 @@ pub async fn ask(question: Question, address: BackendAddr, limit: Duration) -> R
             return Ok(Answer::Good);
         }
         let watched = AsyncStream::new(connected, question.most());
-        let stream = stream.insert(watched.map_err(|error| ProbeError::Connect(error.into()))?);
+        let stream = stream.insert(watched.map_err(|error| ProbeError::Shortage(error.into()))?);
         question.converse(stream, &address, &mut seen).await
     };
     let Ok(answer) = tokio::time::timeout(limit, asking).await else {
@@ -150,6 +156,19 @@ pub async fn ask(question: Question, address: BackendAddr, limit: Duration) -> R
         stream.finish().await;
     }
     answer
+}
+
+/// The shortage of our own that is behind `error`, if it is one: it says nothing about the backend.
+pub(super) fn shortage(error: &(dyn Error + 'static)) -> Option<ProbeError> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            let error = ConnectError(Errno::from_raw_os_error(errno));
+            return error.is_ours().then_some(ProbeError::Shortage(error));
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn timed_out(took: Duration, limit: Duration, seen: Seen) -> ProbeError {

@@ -68,6 +68,19 @@ fn errors_of_ours_freeze_and_others_count() {
 }
 
 #[test]
+fn a_shortage_in_mid_conversation_is_ours_and_other_errors_are_not() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("within")]
+    struct Outer(#[source] io::Error);
+    let of = |errno: Errno| shortage(&io::Error::from_raw_os_error(errno.raw_os_error()));
+    assert_eq!(of(Errno::NOBUFS).unwrap().outcome(), Outcome::Frozen);
+    assert_eq!(of(Errno::CONNRESET), None);
+    assert_eq!(shortage(&io::Error::other("no number")), None);
+    let within = Outer(io::Error::from_raw_os_error(Errno::NOMEM.raw_os_error()));
+    assert_eq!(shortage(&within), Some(ProbeError::Shortage(Errno::NOMEM.into())));
+}
+
+#[test]
 fn a_time_out_that_comes_far_too_late_is_ours() {
     assert_eq!(timed_out(LIMIT + STALL / 2, LIMIT, None), ProbeError::TimedOut(LIMIT));
     let minute = Duration::from_secs(60);

@@ -4,8 +4,8 @@
 //! anybody could answer with a certificate of his own: the probe then says that TLS works, not who is there. Sessions
 //! are never resumed, since a resumed one shows no certificate. Ends by `close_notify` and FIN.
 
-use super::ProbeError;
 use super::validity::Validity;
+use super::{ProbeError, shortage};
 use crate::config;
 use crate::net::async_stream::AsyncStream;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -53,7 +53,8 @@ impl Handshake {
         // An address is never sent, and the verifier knows itself which name it wants.
         let name = self.name.clone().unwrap_or(ServerName::from(Ipv4Addr::UNSPECIFIED));
         let connecting = TlsConnector::from(Arc::clone(&self.client)).connect(name, stream);
-        let mut tls = connecting.await.map_err(|error| ProbeError::Wrong(self.in_words(&error)))?;
+        let failed = |error| shortage(&error).unwrap_or_else(|| ProbeError::Wrong(self.in_words(&error)));
+        let mut tls = connecting.await.map_err(failed)?;
         let certificates = tls.get_ref().1.peer_certificates();
         let validity = certificates.and_then(|all| Validity::of(all.first()?));
         // A backend that has hung up by now has answered all the same.
