@@ -10,6 +10,7 @@
 //! | route | [`table`] | the listener's pool, from the immutable routing table |
 //! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget |
 //! | claim | [`pool`], `pool/pick/` | an available backend by the pool's policy; a slot is a guard |
+//! | replay | `session/replay.rs` | where the pool wants it: until the first byte of the answer, the next backend gets the same |
 //! | relay | [`net::relay`] | bytes both ways, by copy or splice, in the worker's engine |
 //! | close | [`session::close`], `net/relay/entry.rs` | the reason, a closed list; FIN or RST follows from it |
 //! | record | `session/record.rs` | the one exit: metrics and the access-log line |

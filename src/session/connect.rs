@@ -132,13 +132,21 @@ impl Search {
         if Instant::now() >= deadline { Err(CloseReason::ConnectBudget) } else { Err(self.verdict) }
     }
 
-    #[expect(dead_code, reason = "replay will ask")]
-    /// A connected backend came to nothing before it answered: a failure of it, and in the record as `outcome`.
-    pub fn disappointed(&mut self, slot: &Slot, outcome: &'static str, failure: TrafficFailure, record: &mut Record) {
-        let took = record.connected.take().map_or(Duration::ZERO, |(_, took)| took);
-        record.traffic = None;
+    /// A connected backend came to nothing before it answered: in the record as `outcome`, and a failure of it, unless
+    /// traffic says nothing against it.
+    pub fn disappointed(
+        &mut self,
+        slot: &Slot,
+        outcome: &'static str,
+        failure: Option<TrafficFailure>,
+        record: &mut Record,
+    ) {
+        let connect = record.connected.take().map_or(Duration::ZERO, |(_, took)| took);
+        let took = connect + record.traffic.take().map_or(Duration::ZERO, |traffic| traffic.age());
         record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
-        report::failed(&self.pool, slot, slot.is_on_trial(), failure);
+        if let Some(failure) = failure {
+            report::failed(&self.pool, slot, slot.is_on_trial(), failure);
+        }
         self.failing = true;
         self.verdict = CloseReason::ConnectFailed;
     }

@@ -1,8 +1,8 @@
 //! One client connection, from the moment it was accepted to the hand-over to the relay.
 //!
 //! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` permits, `balance`
-//! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects, the
-//! worker's relay engine moves the bytes, and `record` ends it, once, whatever happened. Owns no pool and no table; it
+//! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects, `replay`
+//! may wait for the first answer, the worker's relay engine moves the bytes, and `record` ends it, once, whatever happened. Owns no pool and no table; it
 //! asks them. Invariants: every count is held by a guard in [`Session`] or in what it turns into, so that a cancelled
 //! task or a panic gives everything back; the client's stream resets unless the relay closes it in order.
 
@@ -14,6 +14,7 @@ mod connect;
 mod hook;
 mod mover;
 mod record;
+mod replay;
 mod report;
 mod worker;
 
@@ -21,7 +22,7 @@ pub use worker::{Worker, WorkerSetup};
 
 use crate::name::{ClientAddr, Direction, Side};
 use crate::net::keepalive::{give_up_after, idle_before_probe};
-use crate::net::relay::{self, RelayEnd, Timeouts};
+use crate::net::relay::{self, Handover, RelayEnd, Timeouts};
 use crate::net::stream::Stream;
 use crate::pool::{Backend, Pool, Slot};
 use crate::table::{Facts, Listener};
@@ -30,7 +31,6 @@ use balance::Place;
 use close::CloseReason;
 use connect::Search;
 use record::{Phase, Record};
-
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,15 +79,18 @@ impl Session {
         let Some(pool) = pool else { return self.close(CloseReason::NoBackend) };
 
         self.record.phase = Phase::Connect;
+        let kept = pool.protection.replay;
         let mut search = Search::new(pool);
-        match connect::connect(&self.client, &mut search, &mut self.record, &self.worker).await {
-            Ok((backend, slot)) => self.relay(backend, slot),
-            Err(reason) => self.close(reason),
+        match (connect::connect(&self.client, &mut search, &mut self.record, &self.worker).await, kept) {
+            (Ok((backend, slot)), None) => self.relay(backend, slot, Handover::default()),
+            // Boxed, so that it takes no room where it isn't used.
+            (Ok((backend, slot)), Some(limit)) => Box::pin(replay::run(self, search, backend, slot, limit)).await,
+            (Err(reason), _) => self.close(reason),
         }
     }
 
     /// Hands both sockets and all guards over to the engine, which ends the session from here on.
-    fn relay(mut self, backend: Stream, slot: Slot) {
+    fn relay(mut self, backend: Stream, slot: Slot, handover: Handover) {
         self.record.phase = Phase::Relay;
         if self.record.has_lost(&slot) {
             // Its verdict came while the connect was under way: nobody will look again.
@@ -106,7 +109,7 @@ impl Session {
             lifetime: self.lifetime(),
         };
         let relayed = Relayed { record: self.record, slot: Some(slot) };
-        self.worker.engine.borrow_mut().add(self.client, backend, timeouts, relayed, Instant::now());
+        self.worker.engine.borrow_mut().resume(self.client, backend, handover, timeouts, relayed, Instant::now());
     }
 
     /// What is left of the longest life, a random tenth less, so that sessions of one age don't all end at once.

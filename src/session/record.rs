@@ -108,6 +108,11 @@ impl Record {
         report::moved(self, direction);
     }
 
+    /// What the backend so far has been given begins anew with the next one: each byte of the client's counts once.
+    pub fn begin_anew(&mut self) {
+        self.bytes[Direction::ToBackend as usize] = 0;
+    }
+
     /// How long ago the client was accepted.
     pub fn age(&self) -> Duration {
         self.accepted.elapsed()

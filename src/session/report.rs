@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What has happened so far between a client and its backend.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one fact, and all combine freely")]
 pub struct Traffic {
     /// The connection decides whether its backend comes back.
@@ -36,6 +36,16 @@ pub struct Traffic {
 impl Traffic {
     pub fn new(connected: Instant, on_trial: bool, chosen_up: bool) -> Self {
         Self { on_trial, chosen_up, connected, asked: None, answered: false, client_fin: false, walked_out: false }
+    }
+
+    /// Since the connect.
+    pub fn age(&self) -> Duration {
+        self.connected.elapsed()
+    }
+
+    /// Whether it is a failure that the backend ends its side now, before its answer and before the client's end.
+    fn is_owed_more(&self) -> bool {
+        self.asked.is_some() || self.age() < AT_ONCE
     }
 }
 
@@ -70,6 +80,12 @@ pub fn ended_one_way(record: &mut Record, direction: Direction) {
     }
 }
 
+/// What it says of the backend that it ends its side now, without an answer.
+pub fn closed_unanswered(record: &Record) -> Option<TrafficFailure> {
+    let owes = record.traffic.as_ref().is_some_and(|traffic| !traffic.client_fin && traffic.is_owed_more());
+    owes.then_some(TrafficFailure::Closed)
+}
+
 /// The session is over.
 pub fn ended(record: &Record, end: RelayEnd) {
     let (Some(traffic), Some(pool), Some((backend, _))) = (&record.traffic, &record.pool, &record.connected) else {
@@ -78,12 +94,13 @@ pub fn ended(record: &Record, end: RelayEnd) {
     if traffic.answered {
         return;
     }
-    let asked_or_early = traffic.asked.is_some() || traffic.connected.elapsed() < AT_ONCE;
     match end {
         RelayEnd::Reset(Side::Backend) | RelayEnd::Lost(Side::Backend, _) => {
             failed(pool, backend, traffic.on_trial, TrafficFailure::Reset);
         }
-        _ if traffic.walked_out && asked_or_early => failed(pool, backend, traffic.on_trial, TrafficFailure::Closed),
+        _ if traffic.walked_out && traffic.is_owed_more() => {
+            failed(pool, backend, traffic.on_trial, TrafficFailure::Closed);
+        }
         // The client has said all that it had to say, and no answer was owed.
         RelayEnd::Complete if traffic.client_fin && !traffic.walked_out => {
             served(pool, backend, traffic.on_trial, Instant::now());

@@ -152,6 +152,11 @@ impl Conn {
         self.socket.write_all(bytes.as_ref()).unwrap_or_else(|error| panic!("can't send: {error}"));
     }
 
+    /// Sends these bytes with the last one marked as urgent.
+    pub fn send_urgent(&mut self, bytes: impl AsRef<[u8]>) {
+        self.socket.send_out_of_band(bytes.as_ref()).unwrap_or_else(|error| panic!("can't send: {error}"));
+    }
+
     /// Sends until it's all gone or the other side doesn't take any more; true if it's all gone.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.socket.write_all(bytes.as_ref())

@@ -22,6 +22,8 @@ mod panics;
 mod probes;
 mod quiet;
 mod relay;
+mod replay;
+mod replay_ends;
 mod start;
 mod stop;
 mod workers;
