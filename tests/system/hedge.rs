@@ -102,8 +102,8 @@ fn f19_only_so_many_connections_are_hedged() {
     let records = tidegate.records(CLIENTS);
     let hedged = records.iter().filter(|record| record["attempts"].as_str().unwrap().contains(" slower ")).count();
     let timed_out = records.iter().filter(|record| record["attempts"].as_str().unwrap().contains(" timeout ")).count();
-    // A tenth of 60 is 6, and a first few may come out of what was saved up; half of all meet the silent one.
-    assert!((1..=20).contains(&hedged), "{hedged} hedged");
+    // A tenth of 60 is 6, and the first one is for nothing; half of all meet the silent one.
+    assert!((1..=7).contains(&hedged), "{hedged} hedged");
     assert!(timed_out >= 10, "{timed_out} waited");
 }
 
