@@ -9,6 +9,7 @@ use super::conn::{Addr, Conn};
 use super::wait::pace;
 use std::fmt;
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -46,9 +47,17 @@ impl Shared {
         self.poisons.lock().unwrap()[way as usize]
     }
 
-    /// The poison of this direction, once it isn't a stall.
-    fn poison_after_stall(&self, way: Way) -> Poison {
-        let stalls = |poisons: &mut [Poison; 2]| poisons[way as usize] == Poison::Stall;
+    fn wake(&self) {
+        // Under the lock, so that nobody looks before and waits after it.
+        let poisons = self.poisons.lock().unwrap();
+        self.changed.notify_all();
+        drop(poisons);
+    }
+
+    /// The poison of this direction, once it isn't a stall or the connection has been cut.
+    fn poison_after_stall(&self, way: Way, is_cut: &AtomicBool) -> Poison {
+        let stalls =
+            |poisons: &mut [Poison; 2]| poisons[way as usize] == Poison::Stall && !is_cut.load(Ordering::SeqCst);
         self.changed.wait_while(self.poisons.lock().unwrap(), stalls).unwrap()[way as usize]
     }
 }
@@ -98,54 +107,76 @@ impl fmt::Display for Toxic {
 
 fn join(near: Conn, target: &Addr, shared: &Arc<Shared>) {
     let Ok(far) = Conn::try_to(target) else { return near.reset() };
-    let (near_twin, far_twin, state) = (near.twin(), far.twin(), shared.clone());
-    let back = std::thread::spawn(move || pump(far_twin, near_twin, Way::Back, &state));
-    pump(near, far, Way::There, shared);
+    let is_cut = Arc::<AtomicBool>::default();
+    let back =
+        Flow { from: far.twin(), to: near.twin(), way: Way::Back, is_cut: is_cut.clone(), shared: shared.clone() };
+    let there = Flow { from: near, to: far, way: Way::There, is_cut, shared: shared.clone() };
+    let back = std::thread::spawn(move || back.pump());
+    there.pump();
     let _ = back.join();
 }
 
-/// Moves one direction until it ends.
-fn pump(mut from: Conn, mut to: Conn, way: Way, shared: &Shared) {
-    let mut buffer = vec![0; 64 << 10];
-    let mut passed = 0;
-    loop {
-        match shared.poison(way) {
-            Poison::ResetAfter(most) if passed >= most => return cut(&from, &to),
-            Poison::CloseAfter(most) if passed >= most => return close(&from, &to),
-            _ => {}
-        }
-        let count = match from.read(&mut buffer) {
-            // Nothing for a while is no end.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-            Err(_) => return cut(&from, &to),
-            Ok(count) => count,
-        };
-        // It may have been told otherwise meanwhile.
-        let mut most = count;
-        match shared.poison_after_stall(way) {
-            Poison::Delay(delay) => pace(delay),
-            Poison::ResetAfter(limit) | Poison::CloseAfter(limit) => {
-                most = most.min(usize::try_from(limit.saturating_sub(passed)).unwrap());
+/// One direction of a connection.
+struct Flow {
+    from: Conn,
+    to: Conn,
+    way: Way,
+    /// Of the connection, for both directions.
+    is_cut: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+impl Flow {
+    /// Moves bytes until they end.
+    fn pump(mut self) {
+        let mut buffer = vec![0; 64 << 10];
+        let mut passed = 0;
+        loop {
+            match self.shared.poison(self.way) {
+                Poison::ResetAfter(most) if passed >= most => return self.cut(),
+                Poison::CloseAfter(most) if passed >= most => return self.close(),
+                _ => {}
             }
-            Poison::None | Poison::Stall => {}
+            let count = match self.from.read(&mut buffer) {
+                // Nothing for a while is no end.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(_) => return self.cut(),
+                Ok(count) => count,
+            };
+            // It may have been told otherwise meanwhile.
+            let poison = self.shared.poison_after_stall(self.way, &self.is_cut);
+            if self.is_cut.load(Ordering::SeqCst) {
+                return;
+            }
+            let mut most = count;
+            match poison {
+                Poison::Delay(delay) => pace(delay),
+                Poison::ResetAfter(limit) | Poison::CloseAfter(limit) => {
+                    most = most.min(usize::try_from(limit.saturating_sub(passed)).unwrap());
+                }
+                Poison::None | Poison::Stall => {}
+            }
+            if count == 0 {
+                let _ = self.to.try_finish();
+                return;
+            }
+            if self.to.try_send(&buffer[..most]).is_err() {
+                return self.cut();
+            }
+            passed += most as u64;
         }
-        if count == 0 {
-            let _ = to.try_finish();
-            return;
-        }
-        if to.try_send(&buffer[..most]).is_err() {
-            return cut(&from, &to);
-        }
-        passed += most as u64;
     }
-}
 
-fn cut(one: &Conn, other: &Conn) {
-    one.condemn();
-    other.condemn();
-}
+    /// Lets the last close of each side be a reset, and the other direction come to it.
+    fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        self.from.condemn();
+        self.to.condemn();
+        self.shared.wake();
+    }
 
-fn close(one: &Conn, other: &Conn) {
-    let _ = one.try_finish();
-    let _ = other.try_finish();
+    fn close(&self) {
+        let _ = self.from.try_finish();
+        let _ = self.to.try_finish();
+    }
 }

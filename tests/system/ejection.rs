@@ -1,8 +1,8 @@
 //! Ejection: real traffic decides, whatever the probes say; how many may go, how they come back, and what never counts.
 
 use crate::kit::{
-    Backend, Config, Conn, End, Listening, Poison, Refusing, Silent, Tidegate, Toxic, Way, eventually, eventually_eq,
-    kernel,
+    Backend, Config, Conn, End, Listening, PATIENCE, Poison, Refusing, Silent, Tidegate, Toxic, Way, eventually,
+    eventually_eq, eventually_some, kernel,
 };
 use std::time::Duration;
 
@@ -116,7 +116,9 @@ fn f33_an_ejected_backend_comes_back_through_one_connection() {
     // Round-robin: the first client goes to the first backend.
     let mut client = tidegate.connect();
     client.send("ping");
-    trial.accept().reset();
+    let mut backend = trial.accept();
+    backend.expect("ping");
+    backend.reset();
     client.expect_end(End::Rst);
     eventually_eq("it is set aside", &1, || tidegate.count_of(EJECTIONS, &name));
     eventually_eq("its time is over", &"half_open".to_owned(), || tidegate.state(&name));
@@ -126,10 +128,15 @@ fn f33_an_ejected_backend_comes_back_through_one_connection() {
     let (mut client, mut backend) = loop {
         let mut client = tidegate.connect();
         client.send("ping");
-        if let Some(backend) = trial.accept_now() {
+        client.read_timeout(Duration::from_millis(10));
+        let backend = eventually_some("one of the two gets it", || match trial.accept_now() {
+            Some(backend) => Some(Some(backend)),
+            None => client.try_receive(4).map(|_| None),
+        });
+        if let Some(backend) = backend {
+            client.read_timeout(PATIENCE);
             break (client, backend);
         }
-        client.expect("ping");
         others += 1;
         assert!(others < 1_000, "nobody is sent to it");
     };
@@ -140,7 +147,7 @@ fn f33_an_ejected_backend_comes_back_through_one_connection() {
     backend.send("pong");
     client.expect("pong");
     eventually_eq("it is back", &"up".to_owned(), || tidegate.state(&name));
-    assert!(tidegate.backend_status(&name)["ejection"].is_null());
+    assert!(tidegate.backend_status(&name)["ejection"]["until"].is_null());
     assert_eq!(tidegate.count("tidegate_pool_ejected"), 0);
     let (mut one, mut other) = (tidegate.connect(), tidegate.connect());
     for client in [&mut one, &mut other] {
@@ -232,19 +239,23 @@ fn f33_a_backend_that_has_answered_may_end_as_it_likes() {
 fn f33_a_success_in_between_begins_the_count_anew() {
     let listening = Listening::new();
     let tidegate = Tidegate::start(Config::over([&listening]).ejection("consecutive_failures = 3"));
-    for _ in 0..4 {
-        for _ in 0..2 {
+    for round in 0..4 {
+        for failure in 1..=2 {
             let mut client = tidegate.connect();
             client.send("ping");
-            listening.accept().reset();
+            let mut backend = listening.accept();
+            backend.expect("ping");
+            backend.reset();
             client.expect_end(End::Rst);
+            eventually_eq("it is counted", &(2 * round + failure), || tidegate.count(FAILURES));
         }
         let mut client = tidegate.connect();
         let mut backend = listening.accept();
         backend.send("pong");
         client.expect("pong");
+        drop((client, backend));
+        tidegate.until_idle();
     }
-    tidegate.until_idle();
     assert_eq!((tidegate.count(EJECTIONS), tidegate.count(FAILURES)), (0, 8));
 }
 

@@ -26,7 +26,6 @@ mod moving;
 mod panics;
 mod policies;
 mod probes;
-mod probing;
 mod quiet;
 mod relay;
 mod replay;

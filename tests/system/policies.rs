@@ -93,10 +93,14 @@ fn the_status_shows_the_load_that_they_look_at() {
     let tidegate = Tidegate::start(pool(&[(&backend, 1)], "peak_ewma"));
     let load = || tidegate.backend_status(&backend)["load"].clone();
     assert_eq!(load()["active"], 0);
-    assert!(load()["ewma_ms"].is_null(), "nothing was measured yet: {}", load());
+    for time in ["connect_ms", "answer_ms"] {
+        assert!(load()[time].is_null(), "nothing was measured yet: {}", load());
+    }
     let clients = held(&tidegate, 3);
     eventually_eq("three", &3, || load()["active"].as_u64().unwrap());
-    eventually("its times are known", || load()["ewma_ms"].as_f64().is_some_and(|ms| ms > 0.0));
+    for time in ["connect_ms", "answer_ms"] {
+        eventually("its times are known", || load()[time].as_f64().is_some_and(|ms| ms > 0.0));
+    }
     drop(clients);
     eventually_eq("none", &0, || load()["active"].as_u64().unwrap());
 }
