@@ -72,7 +72,7 @@ fn config(servers: &[Server], balance: &str) -> Config {
             PROBE_TIMEOUT.as_millis()
         ))
         // The times are short, so that the guards of the script are in use again before they are needed.
-        .more("[pools.web.ejection]\nbase_time = \"1s\"\nmax_time = \"2s\"\nmax_ejected = \"90%\"")
+        .ejection("base_time = \"1s\"\nmax_time = \"2s\"\nmax_ejected = \"90%\"")
 }
 
 fn run(seed: u64, seconds: u64) {
