@@ -172,6 +172,35 @@ fn f24_without_a_local_port_it_has_a_metric_of_its_own_and_no_health_failure() {
 }
 
 #[test]
+fn f34_our_own_shortages_eject_nobody() {
+    let backends = [Backend::echo(), Backend::echo()];
+    for fault in [
+        "socket:error=EMFILE",
+        "socket:error=ENFILE",
+        "socket:error=ENOMEM",
+        "connect:error=EADDRNOTAVAIL",
+        "connect:error=ENETUNREACH",
+        "connect:error=ENOBUFS",
+    ] {
+        let config = one_worker(&backends.each_ref()).pool("replay = \"16KiB\"");
+        let tidegate = Tidegate::start(config.ejection("consecutive_failures = 1\nmax_ejected = \"100%\""));
+        let injected = Fault::on(&tidegate, &[fault]);
+        for _ in 0..5 {
+            tidegate.connect().expect_end(End::Rst);
+        }
+        assert!(injected.end() >= 5, "{fault}");
+        assert_eq!(tidegate.closed("no_resources"), 5, "{fault}");
+        for metric in ["tidegate_backend_ejections_total", "tidegate_backend_traffic_failures_total"] {
+            assert_eq!(tidegate.count(metric), 0, "{fault}: {metric}");
+        }
+        for backend in &backends {
+            assert_eq!(tidegate.state(backend), "up", "{fault}");
+        }
+        echoes(&tidegate);
+    }
+}
+
+#[test]
 fn f24_f34_probes_that_fail_by_our_own_fault_freeze_the_verdict() {
     let backend = Backend::echo();
     let health = "interval = \"50ms\"\nfast_interval = \"50ms\"\nrise = 1\nfall = 1";

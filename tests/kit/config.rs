@@ -11,6 +11,7 @@ pub struct Config {
     bind: String,
     pool: String,
     connect: String,
+    ejection: String,
     health: String,
     more: String,
 }
@@ -31,6 +32,7 @@ impl Config {
             bind: "\"127.0.0.1:0\"".to_owned(),
             pool: format!("{lines}\n"),
             connect: String::new(),
+            ejection: String::new(),
             health: "probe = \"none\"\n".to_owned(),
             more: String::new(),
         }
@@ -78,10 +80,20 @@ impl Config {
         self
     }
 
+    pub fn ejection(mut self, line: &str) -> Self {
+        writeln!(self.ejection, "{line}").unwrap();
+        self
+    }
+
     /// Replaces `probe = "none"` by these lines.
     pub fn health(mut self, lines: &str) -> Self {
         self.health = format!("{lines}\n");
         self
+    }
+
+    /// An access log in JSON, for [`super::Tidegate::records`].
+    pub fn logged(self) -> Self {
+        self.log("access = \"$DIR/access.log\"\nformat = \"json\"")
     }
 
     /// Whole tables after the others.
@@ -93,12 +105,13 @@ impl Config {
 
 impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runtime, log, listener, bind, pool, connect, health, more } = self;
+        let Self { runtime, log, listener, bind, pool, connect, ejection, health, more } = self;
         write!(
             f,
             "[runtime]\n{runtime}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[log]\n{log}\n\
              [listeners.web]\nbind = {bind}\npool = \"web\"\n{listener}\n\
-             [pools.web]\n{pool}\n[pools.web.connect]\n{connect}\n[pools.web.health]\n{health}\n{more}"
+             [pools.web]\n{pool}\n[pools.web.connect]\n{connect}\n[pools.web.ejection]\n{ejection}\n\
+             [pools.web.health]\n{health}\n{more}"
         )
     }
 }

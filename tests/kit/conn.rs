@@ -338,6 +338,12 @@ impl Conn {
         self.socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
+    /// Ends whoever reads from it now, and lets the last close of its twins be a reset.
+    pub fn condemn(&self) {
+        let _ = self.socket.set_linger(Some(Duration::ZERO));
+        let _ = self.socket.shutdown(Shutdown::Read);
+    }
+
     pub fn set_recv_buffer(&self, size: usize) {
         self.socket.set_recv_buffer_size(size).unwrap();
     }

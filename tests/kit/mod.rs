@@ -18,10 +18,14 @@ pub mod metrics;
 pub mod output;
 pub mod pattern;
 pub mod program;
+pub mod toxic;
+pub mod views;
 pub mod wait;
 
 pub use backend::{Backend, Listening, Refusing, Silent};
 pub use config::Config;
 pub use conn::{Addr, Conn, End};
 pub use daemon::{Exit, Launch, Tidegate};
+pub use toxic::{Poison, Toxic, Way};
+pub use views::{attempts, outcomes};
 pub use wait::{PATIENCE, eventually, eventually_eq, eventually_some, throughout};

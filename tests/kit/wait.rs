@@ -67,3 +67,9 @@ pub fn trickle(interval: Duration, span: Duration, mut drop: impl FnMut()) {
         std::thread::sleep(interval);
     }
 }
+
+/// Lets time pass between two steps of a script: where the pace is what the test is about, and nothing is assumed to have happened.
+#[expect(clippy::disallowed_methods, reason = "the pace of a script is what the test is about")]
+pub fn pace(span: Duration) {
+    std::thread::sleep(span);
+}

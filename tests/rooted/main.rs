@@ -9,7 +9,7 @@ mod net;
 mod pipes;
 
 use kit::conn::transfer;
-use kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually, eventually_eq};
+use kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually, eventually_eq, kernel};
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -132,6 +132,51 @@ fn f19_when_all_syns_vanish_the_budget_bounds_the_wait() {
     let tidegate = Tidegate::start(logged(config));
     tidegate.connect().expect_end(End::Rst);
     assert_eq!(reason(&tidegate), "connect_budget");
+}
+
+#[test]
+fn f19_a_second_connect_overtakes_the_one_whose_syns_vanish() {
+    let Some(cable) = net::cable() else { return };
+    let near = Backend::named("near");
+    let lost = Addr::parse("198.18.0.2:7");
+    let config = Config::over([&lost, &near.addr])
+        .connect("timeout = \"60s\"\nbudget = \"60s\"\nhedge_after = \"100ms\"\nhedge_share = \"100%\"");
+    cable.lose_far("meta l4proto tcp");
+    let tidegate = Tidegate::start(config.logged());
+    assert_eq!(tidegate.connect().rest().text(), "near\n");
+    let record = tidegate.records(1).remove(0);
+    let mut seen = kit::outcomes(&record);
+    seen.sort();
+    assert_eq!(seen, [format!("{} connected", near.addr), format!("{lost} slower")]);
+    eventually_eq("the other one is closed", &0, || kernel::sockets_to(7, &["02"]));
+}
+
+#[test]
+fn f19_the_budget_bounds_hedged_attempts_too() {
+    let Some(cable) = net::cable() else { return };
+    let config = Config::over(["198.18.0.2:7", "198.18.0.2:8", "198.18.0.2:9", "198.18.0.2:10"])
+        .connect("timeout = \"400ms\"\nattempts = 4\nbudget = \"600ms\"\nhedge_after = \"100ms\"");
+    cable.lose_far("meta l4proto tcp");
+    let tidegate = Tidegate::start(config.logged());
+    tidegate.connect().expect_end(End::Rst);
+    let record = tidegate.records(1).remove(0);
+    assert_eq!(record["reason"], "connect_budget");
+    assert!(kit::attempts(&record).len() >= 2, "{record}");
+}
+
+#[test]
+fn f19_f33_syns_that_vanish_set_the_backend_aside() {
+    let Some(cable) = net::cable() else { return };
+    let near = Backend::named("near");
+    let lost = Addr::parse("198.18.0.2:7");
+    let config = Config::over([&lost, &near.addr]).connect("timeout = \"200ms\"");
+    cable.lose_far("meta l4proto tcp");
+    let tidegate = Tidegate::start(config.ejection("consecutive_failures = 3\nbase_time = \"300s\"").logged());
+    for _ in 0..12 {
+        assert_eq!(tidegate.connect().rest().text(), "near\n");
+    }
+    assert_eq!(tidegate.state(&lost), "ejected");
+    assert_eq!(tidegate.count_of("tidegate_backend_connect_errors_total", &lost), 3);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::kit::backend::naming;
 use crate::kit::{Backend, Config, End, Refusing, Silent, Tidegate, eventually, eventually_eq, kernel, throughout};
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const QUICK: &str = "interval = \"300ms\"\nfast_interval = \"100ms\"\ntimeout = \"300ms\"\nrise = 2\nfall = 2";
@@ -14,6 +15,31 @@ fn up(tidegate: &Tidegate, backend: &str) -> u64 {
 fn checks(tidegate: &Tidegate, backend: &str, result: &str) -> u64 {
     let labels = [("backend", backend), ("result", result)];
     tidegate.metrics().sum("tidegate_backend_health_checks_total", &labels) as u64
+}
+
+const EXCHANGE: &str = "probe = \"exchange\"\nexchange = { send = \"PING\\r\\n\", expect = \"+PONG\" }\n";
+
+/// Answers each line with what the test says at the time.
+fn answering(answer: &Arc<Mutex<Vec<u8>>>) -> Backend {
+    let answer = answer.clone();
+    Backend::new(move |mut conn| {
+        let mut buffer = [0; 4_096];
+        while conn.read(&mut buffer).is_ok_and(|count| count > 0) {
+            let bytes = answer.lock().unwrap().clone();
+            if conn.try_send(bytes).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn answer(bytes: &[u8]) -> Arc<Mutex<Vec<u8>>> {
+    Arc::new(Mutex::new(bytes.to_vec()))
+}
+
+fn last_error(tidegate: &Tidegate, backend: &str) -> String {
+    let status = tidegate.backend_status(backend);
+    status["last_error"]["text"].as_str().unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -119,6 +145,37 @@ fn f29_a_backend_that_flaps_from_probe_to_probe_stays_what_it_was() {
 }
 
 #[test]
+fn f29_a_backend_whose_verdict_flips_with_each_probe_does_not_flood_the_log() {
+    let says = answer(b"+PONG\r\n");
+    let backend = answering(&says);
+    let name = backend.to_string();
+    let health = "interval = \"50ms\"\nfast_interval = \"50ms\"\ntimeout = \"50ms\"\nrise = 1\nfall = 1";
+    let begun = std::time::Instant::now();
+    let tidegate = Tidegate::start(Config::over([&backend]).health(&format!("{EXCHANGE}{health}")));
+    for _ in 0..10 {
+        for (state, bytes) in [("up", &b"+PONG\r\n"[..]), ("down", b"-ERR\r\n")] {
+            *says.lock().unwrap() = bytes.to_vec();
+            eventually_eq("it flips", &state.to_owned(), || tidegate.state(&name));
+        }
+    }
+    let lines = tidegate.count_logged(&["backend is"]) as u64;
+    // A few at once, and from then on two a minute.
+    let most = 7 + begun.elapsed().as_secs() / 15;
+    assert!(lines <= most, "{lines} lines for 20 changes:\n{}", tidegate.log());
+}
+
+#[test]
+fn f32_garbage_is_shown_without_control_characters() {
+    let says = answer(b"\x1b[31m\0\xff\r\nred");
+    let backend = answering(&says);
+    let name = backend.to_string();
+    let config = Config::over([&backend]).pool("panic_threshold = \"0%\"").health(&format!("{EXCHANGE}{QUICK}"));
+    let tidegate = Tidegate::start(config);
+    eventually("it was asked", || last_error(&tidegate, &name).contains("red"));
+    assert!(!tidegate.log().contains('\u{1b}') && !tidegate.get("/status").body.contains('\u{1b}'));
+}
+
+#[test]
 fn f31_probes_are_bounded_in_number_and_spread() {
     const BACKENDS: u32 = 700;
     const AT_ONCE: usize = 256;
@@ -146,7 +203,6 @@ fn f31_probes_are_bounded_in_number_and_spread() {
 
 #[test]
 fn f31_the_probes_of_many_backends_do_not_march_in_step() {
-    use std::sync::{Arc, Mutex};
     use std::time::Instant;
     const BACKENDS: u32 = 40;
     let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
@@ -163,6 +219,38 @@ fn f31_the_probes_of_many_backends_do_not_march_in_step() {
     tenths.sort_unstable();
     tenths.dedup();
     assert!(tenths.len() >= 15, "{tenths:?}");
+}
+
+#[test]
+fn f31_ten_thousand_targets_cost_an_even_rate() {
+    use std::time::Instant;
+    const BACKENDS: usize = 10_000;
+    const INTERVAL: Duration = Duration::from_secs(10);
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let log = times.clone();
+    let backend = Backend::at(&crate::kit::Addr::parse("0.0.0.0:0"), move |_| log.lock().unwrap().push(Instant::now()));
+    let port = backend.addr.tcp().port();
+    let address = |index: usize| format!("127.5.{}.{}:{port}", index / 250, index % 250 + 1);
+    let health = "interval = \"10s\"\nfast_interval = \"10s\"\ninitial = \"up\"";
+    let tidegate = Tidegate::start(Config::over((0..BACKENDS).map(address)).health(health));
+    let resident = kernel::resident(tidegate.pid);
+    let seen = || times.lock().unwrap().len();
+    eventually("each was asked once", || seen() >= BACKENDS);
+    let first = Instant::now();
+    // A thousand a second from here on, which half of the kit's patience is enough for.
+    eventually("most of them again", || seen() >= BACKENDS + BACKENDS * 8 / 10);
+    let mut times = times.lock().unwrap().clone();
+    times.retain(|time| *time > first + INTERVAL / 5);
+    times.sort();
+    // Whoever was kept from running for a while has as much to make up for.
+    let in_a_second = times.iter().map(|begin| {
+        let end = *begin + Duration::from_secs(1);
+        times.partition_point(|time| *time < end) - times.partition_point(|time| time < begin)
+    });
+    let most = in_a_second.max().unwrap();
+    assert!(most <= 4_000, "{most} in a second, where a thousand is even");
+    let grown = kernel::resident(tidegate.pid).saturating_sub(resident);
+    assert!(grown < 16 << 20, "{grown} bytes");
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! Slow start and paced connects: who comes back gets its share little by little, whatever the policy, and never refuses.
+
+use crate::kit::backend::naming;
+use crate::kit::{Addr, Backend, Config, Refusing, Tidegate, eventually, eventually_eq};
+use std::time::{Duration, Instant};
+
+const QUICK: &str = "interval = \"200ms\"\nfast_interval = \"100ms\"\ntimeout = \"200ms\"\nrise = 1\nfall = 1";
+
+/// Lets `backend` die and come back, and returns it.
+fn reborn(tidegate: &Tidegate, backend: Backend, name: &str) -> Backend {
+    let label = backend.to_string();
+    let address: Addr = backend.die();
+    eventually_eq("it is down", &"down".to_owned(), || tidegate.state(&label));
+    let backend = Backend::at(&address, naming(name));
+    eventually_eq("it is back", &"up".to_owned(), || tidegate.state(&label));
+    backend
+}
+
+/// How many of so many connections went to `name`.
+fn count(tidegate: &Tidegate, name: &str, of: usize) -> usize {
+    (0..of).filter(|_| tidegate.connect().rest().text().trim_end() == name).count()
+}
+
+#[test]
+fn f17_a_backend_that_comes_back_begins_with_a_tenth_whatever_the_policy() {
+    for policy in ["round_robin", "random", "least_connections", "power_of_two", "peak_ewma"] {
+        let (a, b) = (Backend::named("a"), Backend::named("b"));
+        let config = Config::over([&a, &b]).pool("slow_start = \"2h\"").pool(&format!("balance = \"{policy}\""));
+        let tidegate = Tidegate::start(config.health(QUICK));
+        eventually_eq("both are up", &2, || tidegate.count("tidegate_backend_up"));
+        assert!((tidegate.share(&a) - 1.0).abs() < 1e-9, "not at boot");
+        let a = reborn(&tidegate, a, "a");
+        let share = tidegate.share(&a);
+        // An hour of ramp a twentieth of which a slow machine may have used.
+        assert!((0.09..0.15).contains(&share), "{policy}: {share}");
+        assert!((tidegate.share(&b) - 1.0).abs() < 1e-9);
+        let seen = count(&tidegate, "a", 110);
+        // A tenth of b's share is 10 of 110. By chance: the standard deviation is 3, and this is ten of them away.
+        assert!(seen <= 40, "{policy}: {seen} of 110");
+        if policy == "round_robin" {
+            assert!((5..=15).contains(&seen), "{policy}: {seen} of 110");
+        }
+    }
+}
+
+#[test]
+fn f17_its_share_grows_until_it_is_whole() {
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let tidegate = Tidegate::start(Config::over([&a, &b]).pool("slow_start = \"3s\"").health(QUICK));
+    eventually_eq("both are up", &2, || tidegate.count("tidegate_backend_up"));
+    let a = reborn(&tidegate, a, "a");
+    let mut shares = vec![tidegate.share(&a)];
+    eventually("it has all of it", || {
+        shares.push(tidegate.share(&a));
+        *shares.last().unwrap() > 0.999
+    });
+    assert!(shares.is_sorted(), "{shares:?}");
+    assert_eq!(count(&tidegate, "a", 20), 10, "in turn");
+}
+
+#[test]
+fn f17_slow_start_never_refuses_anybody() {
+    for policy in ["round_robin", "random", "least_connections", "power_of_two", "peak_ewma"] {
+        let only = Backend::named("only");
+        let config = Config::over([&only]).pool("slow_start = \"1h\"").pool(&format!("balance = \"{policy}\""));
+        let tidegate = Tidegate::start(config.health(QUICK));
+        eventually_eq("it is up", &1, || tidegate.count("tidegate_backend_up"));
+        let _only = reborn(&tidegate, only, "only");
+        assert_eq!(count(&tidegate, "only", 20), 20, "{policy}");
+    }
+}
+
+#[test]
+fn f17_zero_gives_the_whole_share_at_once() {
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let tidegate = Tidegate::start(Config::over([&a, &b]).pool("slow_start = \"0s\"").health(QUICK));
+    eventually_eq("both are up", &2, || tidegate.count("tidegate_backend_up"));
+    let _a = reborn(&tidegate, a, "a");
+    assert_eq!(count(&tidegate, "a", 20), 10);
+}
+
+#[test]
+fn f17_an_ejected_backend_starts_slowly_as_well() {
+    let (dead, good) = (Refusing::new(), Backend::named("good"));
+    let address = dead.addr.clone();
+    let config = Config::over([&dead.addr, &good.addr]).pool("slow_start = \"2h\"");
+    let tidegate = Tidegate::start(config.ejection("consecutive_failures = 1\nbase_time = \"200ms\""));
+    eventually("it is set aside", || {
+        tidegate.connect().rest();
+        tidegate.count("tidegate_backend_ejections_total") == 1
+    });
+    drop(dead);
+    let back = Backend::at(&address, naming("back"));
+    eventually("its trial has succeeded", || {
+        tidegate.connect().rest();
+        tidegate.state(&back) == "up"
+    });
+    let share = tidegate.share(&back);
+    assert!((0.09..0.15).contains(&share), "{share}");
+}
+
+#[test]
+fn f17_a_storm_of_connects_to_one_backend_is_paced() {
+    const STORM: usize = 40;
+    let backend = Backend::named("x");
+    let tidegate = Tidegate::start(Config::over([&backend]).connect("max_rate = 20"));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..STORM).map(|_| scope.spawn(|| tidegate.connect().rest().text())).collect();
+        for client in clients {
+            assert_eq!(client.join().unwrap(), "x\n", "everybody is served in the end");
+        }
+    });
+    // A second's worth may come at once, however it is counted; the others wait their turn.
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert_eq!(backend.accepted(), STORM);
+}
+
+#[test]
+fn f17_what_exceeds_one_backends_rate_goes_to_others() {
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    let list = format!("backends = [{{ address = \"{a}\", weight = 100 }}, \"{b}\"]");
+    let tidegate = Tidegate::start(Config::with_pool(&list).connect("max_rate = 5"));
+    let begun = Instant::now();
+    let seen = count(&tidegate, "b", 10);
+    if begun.elapsed() < Duration::from_secs(1) {
+        assert!(seen >= 1, "by weight all ten would have gone to a, and no faster than five a second");
+    }
+}
+
+#[test]
+fn f17_who_waits_longer_than_the_budget_is_reset() {
+    let backend = Backend::named("x");
+    let config = Config::over([&backend]).connect("max_rate = 1\nbudget = \"1200ms\"");
+    let tidegate = Tidegate::start(config);
+    let served = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..20).map(|_| scope.spawn(|| tidegate.connect().rest().text())).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).filter(|text| text == "x\n").count()
+    });
+    // One at once and one each second from then on, and the last of them began within the budget of 1.2 s.
+    assert!((1..=19).contains(&served), "{served} of 20");
+    // Who can't have a turn within the budget is told at once.
+    let refused = tidegate.closed("connect_budget") + tidegate.closed("no_backend");
+    assert_eq!(refused as usize, 20 - served);
+}
