@@ -87,7 +87,7 @@ fn a_failover_target_passes_over_what_refuses() {
     let dead = [Refusing::new(), Refusing::new()];
     let group = format!("failover:(tcp://{}|tcp://{}|tcp://{alive})", dead[0], dead[1]);
     let config = target(&group).log("access = \"$DIR/access.log\"\nformat = \"json\"");
-    let tidegate = Tidegate::start(config.pool("ejection.consecutive_failures = \"off\""));
+    let tidegate = Tidegate::start(config.ejection("consecutive_failures = \"off\""));
     assert_eq!(names(&tidegate, 40), ["alive"; 40]);
     let cycle = [dead[0].to_string(), dead[1].to_string(), alive.to_string()];
     for record in tidegate.records(40) {

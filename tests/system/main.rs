@@ -30,7 +30,6 @@ mod quiet;
 mod relay;
 mod replay;
 mod replay_ends;
-mod replay_second;
 mod slow_start;
 mod start;
 mod stop;
