@@ -82,6 +82,8 @@ impl Session {
         let kept = pool.protection.replay;
         let mut search = Search::new(pool);
         match (connect::connect(&self.client, &mut search, &mut self.record, &self.worker).await, kept) {
+            // Its verdict came while the connect was under way: nobody will look again.
+            (Ok((_, slot)), None) if self.record.has_lost(&slot) => self.close(CloseReason::BackendDown),
             (Ok((backend, slot)), None) => self.relay(backend, slot, Handover::default()),
             // Boxed, so that it takes no room where it isn't used.
             (Ok((backend, slot)), Some(limit)) => Box::pin(replay::run(self, search, backend, slot, limit)).await,
@@ -92,10 +94,6 @@ impl Session {
     /// Hands both sockets and all guards over to the engine, which ends the session from here on.
     fn relay(mut self, backend: Stream, slot: Slot, handover: Handover) {
         self.record.phase = Phase::Relay;
-        if self.record.has_lost(&slot) {
-            // Its verdict came while the connect was under way: nobody will look again.
-            return self.close(CloseReason::BackendDown);
-        }
         let listener = &self.record.listener.config;
         let timeouts = Timeouts {
             idle: listener.idle_timeout.as_millis() as u64,
