@@ -4,7 +4,10 @@
 //! panic is judged tier by tier, so that a healthy backup keeps a pool whose first tier is dead from using the dead.
 
 use crate::clock::Millis;
-use crate::config::Protection;
+use crate::config::{Protection, limits};
+
+/// There can be so many.
+const TIERS: usize = limits::MAX_TIER as usize + 1;
 
 /// How a pool chooses just now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,27 +45,29 @@ pub struct Judge {
     /// Since when it judges: early on nothing has to be held.
     began: Millis,
     tier: u8,
-    /// Since when the tiers before `tier` have been enough.
-    enough_since: Option<Millis>,
+    /// Since when the tiers before each one have been enough without it.
+    enough_since: [Option<Millis>; TIERS],
 }
 
 impl Judge {
     #[must_use]
     pub fn new(now: Millis) -> Self {
-        Self { began: now, tier: 0, enough_since: None }
+        Self { began: now, tier: 0, enough_since: [None; TIERS] }
     }
 
     /// The mode for these tiers, by their number.
     pub fn judge(&mut self, tiers: &[Count], config: &Protection, now: Millis) -> Mode {
-        let needed = needed(tiers, config.min_available.into());
-        if needed >= self.tier {
-            (self.tier, self.enough_since) = (needed, None);
-        } else {
-            let since = *self.enough_since.get_or_insert(now);
-            let hold = config.tier_hold.as_millis() as u64;
-            if now >= since + hold || now < self.began + hold {
-                (self.tier, self.enough_since) = (needed, None);
-            }
+        let (needed, last) = (needed(tiers, config.min_available.into()), tiers.len().saturating_sub(1) as u8);
+        let hold = config.tier_hold.as_millis() as u64;
+        for (tier, since) in (0..).zip(&mut self.enough_since) {
+            *since = if tier > needed { since.or(Some(now)) } else { None };
+        }
+        let early = now.saturating_sub(self.began) < hold;
+        let held = |since: Option<Millis>| !early && since.is_some_and(|since| now.saturating_sub(since) < hold);
+        // One that is gone can't be held.
+        self.tier = self.tier.min(last).max(needed);
+        while self.tier > needed && !held(self.enough_since[usize::from(self.tier)]) {
+            self.tier -= 1;
         }
         let in_use = tiers.iter().take(usize::from(self.tier) + 1).filter(|tier| tier.enabled > 0);
         let mut panic = false;
@@ -131,6 +136,19 @@ mod tests {
     }
 
     #[test]
+    fn each_tier_is_held_for_itself() {
+        let mut judge = Judge::new(0);
+        let mut tier =
+            |counts: [usize; 3], now| judge.judge(&tiers(counts.map(|each| (each, 3))), &CONFIG, LATER + now).tier;
+        assert_eq!(tier([0, 0, 2], 0), 2);
+        assert_eq!(tier([0, 2, 2], 1_000), 2);
+        assert_eq!(tier([2, 2, 2], 9_000), 2);
+        assert_eq!(tier([2, 2, 2], 11_000), 1, "the first has been enough for two seconds");
+        assert_eq!(tier([2, 2, 2], 18_999), 1);
+        assert_eq!(tier([2, 2, 2], 19_000), 0);
+    }
+
+    #[test]
     fn at_the_start_nothing_is_held() {
         let mut judge = Judge::new(LATER);
         assert_eq!(judge.judge(&tiers([(0, 3), (2, 2)]), &CONFIG, LATER).tier, 1);
@@ -141,7 +159,7 @@ mod tests {
     fn with_too_few_in_all_the_last_tier_is_in_use() {
         let mut judge = Judge::new(0);
         assert_eq!(judge.judge(&tiers([(0, 3), (1, 2), (0, 1)]), &CONFIG, LATER).tier, 2);
-        assert_eq!(judge.judge(&[], &CONFIG, LATER), Mode { tier: 2, panic: false }, "held");
+        assert_eq!(judge.judge(&[], &CONFIG, LATER), Mode::default(), "what is gone isn't held");
     }
 
     #[test]
