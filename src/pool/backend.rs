@@ -41,6 +41,9 @@ pub mod flag {
     pub const DISABLED: u32 = DRAINING | MAINT;
 }
 
+/// In the word of the flags, above them: one trial, in the count of those that have begun.
+const TRIAL: u32 = 1 << 16;
+
 /// A backend's share of its weight is counted in so many parts.
 pub const WHOLE_SHARE: u32 = 1_024;
 /// The share with which a backend comes back.
@@ -56,7 +59,7 @@ pub struct Backend {
     /// Since when (Unix time in ms) in the upper 63 bits, 1 for up in the lowest: one word, so that a reader never
     /// sees a state with another state's time.
     health: AtomicU64,
-    /// See [`flag`].
+    /// See [`flag`]; and the number of the last trial, in one word with them, so that only that trial's end takes it back.
     flags: AtomicU32,
     active: AtomicU32,
     /// The most connections at once; nothing configures one yet.
@@ -154,7 +157,7 @@ impl Backend {
     /// See [`flag`].
     #[must_use]
     pub fn flags(&self) -> u32 {
-        self.flags.load(Relaxed)
+        self.flags.load(Relaxed) & (TRIAL - 1)
     }
 
     /// Neither probes nor agent say that it is down.
@@ -306,13 +309,20 @@ impl Backend {
         self.active.fetch_sub(1, Relaxed);
     }
 
-    /// Whether this caller is the one that may try a half-open backend.
-    pub(super) fn begin_trial(&self) -> bool {
-        self.flags.fetch_or(flag::ON_TRIAL, Relaxed) & flag::ON_TRIAL == 0
+    /// The number of the trial that this caller may make of a half-open backend, if nobody else makes one.
+    pub(super) fn begin_trial(&self) -> Option<u16> {
+        let begun = self.flags.fetch_update(Relaxed, Relaxed, |word| {
+            let may_begin = word & (flag::HALF_OPEN | flag::ON_TRIAL) == flag::HALF_OPEN;
+            may_begin.then(|| word.wrapping_add(TRIAL) | flag::ON_TRIAL)
+        });
+        begun.ok().map(|before| (before.wrapping_add(TRIAL) / TRIAL) as u16)
     }
 
-    pub(super) fn end_trial(&self) {
-        self.replace_flags(flag::ON_TRIAL, 0);
+    /// Gives the trial back, unless it is decided and the backend has gone on to another one since.
+    pub(super) fn end_trial(&self, number: u16) {
+        let _ = self
+            .flags
+            .fetch_update(Relaxed, Relaxed, |word| ((word / TRIAL) as u16 == number).then_some(word & !flag::ON_TRIAL));
     }
 
     /// One more failure of real traffic; how many in a row there are now.

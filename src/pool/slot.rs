@@ -15,8 +15,9 @@ pub struct Full;
 #[must_use = "a slot that is dropped at once reserves nothing"]
 pub struct Slot {
     backend: Arc<Backend>,
-    /// Its connection decides whether a half-open backend comes back; given back undecided at the end.
-    on_trial: bool,
+    /// The number of the trial, if its connection decides whether a half-open backend comes back; given back undecided at
+    /// the end.
+    trial: Option<u16>,
     /// How long to wait with the connect, for the pace of the backend's connects, in ms.
     pub wait: Millis,
 }
@@ -24,7 +25,7 @@ pub struct Slot {
 impl Slot {
     /// For a place that has been counted.
     pub(super) fn new(backend: Arc<Backend>) -> Self {
-        Self { backend, on_trial: false, wait: 0 }
+        Self { backend, trial: None, wait: 0 }
     }
 
     /// The backend itself, for whoever outlives the slot.
@@ -35,11 +36,11 @@ impl Slot {
 
     #[must_use]
     pub fn is_on_trial(&self) -> bool {
-        self.on_trial
+        self.trial.is_some()
     }
 
-    pub(super) fn put_on_trial(&mut self) {
-        self.on_trial = true;
+    pub(super) fn put_on_trial(&mut self, number: u16) {
+        self.trial = Some(number);
     }
 }
 
@@ -53,8 +54,8 @@ impl Deref for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.on_trial {
-            self.backend.end_trial();
+        if let Some(number) = self.trial {
+            self.backend.end_trial(number);
         }
         self.backend.release();
     }

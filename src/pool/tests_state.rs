@@ -121,6 +121,24 @@ fn in_panic_everybody_is_used_and_failovers_prefer_the_good() {
     assert!(pool.claim(&tried, 1, rng).is_none());
 }
 
+/// A trial that went well may last for hours, through the next ejection and into the next trial.
+#[test]
+fn the_end_of_a_trial_of_the_past_is_not_the_end_of_this_one() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
+    fail(&pool, "b1", 5, 10);
+    pool.review(10 + BASE);
+    let first = slot_on(&pool, "b1", 10 + BASE);
+    assert!(first.is_on_trial() && pool.served(&first, true, 10 + BASE));
+    fail(&pool, "b1", 5, 20 + BASE);
+    pool.review(20 + 10 * BASE);
+    let second = slot_on(&pool, "b1", 20 + 10 * BASE);
+    assert!(second.is_on_trial());
+    drop(first);
+    assert_eq!(chosen(&pool), ["b0", "b2"], "still one at a time");
+    drop(second);
+    assert_eq!(chosen(&pool), ["b0", "b1", "b2"]);
+}
+
 /// With a pool of one, nobody else could ever be tried.
 #[test]
 fn a_trial_in_panic_ends_it() {
