@@ -268,8 +268,10 @@ impl Backend {
         let bits = bits | if rest.agent.state == Some(Health::Down) { flag::AGENT_DOWN } else { 0 };
         let (was_out, was_up) = (self.flags() & (flag::AGENT_DOWN | flag::MAINT) != 0, self.is_up());
         self.replace_flags(flag::DISABLED | flag::AGENT_DOWN, bits);
-        if rest.ramp.is_none() {
-            self.store_share(rest.agent_share);
+        match rest.ramp {
+            // It may be over, or have come so near its end that no review has looked at it any more.
+            Some(begun) => self.ramp(&mut rest, begun, slow_start, now),
+            None => self.store_share(rest.agent_share),
         }
         if was_out && bits == 0 {
             self.begin_ramp(&mut rest, slow_start, now);

@@ -81,6 +81,19 @@ fn an_agent_takes_out_gives_back_and_weighs_and_says_only_what_it_says() {
 }
 
 #[test]
+fn an_agent_is_heard_after_a_slow_start_that_ended_by_rounding() {
+    let (backend, slow_start, config) = (backend(Health::Up), Duration::from_secs(30), config::Health::default());
+    for outcome in [Outcome::Failure, Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Success] {
+        backend.observe(outcome, &config, slow_start, at(1_000));
+    }
+    backend.tick(slow_start, 30_990);
+    assert_eq!((backend.share(), backend.flags()), (WHOLE_SHARE, 0), "whole, 10 ms before its time");
+    let half = AgentReport { weight: Some(50), ..AgentReport::default() };
+    backend.set_agent(&half, slow_start, 90_000);
+    assert_eq!(backend.share(), WHOLE_SHARE / 2);
+}
+
+#[test]
 fn an_error_of_ours_is_not_the_backends() {
     let backend = backend(Health::Up);
     backend.connect_failed(ConnectErrorReason::NoPort, "no local port", 6);
