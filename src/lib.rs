@@ -8,7 +8,7 @@
 //! | admit | [`session::admission`] | a permit, or a refusal before any backend is touched |
 //! | settle | [`session::balance`] | stays with this worker, or goes to one with fewer sessions |
 //! | route | [`table`] | the listener's pool, from the immutable routing table |
-//! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget |
+//! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget; a hedge beside a slow one |
 //! | claim | [`pool`], `pool/pick/` | an available backend by the pool's policy; a slot is a guard |
 //! | replay | `session/replay.rs` | where the pool wants it: until the first byte of the answer, the next backend gets the same |
 //! | relay | [`net::relay`] | bytes both ways, by copy or splice, in the worker's engine |
@@ -25,7 +25,7 @@
 //! last lived, an inbox for fresh connections, and its listening sockets. The kernel spreads connections by a hash; a
 //! worker that has got more than its share hands the next one over before it is a session, and a worker that is stuck
 //! has a sibling that accepts for it. An established session never changes its thread. The *control thread* runs the
-//! daemon's loop, the health checker, the admin endpoint and the task that gives memory back after a burst. Log lines
+//! daemon's loop, the health checker, the keeper of the pools, the admin endpoint and the task that gives memory back after a burst. Log lines
 //! are written by threads of their own, behind bounded queues.
 //!
 //! # Layers
@@ -41,6 +41,21 @@
 //! | 4 | [`table`] | where does it go |
 //! | 5 | [`session`], [`health`], [`admin`] | the workers, strangers to each other |
 //! | 6 | [`daemon`], [`cli`], [`demo`] | the process |
+//!
+//! # Who may be chosen
+//!
+//! What stands in a backend's way is one word of flags (`pool/backend.rs`); none set is plain good. Four hands set them:
+//!
+//! | hand | decides in | says |
+//! |---|---|---|
+//! | probes, [`health`]'s checker | [`pool::health`], damped | down |
+//! | the backend's own agent, the same checker | `pool/backend.rs` | down, draining, maint, a smaller share |
+//! | real traffic, `session/report.rs` | `pool/ejection.rs` | ejected, then half open for one trial |
+//! | time, [`health`]'s keeper | `Pool::review` | an ejection is over, a slow start goes on |
+//!
+//! From the flags of all backends `pool/mode.rs` finds what the pool does as a whole: which tiers are in use, and whether
+//! it panics. `pool/candidates.rs` is what one claim may have; the pickers choose among these. What becomes of sessions
+//! whose backend went down, or that last too long, is `session/mover.rs`.
 //!
 //! # Three speeds
 //!
@@ -61,7 +76,10 @@
 //! 7. Nothing established is cut before the drain deadline, and the accept queues are emptied before they close, also
 //!    those of a worker that is stuck.
 //! 8. Log, disk and metrics failures never touch traffic: bounded queues that drop and count.
-//! 9. Counts return to zero: permits, slots, sessions and pipes are guards.
+//! 9. Counts return to zero: permits, slots, trials, sessions and pipes are guards.
+//! 10. Finding a backend takes no longer than the pool's budget, whatever fails, with at most two connects at once.
+//! 11. Nothing is sent to a second backend unless the pool says so, nor after the first byte of an answer.
+//! 12. What this host lacks, and what a client does, never counts against a backend.
 //!
 //! A unix socket knows no reset: its peer sees an end of file where a TCP peer would see one.
 

@@ -254,7 +254,7 @@ async fn probes_are_bounded_and_everybody_has_a_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_result_for_a_target_that_has_gone_is_dropped() {
+async fn f35_the_result_for_a_target_that_has_gone_is_dropped() {
     let health = config::Health { initial: Initial::Up, fall: 1, ..config::Health::default() };
     let world = World::new(&[A, B], health.clone());
     world.answer(A, Answer::Silence);
