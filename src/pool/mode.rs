@@ -58,12 +58,12 @@ impl Judge {
     /// The mode for these tiers, by their number.
     pub fn judge(&mut self, tiers: &[Count], config: &Protection, now: Millis) -> Mode {
         let (needed, last) = (needed(tiers, config.min_available.into()), tiers.len().saturating_sub(1) as u8);
-        let hold = config.tier_hold.as_millis() as u64;
+        let span = config.tier_hold.as_millis() as u64;
         for (tier, since) in (0..).zip(&mut self.enough_since) {
             *since = if tier > needed { since.or(Some(now)) } else { None };
         }
-        let early = now.saturating_sub(self.began) < hold;
-        let held = |since: Option<Millis>| !early && since.is_some_and(|since| now.saturating_sub(since) < hold);
+        let early = now.saturating_sub(self.began) < span;
+        let held = |since: Option<Millis>| !early && since.is_some_and(|since| now.saturating_sub(since) < span);
         // One that is gone can't be held.
         self.tier = self.tier.min(last).max(needed);
         while self.tier > needed && !held(self.enough_since[usize::from(self.tier)]) {

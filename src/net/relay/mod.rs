@@ -213,7 +213,7 @@ pub struct Engine<O> {
     next_closing: Millis,
     /// When a session without a large transfer had an event for the last time.
     last_light: Millis,
-    /// Tells [`drive`] of work that no socket tells of.
+    /// Tells [`drive()`] of work that no socket tells of.
     woken: Rc<Notify>,
 }
 
