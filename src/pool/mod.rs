@@ -100,17 +100,31 @@ impl Pool {
     #[must_use]
     pub fn claim(&self, tried: &Tried, now: Millis, rng: &mut Rng) -> Option<Slot> {
         let mode = self.mode();
+        let view = self.view.load();
+        let ask = Ask { tried, now, max_rate: self.connect.max_rate };
+        if !mode.panic {
+            let slot = view.claim(&ask, Reach::Tiers(mode.tier), 0, rng);
+            if slot.is_some() {
+                return slot;
+            }
+        }
+        self.claim_further(&view, &ask, mode, rng)
+    }
+
+    /// What follows when the usual has nothing: other tiers, whoever is enabled, whoever has to be waited for.
+    #[cold]
+    fn claim_further(&self, view: &PoolView, ask: &Ask<'_>, mode: Mode, rng: &mut Rng) -> Option<Slot> {
         let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
-        let order: &[Reach] = match (mode.panic, tried.is_empty()) {
+        let order: &[Reach] = match (mode.panic, ask.tried.is_empty()) {
             (false, _) => &[in_use, everywhere],
             (true, true) => &[all],
             (true, false) => &[everywhere, all],
         };
-        let view = self.view.load();
-        let ask = Ask { tried, now, max_rate: self.connect.max_rate };
-        let now_or_soon = [0, self.connect.budget.as_millis() as Millis];
-        let patience = if ask.max_rate.is_some() { &now_or_soon[..] } else { &now_or_soon[..1] };
-        patience.iter().find_map(|&patience| order.iter().find_map(|&reach| view.claim(&ask, reach, patience, rng)))
+        let mut claim = |patience| order.iter().find_map(|&reach| view.claim(ask, reach, patience, &mut *rng));
+        claim(0).or_else(|| {
+            ask.max_rate?;
+            claim(self.connect.budget.as_millis() as Millis)
+        })
     }
 
     /// What the last [`review`](Self::review) found.
