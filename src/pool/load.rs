@@ -60,13 +60,13 @@ fn unpack(word: u64, now: Millis) -> (f32, f64) {
     (f32::from_bits((word >> 32) as u32), f64::from(age))
 }
 
-/// How far connects may run ahead of their rate, in µs: a tenth of a second's worth may come at once.
-const AHEAD: u64 = 100_000;
+/// How far connects may run ahead of their rate, in ns: a tenth of a second's worth may come at once.
+const AHEAD: u64 = 100_000_000;
 
 /// Paces connects by the generic cell rate algorithm (ITU-T I.371).
 #[derive(Debug, Default)]
 pub struct Pace(
-    /// When the next connect would be due if all had kept the rate, in µs.
+    /// When the next connect would be due if all had kept the rate, in ns.
     AtomicU64,
 );
 
@@ -79,16 +79,22 @@ impl Pace {
 
     /// Takes the next place if it is at most `patience` ms off; how long to wait for it.
     pub fn take(&self, rate: u32, now: Millis, patience: Millis) -> Option<Millis> {
-        let step = 1_000_000 / u64::from(rate.max(1));
+        // Rounded up, or the highest rates would be exceeded.
+        let step = 1_000_000_000_u64.div_ceil(rate.max(1).into());
         let taken = self.0.fetch_update(Relaxed, Relaxed, |due| {
-            (wait_of(due, now) <= patience).then_some(due.max(now * 1_000) + step)
+            (wait_of(due, now) <= patience).then(|| due.max(nanos(now)).saturating_add(step))
         });
         taken.ok().map(|due| wait_of(due, now))
     }
 }
 
 fn wait_of(due: u64, now: Millis) -> Millis {
-    due.saturating_sub(now * 1_000 + AHEAD).div_ceil(1_000)
+    due.saturating_sub(nanos(now).saturating_add(AHEAD)).div_ceil(1_000_000)
+}
+
+/// Far enough for five centuries.
+fn nanos(now: Millis) -> u64 {
+    now.saturating_mul(1_000_000)
 }
 
 #[cfg(test)]
@@ -124,5 +130,26 @@ mod tests {
         assert_eq!(pace.take(100, 5_000, 1_099), None);
         assert_eq!(pace.wait(5_000), 1_100, "a place that wasn't taken costs nothing");
         assert_eq!(pace.take(100, 7_000, 0), Some(0));
+    }
+
+    #[test]
+    fn rates_that_divide_no_second_are_not_exceeded() {
+        for rate in [3, 7_000, 300_000, 700_000, 1_000_000] {
+            let pace = Pace::default();
+            // A second's worth beyond those that come at once.
+            let at_once = rate / 10 + 1;
+            for _ in 0..at_once + rate {
+                pace.take(rate, 1_000, Millis::MAX).unwrap();
+            }
+            let wait = pace.wait(1_000);
+            assert!((1_000..=1_001 + 1_000 / u64::from(rate)).contains(&wait), "{rate}: {wait} ms");
+        }
+    }
+
+    #[test]
+    fn the_end_of_time_does_no_harm() {
+        let pace = Pace::default();
+        assert_eq!(pace.take(1, Millis::MAX, 0), Some(0));
+        assert_eq!(pace.wait(Millis::MAX - 1), 0);
     }
 }
