@@ -96,7 +96,8 @@ impl Pool {
     /// A slot on a backend that is not in `tried`, by the pool's policy; `None` if there is none.
     ///
     /// The first is an available one of the tiers in use, or, in panic, any enabled one of these. What follows after
-    /// failures is any available one, of whatever tier, and in panic any enabled one after those.
+    /// failures is any available one, of whatever tier, and in panic any enabled one after those. To wait for a turn
+    /// among the better ones comes before going on to the others.
     #[must_use]
     pub fn claim(&self, tried: &Tried, now: Millis, rng: &mut Rng) -> Option<Slot> {
         let mode = self.mode();
@@ -117,14 +118,12 @@ impl Pool {
         let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
         let order: &[Reach] = match (mode.panic, ask.tried.is_empty()) {
             (false, _) => &[in_use, everywhere],
-            (true, true) => &[all],
+            (true, true) => &[all, everywhere],
             (true, false) => &[everywhere, all],
         };
-        let mut claim = |patience| order.iter().find_map(|&reach| view.claim(ask, reach, patience, &mut *rng));
-        claim(0).or_else(|| {
-            ask.max_rate?;
-            claim(self.connect.budget.as_millis() as Millis)
-        })
+        let now_or_soon = [0, self.connect.budget.as_millis() as Millis];
+        let patience = if ask.max_rate.is_some() { &now_or_soon[..] } else { &now_or_soon[..1] };
+        order.iter().find_map(|&reach| patience.iter().find_map(|&patience| view.claim(ask, reach, patience, rng)))
     }
 
     /// What the last [`review`](Self::review) found.

@@ -216,6 +216,17 @@ fn connects_beyond_the_rate_go_to_others_and_then_wait() {
 }
 
 #[test]
+fn who_must_wait_for_a_turn_waits_in_its_tier() {
+    let pool = pool_of(Balance::RoundRobin, &[0, 1], |config| config.connect.max_rate = Some(10));
+    let rng = &mut Rng::from_seed(3);
+    let mut claim = || pool.claim(&Tried::default(), 1_000, rng).map(|slot| (slot.label.to_string(), slot.wait));
+    for wait in [0, 0].into_iter().chain((1..=100).map(|turn| turn * 100)) {
+        assert_eq!(claim(), Some(("b0".into(), wait)));
+    }
+    assert_eq!(claim(), Some(("b1".into(), 0)), "there is no turn left within the budget");
+}
+
+#[test]
 fn a_pool_built_anew_keeps_ejections_and_modes() {
     let before = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
     fail(&before, "b1", 5, 10);
