@@ -47,6 +47,11 @@ pub fn replays(tidegate: &Tidegate) -> u64 {
     tidegate.metrics().one("tidegate_pool_replays_total", &[("pool", "web")]) as u64
 }
 
+/// How often traffic has failed on a backend.
+pub fn failures(tidegate: &Tidegate) -> u64 {
+    tidegate.metrics().sum("tidegate_backend_traffic_failures_total", &[]) as u64
+}
+
 /// How a backend of a test dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
@@ -142,6 +147,8 @@ fn a_client_that_has_ended_its_side_is_served_by_the_next_one_with_its_fin() {
             let record = tidegate.records(1).remove(0);
             assert_eq!([&record["reason"], &record["to_backend"]], [&Value::from("complete"), &Value::from(sent)]);
             assert_eq!(replays(&tidegate), 2);
+            // After the client's own FIN, theirs is no failure: nothing need have been owed.
+            assert_eq!(failures(&tidegate), if how == Death::Reset { 2 } else { 0 });
         }
     }
 }

@@ -2,15 +2,10 @@
 
 use crate::kit::conn::{Rest, transfer};
 use crate::kit::{Config, End, Listening, Refusing, Silent, Tidegate, eventually, kernel, throughout};
-use crate::replay::{DEATHS, Death, LIMIT, accepted, attempts, die, logged, over, replays, three};
+use crate::replay::{DEATHS, Death, LIMIT, accepted, attempts, die, failures, logged, over, replays, three};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::time::Duration;
-
-/// How often traffic has failed on a backend.
-fn failures(tidegate: &Tidegate) -> u64 {
-    tidegate.metrics().sum("tidegate_backend_traffic_failures_total", &[]) as u64
-}
 
 #[test]
 fn exactly_as_much_as_is_kept_is_sent_again_and_with_one_byte_more_nothing_is() {
