@@ -164,6 +164,10 @@ impl Unanswered<'_> {
                     self.record.connected = connected;
                     // What was said against it already is not said again at the end.
                     self.record.traffic = traffic.filter(|_| failure.is_none());
+                    if death == Death::Condemned && self.record.has_lost(&slot) {
+                        // The workers have looked already, while the engine did not know of it.
+                        return Outcome::Close(CloseReason::BackendDown);
+                    }
                     return self.hand_over(backend, slot, Stop::Relay);
                 }
             }
