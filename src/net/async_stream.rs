@@ -7,8 +7,8 @@
 use super::stream::Stream;
 use crate::sys;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send};
-use std::io;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg};
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -85,10 +85,25 @@ impl AsyncRead for AsyncStream {
 
 impl AsyncWrite for AsyncStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    /// rustls tries once to send the alert behind what else is queued.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.socket.poll_write_ready(cx))?;
-            let tried =
-                ready.try_io(|socket| send(socket.get_ref(), bytes, SendFlags::NOSIGNAL).map_err(io::Error::from));
+            let tried = ready.try_io(|socket| {
+                let mut nothing_else = SendAncillaryBuffer::default();
+                sendmsg(socket.get_ref(), pieces, &mut nothing_else, SendFlags::NOSIGNAL).map_err(io::Error::from)
+            });
             match tried {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(result) => return Poll::Ready(result),

@@ -304,6 +304,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_backend_is_told_that_its_certificate_is_refused() {
+        let own = self_signed(&params("a.example"));
+        let key = PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+            let server = server.with_protocol_versions(&[version]).unwrap().with_no_client_auth();
+            let server = Arc::new(server.with_single_cert(own.chain.clone(), key.clone_key()).unwrap());
+            let peer = Peer::new(move |mut conn| {
+                let mut tls = ServerConnection::new(server).unwrap();
+                let error = Stream::new(&mut tls, &mut conn.0).read_to_end(&mut Vec::new()).unwrap_err();
+                error.to_string().contains("alert")
+            });
+            ask(&question(Some("b.example"), None), &peer, LIMIT).await.unwrap_err();
+            assert!(peer.outcome(), "no alert came by {version:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_speaks_no_tls_is_told_so() {
         let peer = Peer::new(|mut conn: Conn| {
             conn.send(b"HTTP/1.1 400 Bad Request\r\n\r\n");
