@@ -42,7 +42,10 @@ impl Control {
             health::run(inputs.clone(), Rng::from_entropy())
         });
         let table = Arc::clone(&shared.table);
-        let keeper = keep_running("keeper", Arc::clone(&shared.metrics), move || health::keep(Arc::clone(&table)));
+        let asked = first_round.clone();
+        let keeper = keep_running("keeper", Arc::clone(&shared.metrics), move || {
+            health::keep(Arc::clone(&table), asked.clone())
+        });
         let admission = Arc::clone(&shared.admission);
         let memory =
             keep_running("memory", Arc::clone(&shared.metrics), move || memory::keep_small(Arc::clone(&admission)));

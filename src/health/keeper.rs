@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 /// How late what comes about by time may be seen.
@@ -19,8 +20,10 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Between two lines about one pool: one that flaps must not flood the log. The last word is always told.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Looks without end.
-pub async fn keep(table: Arc<ArcSwap<RoutingTable>>) {
+/// Looks without end, once every backend has been asked: before that, nothing is known that could be told.
+pub async fn keep(table: Arc<ArcSwap<RoutingTable>>, mut first_round: watch::Receiver<bool>) {
+    // A checker that is gone for good goes with the process.
+    let _ = first_round.wait_for(|done| *done).await;
     let mut told: HashMap<PoolName, Told> = HashMap::new();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
