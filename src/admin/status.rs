@@ -66,6 +66,8 @@ pub struct BackendStatus {
     pub total: u64,
     pub bytes: Bytes,
     pub load: Load,
+    /// What its agent holds against it, in the agent's words.
+    pub agent: Option<String>,
     /// Unless it is in service and always was.
     pub ejection: Option<EjectionStatus>,
     pub last_error: Option<ErrorStatus>,
@@ -222,6 +224,7 @@ impl BackendStatus {
                 connect_ms: backend.connect_time.get(now.millis).map(rounded),
                 answer_ms: backend.answer_time.get(now.millis).map(rounded),
             },
+            agent: backend.agent().map(|report| report.to_string()),
             ejection: EjectionStatus::of(backend, now),
             last_error: backend.last_error().map(ErrorStatus::of),
         }

@@ -283,6 +283,12 @@ impl Backend {
         true
     }
 
+    /// All that its agent has said so far; `None` if that takes nothing from it.
+    #[must_use]
+    pub fn agent(&self) -> Option<AgentReport> {
+        Some(self.rest().agent).filter(|agent| *agent != AgentReport::of_nobody())
+    }
+
     /// Counts a connection that a session has established.
     pub fn connect_succeeded(&self) {
         self.metrics.connections_total.inc();
