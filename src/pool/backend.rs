@@ -80,6 +80,8 @@ pub struct Backend {
 struct Rest {
     damper: Damper,
     ejection: Ejection,
+    /// When the last trial began.
+    trial_began: Millis,
     /// When a slow start began, unless it is over.
     ramp: Option<Millis>,
     /// All that its agent has said so far.
@@ -129,6 +131,7 @@ impl Backend {
         let rest = Rest {
             damper: Damper::new(health),
             ejection: Ejection::new(),
+            trial_began: 0,
             ramp: None,
             agent: AgentReport::of_nobody(),
             agent_share: WHOLE_SHARE,
@@ -318,12 +321,15 @@ impl Backend {
     }
 
     /// The number of the trial that this caller may make of a half-open backend, if nobody else makes one.
-    pub(super) fn begin_trial(&self) -> Option<u16> {
+    pub(super) fn begin_trial(&self, now: Millis) -> Option<u16> {
+        let mut rest = self.rest();
         let begun = self.flags.fetch_update(Relaxed, Relaxed, |word| {
             let may_begin = word & (flag::HALF_OPEN | flag::ON_TRIAL) == flag::HALF_OPEN;
             may_begin.then(|| word.wrapping_add(TRIAL) | flag::ON_TRIAL)
         });
-        begun.ok().map(|before| (before.wrapping_add(TRIAL) / TRIAL) as u16)
+        let before = begun.ok()?;
+        rest.trial_began = now;
+        Some((before.wrapping_add(TRIAL) / TRIAL) as u16)
     }
 
     /// Gives the trial back, unless it is decided and the backend has gone on to another one since.
@@ -356,22 +362,30 @@ impl Backend {
 
     /// A trial went well: back into service, slowly.
     pub(super) fn restore(&self, slow_start: Duration, now: Millis) {
-        let mut rest = self.rest();
+        self.restore_in(&mut self.rest(), slow_start, now);
+    }
+
+    fn restore_in(&self, rest: &mut Rest, slow_start: Duration, now: Millis) {
         rest.ejection.restore(now);
         self.failures.store(0, Relaxed);
         self.replace_flags(flag::EJECTED | flag::HALF_OPEN | flag::ON_TRIAL, 0);
-        self.begin_ramp(&mut rest, slow_start, now);
+        self.begin_ramp(rest, slow_start, now);
     }
 
-    /// Ends what is over by now: an ejection becomes half open, a slow start goes on.
-    pub(super) fn tick(&self, slow_start: Duration, now: Millis) {
-        let flags = self.flags();
-        if flags & (flag::EJECTED | flag::REDUCED) == 0 {
+    /// Ends what is over by now: an ejection becomes half open, a slow start goes on, and a trial that has lasted for
+    /// `ejection.base_time` without failing has gone well: where nobody answers, nothing better will come.
+    pub(super) fn tick(&self, ejection: &config::Ejection, slow_start: Duration, now: Millis) {
+        if self.flags() & (flag::EJECTED | flag::ON_TRIAL | flag::REDUCED) == 0 {
             return;
         }
         let mut rest = self.rest();
+        let flags = self.flags();
         if flags & flag::EJECTED != 0 && rest.ejection.expire(now) {
             self.replace_flags(flag::EJECTED, flag::HALF_OPEN);
+        }
+        let patience = ejection.base_time.as_millis() as Millis;
+        if flags & flag::ON_TRIAL != 0 && now.saturating_sub(rest.trial_began) >= patience {
+            self.restore_in(&mut rest, slow_start, now);
         }
         if let Some(begun) = rest.ramp {
             self.ramp(&mut rest, begun, slow_start, now);

@@ -96,7 +96,7 @@ impl Candidates<'_> {
         let mut slot = backend.claim().ok()?;
         if flags & flag::HALF_OPEN != 0 {
             // In panic others come beside the trial; without one, nobody could ever end the panic.
-            if let Some(number) = backend.begin_trial() {
+            if let Some(number) = backend.begin_trial(self.ask.now) {
                 slot.put_on_trial(number);
             } else if !matches!(self.reach, Reach::Enabled(_)) {
                 return None;

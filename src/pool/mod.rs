@@ -139,7 +139,7 @@ impl Pool {
         let mut tiers = vec![Count::default(); usize::from(view.tiers.iter().max().map_or(0, |&tier| tier)) + 1];
         let (mut available, mut ejected) = (0, 0);
         for (backend, &tier) in view.backends.iter().zip(&view.tiers) {
-            backend.tick(self.protection.slow_start, now);
+            backend.tick(&self.ejection, self.protection.slow_start, now);
             let flags = backend.flags();
             let count = &mut tiers[usize::from(tier)];
             count.enabled += usize::from(flags & flag::DISABLED == 0);
@@ -195,6 +195,8 @@ impl Pool {
         let failures = backend.count_failure();
         let enough = u32::from(self.ejection.consecutive_failures?);
         let flags = backend.flags();
+        // A trial that has been decided is a session as any other.
+        let on_trial = on_trial && flags & flag::HALF_OPEN != 0;
         if flags & flag::EJECTED != 0 || !(on_trial || failures >= enough) {
             return None;
         }
@@ -244,10 +246,14 @@ impl Pool {
         self.view.load().backends.iter().filter(|backend| backend.available()).count()
     }
 
-    /// One may always go, and as many as the config's share.
+    /// One may always go, and as many as the config's share. Those that would be out anyway take nobody's place.
     fn has_room_for_ejected(&self) -> bool {
         let view = self.view.load();
-        let out = |backend: &&Arc<Backend>| backend.flags() & (flag::EJECTED | flag::HALF_OPEN) != 0;
+        let out = |backend: &&Arc<Backend>| {
+            let flags = backend.flags();
+            let others = flag::DOWN | flag::AGENT_DOWN | flag::DISABLED;
+            flags & (flag::EJECTED | flag::HALF_OPEN) != 0 && flags & others == 0
+        };
         let ejected = view.backends.iter().filter(out).count();
         ejected < self.ejection.max_ejected.of(view.backends.len()).max(1)
     }

@@ -139,6 +139,34 @@ fn the_end_of_a_trial_of_the_past_is_not_the_end_of_this_one() {
     assert_eq!(chosen(&pool), ["b0", "b1", "b2"]);
 }
 
+/// Where nobody ever answers, as with logs that are only sent, no answer can bring a backend back.
+#[test]
+fn a_trial_that_nobody_complains_of_has_gone_well_in_time() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
+    fail(&pool, "b1", 5, 10);
+    pool.review(10 + BASE);
+    let trial = slot_on(&pool, "b1", 10 + BASE);
+    pool.review(9 + 2 * BASE);
+    assert_eq!(pool.view().backends[1].state(), "half_open");
+    pool.review(10 + 2 * BASE);
+    assert_eq!(pool.view().backends[1].state(), "up");
+    assert_eq!(
+        pool.failed(&trial, trial.is_on_trial(), TrafficFailure::Reset, 20 + 2 * BASE),
+        None,
+        "one of many by now"
+    );
+}
+
+/// Which would be out anyway.
+#[test]
+fn those_that_are_down_take_no_place_among_the_ejected() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 4], |_| {});
+    assert!(fail(&pool, "b1", 5, 10).is_some());
+    assert_eq!(fail(&pool, "b2", 5, 10), None, "there is one place");
+    put_down(&pool, &[1]);
+    assert!(fail(&pool, "b2", 1, 10).is_some());
+}
+
 /// With a pool of one, nobody else could ever be tried.
 #[test]
 fn a_trial_in_panic_ends_it() {

@@ -319,7 +319,6 @@ impl<'a> Run<'a> {
                 if matches!(attempt.how, Connect::Failed(_)) {
                     let failure = TrafficFailure::Connect;
                     watched.failed(&attempt.slot, on_trial, failure, &mut self.twins, now, self.tally);
-                    self.passed_on();
                 }
                 release(attempt.slot, id, &mut self.twins, now);
                 if self.sessions[number].as_ref().is_some_and(|session| session.connecting.is_empty()) {
@@ -341,7 +340,6 @@ impl<'a> Run<'a> {
         let (Answer::Answered(after) | Answer::Failed(after, _) | Answer::Undecided(after) | Answer::Done(after)) =
             answer;
         (session.connected, session.answer) = (Some(attempt), Some(answer));
-        self.passed_on();
         self.after(after, Event::Answer(number));
     }
 
@@ -354,29 +352,18 @@ impl<'a> Run<'a> {
             Answer::Answered(took) => {
                 slot.answer_time.observe(took as f32, now);
                 watched.served(slot, on_trial, &mut self.twins, now, self.tally);
-                self.passed_on();
                 let life = life(&mut self.dice);
                 self.after(life, Event::End(number));
             }
             Answer::Failed(_, failure) => {
                 watched.failed(slot, on_trial, failure, &mut self.twins, now, self.tally);
-                self.passed_on();
                 self.close(number);
             }
             Answer::Undecided(_) => self.close(number),
             Answer::Done(_) => {
                 watched.served(slot, on_trial, &mut self.twins, now, self.tally);
-                self.passed_on();
                 self.close(number);
             }
-        }
-    }
-
-    /// What sessions report to pools of the past holds for the present one.
-    fn passed_on(&mut self) {
-        if self.pools.len() > 1 {
-            let current = self.pools.len() - 1;
-            self.pools[current].inherit();
         }
     }
 

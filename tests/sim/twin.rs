@@ -23,6 +23,7 @@ pub struct Twin {
     pub share: f64,
     /// The attempt that tries it.
     pub trial: Option<u64>,
+    pub trial_began: Millis,
     /// Its connections, by whose attempts.
     pub active: u32,
     /// When its next connect would be due if all had kept the rate, in ns.
@@ -44,6 +45,7 @@ impl Twin {
             ramp: None,
             share: 1.0,
             trial: None,
+            trial_began: 0,
             active: 0,
             due: 0,
         }
@@ -142,6 +144,7 @@ impl Twin {
     pub fn fail(&mut self, on_trial: bool, room: bool, config: &config::Ejection, now: Millis) -> Option<Ejected> {
         self.failures += 1;
         let enough = u32::from(config.consecutive_failures?);
+        let on_trial = on_trial && self.standing == Standing::HalfOpen;
         let may = match self.standing {
             Standing::Ejected { .. } => false,
             Standing::HalfOpen => true,
@@ -174,7 +177,11 @@ impl Twin {
         true
     }
 
-    pub fn look(&mut self, slow_start: Duration, now: Millis) {
+    pub fn look(&mut self, base_time: Duration, slow_start: Duration, now: Millis) {
+        if self.trial.is_some() && now - self.trial_began >= base_time.as_millis() as u64 {
+            // Nobody has complained.
+            self.answer(true, slow_start, now);
+        }
         if matches!(self.standing, Standing::Ejected { until } if until <= now) {
             self.standing = Standing::HalfOpen;
         }

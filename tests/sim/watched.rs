@@ -28,8 +28,6 @@ pub struct Watched {
     config: tidegate::config::Pool,
     panic_threshold: u16,
     max_ejected: u16,
-    /// The most that may be ejected; more only as a heritage.
-    ejected_bound: usize,
     /// It is in the table, so that its metrics count.
     pub is_current: bool,
 }
@@ -56,7 +54,6 @@ impl Watched {
             config: scenario.config.clone(),
             panic_threshold: scenario.panic_threshold,
             max_ejected: scenario.max_ejected,
-            ejected_bound: usize::MAX,
             is_current: true,
         };
         watched.look(twins, now, tally);
@@ -158,7 +155,7 @@ impl Watched {
         let is_trial = twin.standing == Standing::HalfOpen && twin.trial.is_none();
         assert_eq!(slot.is_on_trial(), is_trial, "{now}: {} on trial, beside {:?}", slot.label, twin.trial);
         if is_trial {
-            twin.trial = Some(attempt);
+            (twin.trial, twin.trial_began) = (Some(attempt), now);
             tally.trials += 1;
         }
         twin.active += 1;
@@ -225,7 +222,7 @@ impl Watched {
         let (mut available, mut ejected) = (0, 0);
         for (backend, &tier) in self.view.backends.iter().zip(&self.view.tiers) {
             let twin = twins.get_mut(&backend.id).expect("a twin");
-            twin.look(self.config.protection.slow_start, now);
+            twin.look(self.config.ejection.base_time, self.config.protection.slow_start, now);
             check(backend, twin, now);
             tiers[usize::from(tier)].enabled += usize::from(twin.enabled());
             tiers[usize::from(tier)].available += usize::from(twin.available());
@@ -245,23 +242,17 @@ impl Watched {
             let gauges = [&metrics.available, &metrics.ejected, &metrics.panic, &metrics.tier].map(|gauge| gauge.get());
             let expected = [available as i64, ejected as i64, i64::from(mode.panic), i64::from(mode.tier)];
             assert_eq!(gauges, expected, "{now}: available, ejected, panic, tier");
-            let most = self.most_ejected();
-            assert!(ejected <= most.max(self.ejected_bound), "{now}: {ejected} are ejected of at most {most}");
-            self.ejected_bound = ejected;
         }
-    }
-
-    /// What another pool of the same backends has ejected is taken as it is.
-    pub fn inherit(&mut self) {
-        self.ejected_bound = usize::MAX;
     }
 
     pub fn index_of(&self, id: BackendId) -> Option<usize> {
         self.view.backends.iter().position(|backend| backend.id == id)
     }
 
+    /// Those that are out for their ejection alone.
     fn ejected(&self, twins: &Twins) -> usize {
-        self.view.backends.iter().filter(|backend| twins[&backend.id].standing != Standing::InService).count()
+        let alone = |twin: &Twin| twin.standing != Standing::InService && twin.enabled() && twin.is_up();
+        self.view.backends.iter().filter(|backend| alone(&twins[&backend.id])).count()
     }
 
     fn most_ejected(&self) -> usize {

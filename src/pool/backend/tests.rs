@@ -86,7 +86,7 @@ fn an_agent_is_heard_after_a_slow_start_that_ended_by_rounding() {
     for outcome in [Outcome::Failure, Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Success] {
         backend.observe(outcome, &config, slow_start, at(1_000));
     }
-    backend.tick(slow_start, 30_990);
+    backend.tick(&config::Ejection::default(), slow_start, 30_990);
     assert_eq!((backend.share(), backend.flags()), (WHOLE_SHARE, 0), "whole, 10 ms before its time");
     let half = AgentReport { weight: Some(50), ..AgentReport::default() };
     backend.set_agent(&half, slow_start, 90_000);

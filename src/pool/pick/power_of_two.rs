@@ -7,7 +7,7 @@
 use super::random::{self, Random};
 use super::{Candidates, Slot};
 use crate::clock::Millis;
-use crate::pool::backend::Backend;
+use crate::pool::backend::{Backend, flag};
 use crate::rng::Rng;
 
 /// Draws in vain before all are looked at.
@@ -61,6 +61,10 @@ impl PowerOfTwo {
 
     fn load(&self, candidates: &Candidates<'_>, index: usize) -> f64 {
         let backend = candidates.backend(index);
+        if backend.flags() & flag::HALF_OPEN != 0 {
+            // Its trial comes first: what is known of it is from before.
+            return 0.0;
+        }
         let connections = f64::from(backend.active()) / f64::from(candidates.configured_weight(index));
         match self.measure {
             Measure::Active => connections,
