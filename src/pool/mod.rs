@@ -135,6 +135,8 @@ impl Pool {
     /// Looks at every backend: ends ejections and slow starts that are over, and finds out which tiers are in use and
     /// whether to panic. To be called now and then, and after whatever changes a backend's state.
     pub fn review(&self, now: Millis) -> Mode {
+        // Held while it counts, or the mode of an earlier moment could be stored last.
+        let mut judge = self.judge();
         let view = self.view.load();
         let mut tiers = vec![Count::default(); usize::from(view.tiers.iter().max().map_or(0, |&tier| tier)) + 1];
         let (mut available, mut ejected) = (0, 0);
@@ -147,7 +149,6 @@ impl Pool {
             available += i64::from(backend.available());
             ejected += i64::from(flags & (flag::EJECTED | flag::HALF_OPEN) != 0);
         }
-        let mut judge = self.judge();
         let mode = judge.judge(&tiers, &self.protection, now);
         self.mode.store(mode.to_bits(), Relaxed);
         drop(judge);
@@ -194,15 +195,19 @@ impl Pool {
         backend.metrics.traffic_failure(failure);
         let failures = backend.count_failure();
         let enough = u32::from(self.ejection.consecutive_failures?);
-        let flags = backend.flags();
-        // A trial that has been decided is a session as any other.
-        let on_trial = on_trial && flags & flag::HALF_OPEN != 0;
-        if flags & flag::EJECTED != 0 || !(on_trial || failures >= enough) {
+        if failures < enough && !on_trial {
             return None;
         }
-        // One at a time, so that two of them don't both take the last place.
+        // One at a time, so that none is ejected twice for the same, nor two of them into the last place.
         let judge = self.judge();
-        if flags & flag::HALF_OPEN == 0 && !self.has_room_for_ejected() {
+        let standing = backend.flags() & (flag::EJECTED | flag::HALF_OPEN);
+        let is_ejected = match standing {
+            // A trial that has been decided is a session as any other.
+            0 => failures >= enough && self.has_room_for_ejected(),
+            flag::HALF_OPEN => true,
+            _ => false,
+        };
+        if !is_ejected {
             return None;
         }
         let ejected = backend.eject(&self.ejection, now);
