@@ -1,7 +1,7 @@
 //! Slow start and paced connects: who comes back gets its share little by little, whatever the policy, and never refuses.
 
-use crate::kit::backend::naming;
-use crate::kit::{Addr, Backend, Config, Refusing, Tidegate, eventually, eventually_eq};
+use crate::kit::backend::{echo, naming};
+use crate::kit::{Addr, Backend, Config, Conn, Refusing, Tidegate, eventually, eventually_eq};
 use std::time::{Duration, Instant};
 
 const QUICK: &str = "interval = \"200ms\"\nfast_interval = \"100ms\"\ntimeout = \"200ms\"\nrise = 1\nfall = 1";
@@ -41,6 +41,37 @@ fn f17_a_backend_that_comes_back_begins_with_a_tenth_whatever_the_policy() {
             assert!((5..=15).contains(&seen), "{policy}: {seen} of 110");
         }
     }
+}
+
+#[test]
+fn f17_that_it_has_nothing_to_do_gets_it_no_more_than_its_share() {
+    for policy in ["round_robin", "random", "least_connections", "power_of_two", "peak_ewma"] {
+        let backends = [Backend::echo(), Backend::echo()];
+        let config = Config::over(&backends).pool("slow_start = \"2h\"").pool(&format!("balance = \"{policy}\""));
+        let tidegate = Tidegate::start(config.health(QUICK));
+        eventually_eq("both are up", &2, || tidegate.count("tidegate_backend_up"));
+        let [a, b] = backends;
+        let name = a.to_string();
+        let address = a.die();
+        eventually_eq("it is down", &"down".to_owned(), || tidegate.state(&name));
+        let held = |count: usize| -> Vec<Conn> { (0..count).map(|_| echoed(&tidegate)).collect() };
+        let _others = held(50);
+        let _a = Backend::at(&address, echo);
+        eventually_eq("it is back", &"up".to_owned(), || tidegate.state(&name));
+        let _new = held(200);
+        let active = tidegate.backend_status(&name)["active"].as_u64().unwrap();
+        // A tenth of the other's share is 18 of 200. Where the better of two is taken it has two chances: 35, give or take 5.
+        assert!(active <= 58, "{policy}: {active} of 200");
+        drop(b);
+    }
+}
+
+/// A session that stands.
+fn echoed(tidegate: &Tidegate) -> Conn {
+    let mut client = tidegate.connect();
+    client.send("ping");
+    client.expect("ping");
+    client
 }
 
 #[test]

@@ -43,20 +43,27 @@ impl PowerOfTwo {
         if self.random.is_empty() {
             return None;
         }
-        let Some(first) = self.draw(candidates, rng, None) else { return random::scan(candidates, rng) };
+        let Some(first) = self.draw(candidates, rng) else { return random::scan(candidates, rng) };
         // Without a second one the first is as good as any.
-        let second = self.draw(candidates, rng, Some(first)).unwrap_or(first);
+        let second = self.draw_beside(first, candidates, rng).unwrap_or(first);
         let is_better = self.load(candidates, second) < self.load(candidates, first) * (1.0 - SAME);
         let (chosen, other) = if is_better { (second, first) } else { (first, second) };
         candidates.take(chosen).or_else(|| candidates.take(other)).or_else(|| random::scan(candidates, rng))
     }
 
-    /// One that can be used, and is another than `not`. One that starts slowly passes on most of its draws.
-    fn draw(&self, candidates: &Candidates<'_>, rng: &mut Rng, not: Option<usize>) -> Option<usize> {
+    /// One that can be used. One that starts slowly passes on most of its draws.
+    fn draw(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<usize> {
         (0..DRAWS).find_map(|_| {
             let index = self.random.draw(rng);
-            (Some(index) != not && candidates.accepts(index, rng)).then_some(index)
+            candidates.accepts(index, rng).then_some(index)
         })
+    }
+
+    /// Another one that can be used, unless it passes on: to draw again until it doesn't would give one that starts slowly
+    /// far more than its share where there are few others.
+    fn draw_beside(&self, first: usize, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<usize> {
+        let drawn = (0..DRAWS).map(|_| self.random.draw(rng)).find(|&index| index != first && candidates.usable(index));
+        drawn.filter(|&index| candidates.accepts(index, rng))
     }
 
     fn load(&self, candidates: &Candidates<'_>, index: usize) -> f64 {
