@@ -75,7 +75,7 @@ fn power_of_two_follows_the_weights() {
 fn peak_ewma_avoids_who_answers_late() {
     let (slow, fast) = (Backend::echo(), Backend::echo());
     let toxic = Toxic::before(&slow.addr);
-    toxic.poison(Way::Back, Poison::Delay(std::time::Duration::from_millis(60)));
+    toxic.poison(Way::Back, Poison::Delay(std::time::Duration::from_millis(500)));
     let list = format!("backends = [\"{toxic}\", \"{fast}\"]\nbalance = \"peak_ewma\"");
     let tidegate = Tidegate::start(Config::with_pool(&list));
     for _ in 0..60 {

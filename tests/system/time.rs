@@ -13,6 +13,9 @@ use std::time::Duration;
 
 const EXCHANGE: &str = "probe = \"exchange\"\nexchange = { send = \"ping\", expect = \"ping\" }\ninterval = \"300ms\"\n\
                         fast_interval = \"100ms\"\ntimeout = \"300ms\"\nrise = 2\nfall = 2";
+/// With the patience that a slow machine needs.
+const PATIENT: &str = "probe = \"exchange\"\nexchange = { send = \"ping\", expect = \"ping\" }\ninterval = \"1s\"\n\
+                       fast_interval = \"1s\"\ntimeout = \"1s\"\nrise = 2\nfall = 2";
 
 fn echoed(tidegate: &Tidegate) -> Conn {
     let mut client = tidegate.connect();
@@ -71,15 +74,15 @@ fn f23_a_stopped_process_fails_its_probes_and_new_sessions_go_elsewhere() {
 #[test]
 fn f89_a_balancer_that_was_stopped_takes_nobody_down() {
     let backends: Vec<Backend> = (0..10).map(|_| Backend::echo()).collect();
-    let tidegate = Tidegate::start(Config::over(&backends).health(EXCHANGE));
+    let tidegate = Tidegate::start(Config::over(&backends).health(PATIENT));
     eventually_eq("all are up", &10, || tidegate.count("tidegate_backend_up"));
     let mut client = echoed(&tidegate);
     let changes = tidegate.count("tidegate_backend_state_changes_total");
     for _ in 0..2 {
         stop(&tidegate);
-        pace(Duration::from_secs(3));
+        pace(Duration::from_secs(4));
         tidegate.signal(Signal::CONT);
-        throughout("all stay up", Duration::from_secs(1), || tidegate.count("tidegate_backend_up") == 10);
+        throughout("all stay up", Duration::from_secs(3), || tidegate.count("tidegate_backend_up") == 10);
         speak(&mut client);
         drop(echoed(&tidegate));
     }
