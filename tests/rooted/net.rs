@@ -75,17 +75,17 @@ impl Cable {
 
     /// From now on these packets vanish when they arrive at the far end, and nobody is told.
     pub fn lose_far(&self, what: &str) {
-        self.nft(&self.far, "add table inet loss");
-        self.nft(&self.far, "add chain inet loss in { type filter hook input priority 0 ; }");
-        self.nft(&self.far, &format!("add rule inet loss in iifname cable {what} drop"));
+        Self::nft(&self.far, "add table inet loss");
+        Self::nft(&self.far, "add chain inet loss in { type filter hook input priority 0 ; }");
+        Self::nft(&self.far, &format!("add rule inet loss in iifname cable {what} drop"));
     }
 
     /// Nothing vanishes any more.
     pub fn mend(&self) {
-        self.nft(&self.far, "delete table inet loss");
+        Self::nft(&self.far, "delete table inet loss");
     }
 
-    fn nft(&self, namespace: &str, rule: &str) {
+    fn nft(namespace: &str, rule: &str) {
         succeed(Command::new("ip").args(["netns", "exec", namespace, "nft", rule]), WAY_OUT);
     }
 }
