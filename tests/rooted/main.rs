@@ -10,8 +10,8 @@ mod pipes;
 
 use kit::conn::transfer;
 use kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually, eventually_eq, kernel};
-use std::sync::mpsc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 /// A connection is given up some seconds after the last sign of life with this; the kit's patience ends long before the
 /// idle time-out does.
@@ -193,4 +193,37 @@ fn f19_probes_whose_syns_vanish_take_the_backend_down_and_up_again() {
     assert!(timeouts >= 2.0);
     cable.mend();
     eventually("it is up again", || up() == 1);
+}
+
+#[test]
+fn f31_ten_thousand_targets_cost_an_even_rate() {
+    const BACKENDS: usize = 10_000;
+    const INTERVAL: Duration = Duration::from_secs(10);
+    // In a net of its own: what it leaves in TIME_WAIT would stand in the way of others who look at the kernel's table.
+    let Some(_cable) = net::cable() else { return };
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let log = times.clone();
+    let backend = Backend::at(&Addr::parse("0.0.0.0:0"), move |_| log.lock().unwrap().push(Instant::now()));
+    let port = backend.addr.tcp().port();
+    let address = |index: usize| format!("127.5.{}.{}:{port}", index / 250, index % 250 + 1);
+    let health = "interval = \"10s\"\nfast_interval = \"10s\"\ninitial = \"up\"";
+    let tidegate = Tidegate::start(Config::over((0..BACKENDS).map(address)).health(health));
+    let resident = kernel::resident(tidegate.pid);
+    let seen = || times.lock().unwrap().len();
+    eventually("each was asked once", || seen() >= BACKENDS);
+    let first = Instant::now();
+    // A thousand a second from here on, which half of the kit's patience is enough for.
+    eventually("most of them again", || seen() >= BACKENDS + BACKENDS * 8 / 10);
+    let mut times = times.lock().unwrap().clone();
+    times.retain(|time| *time > first + INTERVAL / 5);
+    times.sort();
+    // Whoever was kept from running for a while has as much to make up for.
+    let in_a_second = times.iter().map(|begin| {
+        let end = *begin + Duration::from_secs(1);
+        times.partition_point(|time| *time < end) - times.partition_point(|time| time < begin)
+    });
+    let most = in_a_second.max().unwrap();
+    assert!(most <= 4_000, "{most} in a second, where a thousand is even");
+    let grown = kernel::resident(tidegate.pid).saturating_sub(resident);
+    assert!(grown < 16 << 20, "{grown} bytes");
 }

@@ -222,38 +222,6 @@ fn f31_the_probes_of_many_backends_do_not_march_in_step() {
 }
 
 #[test]
-fn f31_ten_thousand_targets_cost_an_even_rate() {
-    use std::time::Instant;
-    const BACKENDS: usize = 10_000;
-    const INTERVAL: Duration = Duration::from_secs(10);
-    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
-    let log = times.clone();
-    let backend = Backend::at(&crate::kit::Addr::parse("0.0.0.0:0"), move |_| log.lock().unwrap().push(Instant::now()));
-    let port = backend.addr.tcp().port();
-    let address = |index: usize| format!("127.5.{}.{}:{port}", index / 250, index % 250 + 1);
-    let health = "interval = \"10s\"\nfast_interval = \"10s\"\ninitial = \"up\"";
-    let tidegate = Tidegate::start(Config::over((0..BACKENDS).map(address)).health(health));
-    let resident = kernel::resident(tidegate.pid);
-    let seen = || times.lock().unwrap().len();
-    eventually("each was asked once", || seen() >= BACKENDS);
-    let first = Instant::now();
-    // A thousand a second from here on, which half of the kit's patience is enough for.
-    eventually("most of them again", || seen() >= BACKENDS + BACKENDS * 8 / 10);
-    let mut times = times.lock().unwrap().clone();
-    times.retain(|time| *time > first + INTERVAL / 5);
-    times.sort();
-    // Whoever was kept from running for a while has as much to make up for.
-    let in_a_second = times.iter().map(|begin| {
-        let end = *begin + Duration::from_secs(1);
-        times.partition_point(|time| *time < end) - times.partition_point(|time| time < begin)
-    });
-    let most = in_a_second.max().unwrap();
-    assert!(most <= 4_000, "{most} in a second, where a thousand is even");
-    let grown = kernel::resident(tidegate.pid).saturating_sub(resident);
-    assert!(grown < 16 << 20, "{grown} bytes");
-}
-
-#[test]
 fn a_probe_never_disturbs_the_backend_with_a_half_open_connection() {
     let backend = Backend::new(|mut conn| {
         // A probe ends by itself; one that stayed open would keep this thread for the kit's whole patience.
