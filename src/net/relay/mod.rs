@@ -266,6 +266,11 @@ impl<O: Owner> Engine<O> {
             watched.map_err(|_| key)
         };
         match watched {
+            // No event need ever come of it: one socket may be closed by now and the other one full.
+            Ok(()) if self.entries[key].is_closing() => {
+                self.step(key, CHUNK, now);
+                self.woken.notify_one();
+            }
             Ok(()) => self.next_sweep = self.next_sweep.min(self.entries[key].deadline()),
             Err(key) => self.finish(key, RelayEnd::NoResources),
         }

@@ -210,6 +210,21 @@ fn a_read_that_failed_before_is_the_end_once_what_came_before_it_is_delivered() 
     }
 }
 
+/// No event will come: the client's socket is closed by then, and the backend's is full.
+#[test]
+fn a_read_that_failed_before_is_the_end_of_a_backend_that_takes_nothing() {
+    let mut rig = Rig::resumed(PATIENT, |near, far| {
+        let (client, new) = pair();
+        *near = new;
+        reset(client);
+        assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        while far.write(&[0; 65_536]).is_ok() {}
+        Handover { client_error: Some(Errno::CONNRESET), ..pending(SMALL) }
+    });
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::Reset(Side::Client)));
+}
+
 #[test]
 fn unix_sockets_on_either_side() {
     for (unix, amount) in [(Side::Client, SMALL), (Side::Backend, SMALL), (Side::Backend, LARGE)] {
