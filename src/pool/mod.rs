@@ -87,7 +87,7 @@ impl Pool {
             mode: AtomicU32::new(Mode::default().to_bits()),
             judge: Mutex::new(judge),
             hedges: HedgeBudget::new(),
-            falls: AtomicU32::new(0),
+            falls: AtomicU32::new(previous.map_or(0, Self::falls)),
         };
         pool.review(now.millis);
         pool

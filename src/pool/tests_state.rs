@@ -261,4 +261,9 @@ fn a_pool_built_anew_keeps_ejections_and_modes() {
     let after = super::tests::successor(Balance::RoundRobin, &[1, 1, 1], Some(&before));
     assert_eq!(chosen(&after), ["b0", "b2"]);
     assert_eq!(after.view().backends[1].ejection(), (1, Standing::Ejected { until: 10 + BASE }));
+    for _ in 0..config::Health::default().fall {
+        after.observe(&after.view().backends[0], Outcome::Failure, Now { millis: 11, unix_ms: 11 });
+    }
+    let again = super::tests::successor(Balance::RoundRobin, &[1, 1, 1], Some(&after));
+    assert_eq!((after.falls(), again.falls()), (1, 1), "or a fall soon after would go unseen");
 }
