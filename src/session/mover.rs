@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Between two steps of rebalancing.
 const STEP: Duration = Duration::from_secs(1);
-/// A backend with this much more than its share has too much.
+/// A backend with this much more than its share has too much, and with at least one session more.
 const EXCESS: f64 = 1.1;
 
 /// What a worker remembers of the pools.
@@ -55,6 +55,8 @@ impl Mover {
         if elapsed < STEP {
             return;
         }
+        // A worker that stood still has no herd to make up for.
+        let elapsed = elapsed.min(2 * STEP);
         self.last_step = Some(now);
         for pool in &table.pools {
             let Some(share) = pool.protection.rebalance else { continue };
@@ -108,7 +110,62 @@ fn crowded(pool: &Pool) -> HashSet<BackendId> {
         .collect();
     let active: f64 = usable.iter().map(|(backend, _)| f64::from(backend.active())).sum();
     let weight: f64 = usable.iter().map(|(_, weight)| weight).sum();
-    let too_many =
-        |backend: &Backend, own: f64| f64::from(backend.active()) > (active * own / weight * EXCESS).max(1.0);
+    let too_many = |backend: &Backend, own: f64| {
+        let share = active * own / weight;
+        f64::from(backend.active()) > (share * EXCESS).max(share.ceil())
+    };
     usable.iter().filter(|(backend, own)| too_many(backend, *own)).map(|(backend, _)| backend.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+    use crate::config::{self, Balance, Initial};
+    use crate::metrics::Metrics;
+    use crate::name::{BackendAddr, Endpoint};
+    use crate::pool::{Members, ResolvedMember, Slot, Tried};
+    use crate::rng::Rng;
+
+    /// Backends `a`, `b`, … of one weight, all up.
+    fn pool(backends: u8) -> Pool {
+        let member = |index: u8| {
+            let label = char::from(b'a' + index).to_string();
+            let address = BackendAddr(Endpoint::Unix(std::path::Path::new(&label).into()));
+            ResolvedMember { address, weight: 1, tier: 0, label: label.into() }
+        };
+        let mut config = config::Pool::new(PoolName::new("web"), Balance::RoundRobin, Vec::new());
+        config.health.initial = Initial::Up;
+        let members = Members { list: (0..backends).map(member).collect(), balance: Balance::RoundRobin };
+        Pool::new(&config, &members, &Arc::new(Metrics::new().unwrap()), None, Now { millis: 1, unix_ms: 1 })
+    }
+
+    /// So many sessions on each backend.
+    fn sessions(pool: &Pool, counts: &[usize]) -> Vec<Slot> {
+        let rng = &mut Rng::from_seed(1);
+        let mut held = Vec::new();
+        for (backend, &count) in pool.view().backends.iter().zip(counts) {
+            let claims = std::iter::repeat_with(|| pool.claim(&Tried::default(), 1, rng).unwrap());
+            held.extend(claims.filter(|slot| slot.id == backend.id).take(count));
+        }
+        held
+    }
+
+    #[test]
+    fn one_that_has_its_share_to_the_next_whole_session_is_not_crowded() {
+        for (counts, expected) in [
+            (&[2, 1][..], 0),
+            (&[3, 1], 1),
+            (&[1, 0, 0], 0),
+            (&[2, 1, 0], 1),
+            (&[55, 45], 0),
+            (&[57, 43], 1),
+            (&[40, 40, 10], 2),
+        ] {
+            let pool = pool(counts.len() as u8);
+            let held = sessions(&pool, counts);
+            assert_eq!(crowded(&pool).len(), expected, "{counts:?}");
+            drop(held);
+        }
+    }
 }
