@@ -93,13 +93,14 @@ impl Pool {
         pool
     }
 
-    /// A slot on a backend that is not in `tried`, by the pool's policy; `None` if there is none.
+    /// A slot on a backend that is not in `tried`, by the pool's policy; `None` if there is none. Where connects are paced,
+    /// one that can be had at once comes first, and none is waited for longer than `patience`.
     ///
     /// The first is an available one of the tiers in use, or, in panic, any enabled one of these. What follows after
     /// failures is any available one, of whatever tier, and in panic any enabled one after those. To wait for a turn
     /// among the better ones comes before going on to the others.
     #[must_use]
-    pub fn claim(&self, tried: &Tried, now: Millis, rng: &mut Rng) -> Option<Slot> {
+    pub fn claim_within(&self, tried: &Tried, patience: Millis, now: Millis, rng: &mut Rng) -> Option<Slot> {
         let mode = self.mode();
         let view = self.view.load();
         let ask = Ask { tried, now, max_rate: self.connect.max_rate };
@@ -109,21 +110,34 @@ impl Pool {
                 return slot;
             }
         }
-        self.claim_further(&view, &ask, mode, rng)
+        self.claim_further(&view, &ask, patience, mode, rng)
+    }
+
+    /// As [`claim_within`](Self::claim_within) all that a session may wait.
+    #[must_use]
+    pub fn claim(&self, tried: &Tried, now: Millis, rng: &mut Rng) -> Option<Slot> {
+        self.claim_within(tried, self.connect.budget.as_millis() as Millis, now, rng)
     }
 
     /// What follows when the usual has nothing: other tiers, whoever is enabled, whoever has to be waited for.
     #[cold]
-    fn claim_further(&self, view: &PoolView, ask: &Ask<'_>, mode: Mode, rng: &mut Rng) -> Option<Slot> {
+    fn claim_further(
+        &self,
+        view: &PoolView,
+        ask: &Ask<'_>,
+        patience: Millis,
+        mode: Mode,
+        rng: &mut Rng,
+    ) -> Option<Slot> {
         let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
         let order: &[Reach] = match (mode.panic, ask.tried.is_empty()) {
             (false, _) => &[in_use, everywhere],
             (true, true) => &[all, everywhere],
             (true, false) => &[everywhere, all],
         };
-        let now_or_soon = [0, self.connect.budget.as_millis() as Millis];
-        let patience = if ask.max_rate.is_some() { &now_or_soon[..] } else { &now_or_soon[..1] };
-        order.iter().find_map(|&reach| patience.iter().find_map(|&patience| view.claim(ask, reach, patience, rng)))
+        let now_or_soon = [0, patience];
+        let waits = if ask.max_rate.is_some() && patience > 0 { &now_or_soon[..] } else { &now_or_soon[..1] };
+        order.iter().find_map(|&reach| waits.iter().find_map(|&patience| view.claim(ask, reach, patience, rng)))
     }
 
     /// What the last [`review`](Self::review) found.

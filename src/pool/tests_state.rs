@@ -255,6 +255,15 @@ fn who_must_wait_for_a_turn_waits_in_its_tier() {
 }
 
 #[test]
+fn who_does_not_wait_gets_nobody_beyond_the_rate_and_takes_no_turn() {
+    let pool = pool_of(Balance::RoundRobin, &[0], |config| config.connect.max_rate = Some(10));
+    let rng = &mut Rng::from_seed(3);
+    let mut wait = |patience| pool.claim_within(&Tried::default(), patience, 1_000, rng).map(|slot| slot.wait);
+    assert_eq!([wait(0), wait(0), wait(0), wait(99)], [Some(0), Some(0), None, None]);
+    assert_eq!(wait(100), Some(100));
+}
+
+#[test]
 fn a_pool_built_anew_keeps_ejections_and_modes() {
     let before = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
     fail(&before, "b1", 5, 10);

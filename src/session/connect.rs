@@ -12,7 +12,7 @@ use super::record::{FailedAttempt, Record};
 use super::report::{self, Traffic};
 use super::worker::Worker;
 use crate::clock::{millis, unix_ms};
-use crate::metrics::TrafficFailure;
+use crate::metrics::{ConnectErrorReason, TrafficFailure};
 use crate::net::connect::{self as net, ConnectError};
 use crate::net::stream::Stream;
 use crate::pool::{Pool, Slot, Tried};
@@ -105,7 +105,7 @@ impl Search {
             if left.is_zero() {
                 return Err(CloseReason::ConnectBudget);
             }
-            let Some(mut attempt) = self.claim(worker, begun) else {
+            let Some(mut attempt) = self.claim(worker, begun, left) else {
                 if self.tried.is_empty() {
                     self.pool.metrics.no_backend.inc();
                 }
@@ -151,8 +151,10 @@ impl Search {
         self.verdict = CloseReason::ConnectFailed;
     }
 
-    fn claim(&mut self, worker: &Worker, begun: Instant) -> Option<Attempt> {
-        let slot = self.pool.claim(&self.tried, millis(begun), &mut worker.rng.borrow_mut())?;
+    /// A backend for the next attempt, whose turn comes within `patience`.
+    fn claim(&mut self, worker: &Worker, begun: Instant, patience: Duration) -> Option<Attempt> {
+        let patience = patience.as_millis() as u64;
+        let slot = self.pool.claim_within(&self.tried, patience, millis(begun), &mut worker.rng.borrow_mut())?;
         self.tried.push(slot.id);
         self.attempts_left -= 1;
         let chosen_up = slot.is_up();
@@ -200,7 +202,7 @@ impl Search {
             return None;
         }
         // One that would have to wait for its turn is no help.
-        let second = self.claim(worker, Instant::now()).filter(|attempt| attempt.slot.wait == 0)?;
+        let second = self.claim(worker, Instant::now(), Duration::ZERO)?;
         self.pool.metrics.hedges.inc();
         Some(second)
     }
@@ -229,11 +231,12 @@ impl Search {
         let took = now - begun;
         slot.connect_succeeded();
         slot.connect_time.observe(took.as_secs_f32() * 1_000.0, millis(now));
-        if self.pool.ejection.slow_connect.is_some_and(|bound| took > bound) {
+        let slow = self.pool.ejection.slow_connect.is_some_and(|bound| took > bound);
+        if slow {
             report::failed(&self.pool, &slot, slot.is_on_trial(), TrafficFailure::SlowConnect);
         }
         record.connected = Some((slot.backend(), took));
-        record.traffic = Some(Traffic::new(now, slot.is_on_trial(), chosen_up));
+        record.traffic = Some(Traffic::new(now, slot.is_on_trial(), chosen_up, slow));
         slot
     }
 
@@ -241,7 +244,9 @@ impl Search {
         let (outcome, took) = (error.reason().as_str(), begun.elapsed());
         record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
         slot.connect_failed(error.reason(), &error.to_string(), unix_ms());
-        if !error.is_ours() {
+        // An attempt that the budget has cut to less than half of its time proves nothing.
+        let had_time = took * 2 >= self.pool.connect.timeout.min(self.pool.connect.budget);
+        if !error.is_ours() && (had_time || error.reason() != ConnectErrorReason::Timeout) {
             report::failed(&self.pool, slot, slot.is_on_trial(), TrafficFailure::Connect);
         }
         self.failing = true;

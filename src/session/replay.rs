@@ -15,7 +15,6 @@ use super::connect::Search;
 use super::record::{self, Record};
 use super::report;
 use super::worker::Worker;
-use crate::metrics::TrafficFailure;
 use crate::name::{Direction, Side};
 use crate::net::relay::{Fin, Handover, RelayEnd};
 use crate::net::stream::{Family, Stream};
@@ -62,6 +61,11 @@ pub async fn run(mut session: Session, search: Search, backend: Stream, slot: Sl
         Err(_) => Outcome::Relay(backend, slot, Handover::default()),
     };
     match outcome {
+        // Those that the engine has are told of their backend's end once, and this one would be late. One that has its
+        // answer lives on.
+        Outcome::Relay(backend, slot, _) if session.record.has_lost(&slot) && look(&backend).is_none() => {
+            session.close(CloseReason::BackendDown);
+        }
         Outcome::Relay(backend, slot, handover) => session.relay(backend, slot, handover),
         Outcome::Close(reason) => session.close(reason),
     }
@@ -129,7 +133,9 @@ impl Unanswered<'_> {
             };
             let (connected, traffic) = (self.record.connected.clone(), self.record.traffic.clone());
             let failure = match death {
-                Death::Failed(_) => Some(TrafficFailure::Reset),
+                Death::Failed(error) => {
+                    report::failed_unanswered(self.record, RelayEnd::of_error(Side::Backend, error))
+                }
                 Death::Finished => report::closed_unanswered(self.record),
                 // That is its probes' business.
                 Death::Condemned => None,
@@ -203,7 +209,8 @@ impl Unanswered<'_> {
             // Before the look at the verdict, so that none is missed.
             let fallen = self.worker.fallen.notified();
             if chosen_up && !slot.is_up() {
-                return Stop::Died(Death::Condemned);
+                // An answer that came meanwhile is an answer.
+                return look(backend).unwrap_or(Stop::Died(Death::Condemned));
             }
             let owes = !self.kept.owed().is_empty();
             let listens = self.kept.fin == Fin::Awaited;

@@ -25,6 +25,8 @@ pub struct Traffic {
     /// Its backend was believed to be up when it was chosen; in panic that need not be.
     pub chosen_up: bool,
     connected: Instant,
+    /// The connect took too long: an answer is no credit to the backend, nor is its lack another failure.
+    slow: bool,
     /// When the backend got the first byte.
     asked: Option<Instant>,
     answered: bool,
@@ -34,8 +36,17 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    pub fn new(connected: Instant, on_trial: bool, chosen_up: bool) -> Self {
-        Self { on_trial, chosen_up, connected, asked: None, answered: false, client_fin: false, walked_out: false }
+    pub fn new(connected: Instant, on_trial: bool, chosen_up: bool, slow: bool) -> Self {
+        Self {
+            on_trial,
+            chosen_up,
+            connected,
+            slow,
+            asked: None,
+            answered: false,
+            client_fin: false,
+            walked_out: false,
+        }
     }
 
     /// Since the connect.
@@ -46,6 +57,16 @@ impl Traffic {
     /// Whether it is a failure that the backend ends its side now, before its answer and before the client's end.
     fn is_owed_more(&self) -> bool {
         self.asked.is_some() || self.age() < AT_ONCE
+    }
+
+    /// Whether it is a failure that the backend's socket fails so now, before its answer. One that was asked nothing may
+    /// reset a client that is silent for long, or that has ended its side.
+    fn is_failed_by(&self, end: RelayEnd) -> bool {
+        match end {
+            RelayEnd::Lost(Side::Backend, _) => true,
+            RelayEnd::Reset(Side::Backend) => self.is_owed_more() && (self.asked.is_some() || !self.client_fin),
+            _ => false,
+        }
     }
 }
 
@@ -64,7 +85,9 @@ pub fn moved(record: &mut Record, direction: Direction) {
                 if let Some(asked) = asked {
                     backend.answer_time.observe((now - asked).as_secs_f32() * 1_000.0, millis(now));
                 }
-                served(pool, backend, on_trial, now);
+                if !traffic.slow {
+                    served(pool, backend, on_trial, now);
+                }
             }
         }
         Direction::ToClient => {}
@@ -80,6 +103,12 @@ pub fn ended_one_way(record: &mut Record, direction: Direction) {
     }
 }
 
+/// What it says of the backend that its socket fails so, without an answer.
+pub fn failed_unanswered(record: &Record, end: RelayEnd) -> Option<TrafficFailure> {
+    let fails = record.traffic.as_ref().is_some_and(|traffic| traffic.is_failed_by(end));
+    fails.then_some(TrafficFailure::Reset)
+}
+
 /// What it says of the backend that it ends its side now, without an answer.
 pub fn closed_unanswered(record: &Record) -> Option<TrafficFailure> {
     let owes = record.traffic.as_ref().is_some_and(|traffic| !traffic.client_fin && traffic.is_owed_more());
@@ -91,13 +120,11 @@ pub fn ended(record: &Record, end: RelayEnd) {
     let (Some(traffic), Some(pool), Some((backend, _))) = (&record.traffic, &record.pool, &record.connected) else {
         return;
     };
-    if traffic.answered {
+    if traffic.answered || traffic.slow {
         return;
     }
     match end {
-        RelayEnd::Reset(Side::Backend) | RelayEnd::Lost(Side::Backend, _) => {
-            failed(pool, backend, traffic.on_trial, TrafficFailure::Reset);
-        }
+        _ if traffic.is_failed_by(end) => failed(pool, backend, traffic.on_trial, TrafficFailure::Reset),
         _ if traffic.walked_out && traffic.is_owed_more() => {
             failed(pool, backend, traffic.on_trial, TrafficFailure::Closed);
         }

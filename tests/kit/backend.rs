@@ -262,9 +262,13 @@ impl Silent {
 
     /// On every address of the host, for many backends that are all silent.
     pub fn on(ip: Ipv4Addr) -> Self {
-        let (socket, addr) = bind(&Addr::Tcp(SocketAddr::from((ip, 0))));
-        socket.listen(0).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::of(Listening::at(&Addr::Tcp(SocketAddr::from((ip, 0)))))
+    }
+
+    /// Accepts no more.
+    pub fn of(listening: Listening) -> Self {
+        let addr = listening.addr.clone();
+        listening.socket.listen(0).unwrap();
         let target = SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, addr.tcp().port())));
         let mut fillers = Vec::new();
         loop {
@@ -278,7 +282,7 @@ impl Silent {
         }
         // The last one was still trying: its handshake must not take the first free place.
         fillers.pop();
-        Self { listening: Listening { socket, addr: addr.clone() }, fillers, addr }
+        Self { listening, fillers, addr }
     }
 
     /// Begins to accept: takes the fillers out of the queue, so that the next SYN (the kernel sends one each second at first) is answered.

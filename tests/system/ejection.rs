@@ -216,7 +216,7 @@ fn f33_silence_up_to_the_idle_time_out_does_not_count() {
     for mut client in clients {
         client.expect_end(End::Rst);
     }
-    assert_eq!(tidegate.closed("idle_timeout"), 5);
+    eventually_eq("each for that reason", &5, || tidegate.closed("idle_timeout"));
     assert_eq!((tidegate.count(EJECTIONS), tidegate.count(FAILURES)), (0, 0));
 }
 
@@ -278,6 +278,108 @@ fn f33_a_connect_that_is_slower_than_the_bound_counts() {
     client.expect("pong");
     eventually_eq("it is set aside", &"ejected".to_owned(), || tidegate.state(&name));
     answered(&tidegate, 5);
+}
+
+/// An answer doesn't make up for the wait.
+#[test]
+fn f33_slow_connects_count_in_a_row_although_each_is_served() {
+    let mut silent = Silent::new();
+    let name = silent.addr.to_string();
+    let config = Config::over([&silent.addr]).connect("timeout = \"60s\"\nbudget = \"60s\"");
+    let ejection = "consecutive_failures = 2\nbase_time = \"300s\"\nslow_connect = \"100ms\"";
+    let tidegate = Tidegate::start(config.ejection(ejection));
+    for failures in 1..=2 {
+        let mut client = tidegate.connect();
+        client.send("ping");
+        let port = silent.addr.tcp().port();
+        eventually("the connect is under way", || kernel::sockets_to(port, &["02"]) == 1);
+        crate::kit::wait::pace(Duration::from_millis(200));
+        let listening = silent.wake();
+        let mut backend = listening.accept();
+        backend.expect("ping");
+        backend.send("pong");
+        client.expect("pong");
+        assert_eq!(tidegate.count_of(FAILURES, &name), failures);
+        silent = Silent::of(listening);
+    }
+    assert_eq!(tidegate.state(&name), "ejected");
+}
+
+#[test]
+fn f33_an_attempt_that_the_budget_cuts_short_proves_nothing() {
+    let silent = [Silent::new(), Silent::new()];
+    let config =
+        Config::over(silent.iter().map(|silent| &silent.addr)).connect("timeout = \"1s\"\nbudget = \"1300ms\"");
+    let ejection = "consecutive_failures = 1\nbase_time = \"300s\"\nmax_ejected = \"100%\"";
+    let tidegate = Tidegate::start(config.ejection(ejection));
+    tidegate.connect().expect_end(End::Rst);
+    tidegate.until_idle();
+    assert_eq!((tidegate.count(FAILURES), tidegate.count(EJECTIONS)), (1, 1));
+}
+
+/// Tired of waiting, or with no more to do for a client that has gone.
+#[test]
+fn f33_a_reset_of_a_client_that_asked_nothing_does_not_count() {
+    let tired = Backend::new(|conn| {
+        // Far later than an end that counts, on the slowest machine.
+        crate::kit::wait::pace(Duration::from_millis(2_500));
+        conn.reset();
+    });
+    let done = Backend::new(|mut conn| {
+        let _ = conn.read(&mut [0; 1]);
+        conn.reset();
+    });
+    for (backend, finishes) in [(tired, false), (done, true)] {
+        for replay in ["replay = \"off\"", "replay = \"1KiB\""] {
+            let config = Config::over([&backend]).pool(replay).ejection("consecutive_failures = 1");
+            let tidegate = Tidegate::start(config);
+            let mut client = tidegate.connect();
+            if finishes {
+                client.finish();
+            }
+            client.expect_end(End::Rst);
+            tidegate.until_idle();
+            assert_eq!((tidegate.count(FAILURES), tidegate.count(EJECTIONS)), (0, 0), "{replay}, {finishes}");
+        }
+    }
+}
+
+/// Or whoever connects and waits could keep a backend out for as long as it likes.
+#[test]
+fn f33_a_client_that_says_nothing_does_not_keep_a_backend_out() {
+    let bad_once = Listening::new();
+    let name = bad_once.to_string();
+    let good = Backend::echo();
+    let config = Config::over([&bad_once.addr, &good.addr]).pool("slow_start = \"0s\"");
+    let tidegate = Tidegate::start(config.ejection("consecutive_failures = 1\nbase_time = \"500ms\""));
+    let mut client = tidegate.connect();
+    client.send("ping");
+    let mut backend = bad_once.accept();
+    backend.expect("ping");
+    backend.reset();
+    client.expect_end(End::Rst);
+    eventually_eq("its time is over", &"half_open".to_owned(), || tidegate.state(&name));
+    let mut silent = Vec::new();
+    let _trial = eventually_some("one of them is the trial", || {
+        silent.push(tidegate.connect());
+        bad_once.accept_now()
+    });
+    let (mut client, mut backend) = eventually_some("another one gets its turn", || {
+        let mut client = tidegate.connect();
+        client.send("ping");
+        client.read_timeout(Duration::from_millis(10));
+        let backend = eventually_some("one of the two gets it", || match bad_once.accept_now() {
+            Some(backend) => Some(Some(backend)),
+            None => client.try_receive(4).map(|_| None),
+        })?;
+        client.read_timeout(PATIENCE);
+        Some((client, backend))
+    });
+    backend.expect("ping");
+    backend.send("pong");
+    client.expect("pong");
+    eventually_eq("it is back", &"up".to_owned(), || tidegate.state(&name));
+    drop(silent);
 }
 
 #[test]

@@ -56,6 +56,23 @@ fn f20_reset_ends_the_sessions_of_a_backend_that_went_down_and_no_others() {
     drop(b);
 }
 
+/// The engine, which is told once, gets it too late.
+#[test]
+fn f20_reset_ends_a_session_that_waits_for_its_replay_and_finds_nobody() {
+    let backend = Backend::sink();
+    let config = Config::over([&backend]).pool("on_down = \"reset\"\nreplay = \"1KiB\"").health(QUICK);
+    let tidegate = Tidegate::start(config);
+    eventually_eq("it is up", &1, || tidegate.count("tidegate_backend_up"));
+    let mut client = tidegate.connect();
+    client.send("ping");
+    eventually("it waits for its answer", || tidegate.slots() == 1);
+    let name = backend.to_string();
+    let _address = backend.die();
+    down(&tidegate, &name);
+    client.expect_end(End::Rst);
+    eventually_eq("for that reason", &1, || tidegate.closed("backend_down"));
+}
+
 #[test]
 fn f20_keep_leaves_them_alone() {
     let (a, _b, tidegate) = probed("keep");
@@ -143,10 +160,9 @@ fn bytes_do_not_lengthen_a_life() {
 fn rebalance_moves_the_oldest_from_where_there_are_more_than_their_share() {
     let (a, b) = (Backend::echo(), Backend::echo());
     let (a_name, b_address) = (a.to_string(), b.addr.clone());
-    let config = Config::over([&a, &b]).pool("rebalance = \"100%\"\nslow_start = \"0s\"").health(QUICK);
-    // Each worker begins with its own oldest.
-    let config = config.only_runtime("workers = 1");
-    let tidegate = Tidegate::start(config);
+    let config = Config::over([&a, &b]).pool("rebalance = \"100%\"\nslow_start = \"0s\"").health(QUICK).logged();
+    // Each worker moves the oldest of its own.
+    let tidegate = Tidegate::start(config.only_runtime("workers = 1"));
     let b_name = b.die().to_string();
     down(&tidegate, &b_name);
     let mut clients: Vec<Conn> = (0..40).map(|_| echoed(&tidegate)).collect();
