@@ -365,3 +365,25 @@ fn when_all_are_down_no_round_is_wasted() {
     let slot = pool.claim(&Tried::default(), 1, rng).unwrap();
     assert!(index_of(&pool, &slot) < 100);
 }
+
+/// With a tenth of its share, the idler one of two is compared as seldom as it is drawn.
+#[test]
+fn power_of_two_does_not_flood_the_idle_one_that_starts_slowly() {
+    for balance in [Balance::PowerOfTwo, Balance::PeakEwma] {
+        let pool = pool(balance.clone(), &[1; 2]);
+        let rng = &mut Rng::from_seed(5);
+        let held: Vec<Slot> = (0..200).map(|_| pool.claim(&Tried::default(), 1, rng).unwrap()).collect();
+        let back = Arc::clone(&pool.view().backends[0]);
+        let busy = held.into_iter().filter(|slot| slot.id != back.id).collect::<Vec<_>>();
+        set_health(&pool, &[true; 2]);
+        let now = Now { millis: 1_000, unix_ms: 1_000 };
+        for outcome in [Outcome::Failure, Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Success] {
+            pool.observe(&back, outcome, now);
+        }
+        assert_eq!((back.share(), back.active()), (102, 0));
+        // Drawn first 1 time in 11, else second 1 time in 10: 18 %.
+        let got = shares(&pool, 5_000, rng)[0];
+        assert!((800..1_000).contains(&got), "{balance:?}: {got} of 5000");
+        drop(busy);
+    }
+}
