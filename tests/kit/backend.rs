@@ -27,7 +27,21 @@ fn bind(address: &Addr) -> (Socket, Addr) {
         Addr::Tcp(_) => Addr::Tcp(socket.local_addr().unwrap().as_socket().unwrap()),
         Addr::Unix(path) => Addr::Unix(path.clone()),
     };
+    if let Addr::Tcp(asked) = address
+        && asked.port() == 0
+    {
+        keep(&bound);
+    }
     (socket, bound)
+}
+
+/// Keeps a port for as long as the tests run, also while nobody listens there: another test that was given it would be visited
+/// by the probes of the one whose backend has died. Who listens there again is not in the way.
+fn keep(bound: &Addr) {
+    let (socket, target) = bound.socket();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&target).unwrap_or_else(|error| panic!("can't keep {bound}: {error}"));
+    std::mem::forget(socket);
 }
 
 /// A backend whose connections the test takes one by one, to play the backend's part itself.

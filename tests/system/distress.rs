@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 /// Probes go to a port of their own, so that the tests decide what they find while traffic works.
 fn health(port: u16) -> String {
     format!(
-        "port = {port}\ninitial = \"up\"\ninterval = \"200ms\"\nfast_interval = \"100ms\"\ntimeout = \"200ms\"\n\
+        "port = {port}\ninitial = \"up\"\ninterval = \"1s\"\nfast_interval = \"100ms\"\ntimeout = \"1s\"\n\
          rise = 2\nfall = 2"
     )
 }
