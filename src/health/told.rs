@@ -65,10 +65,7 @@ impl Told {
         let (name, label) = (&pool.name, &*backend.label);
         match backend.health().0 {
             Health::Up => tracing::info!(pool = %name, backend = label, unsaid, "backend is up"),
-            Health::Down => {
-                let reason = backend.last_error().map_or_else(String::new, |error| error.text);
-                tracing::warn!(pool = %name, backend = label, reason, unsaid, "backend is down");
-            }
+            Health::Down => is_down(pool, backend, unsaid),
         }
     }
 
@@ -113,13 +110,21 @@ impl Told {
     }
 }
 
-/// Every backend has been probed once.
+fn is_down(pool: &Pool, backend: &Backend, unsaid: u64) {
+    let reason = backend.last_error().map_or_else(String::new, |error| error.text);
+    tracing::warn!(pool = %pool.name, backend = &*backend.label, reason, unsaid, "backend is down");
+}
+
+/// Every backend has been probed once. Who is down from the start never goes down, so this is the line about it.
 pub fn first_round<'t>(probed: impl Iterator<Item = (&'t Pool, &'t Backend)>) {
     let (mut up, mut down) = (0, Vec::new());
     for (pool, backend) in probed {
         if backend.is_up() {
             up += 1;
         } else {
+            if down.len() < NAMED_DOWN && backend.health().0 == Health::Down {
+                is_down(pool, backend, 0);
+            }
             down.push(format!("{}/{}", pool.name, backend.label));
         }
     }

@@ -77,6 +77,29 @@ fn comes_up(tidegate: &Tidegate, backend: &Backend) {
 }
 
 #[test]
+fn a_start_speaks_of_panic_and_of_reasons_after_the_first_probes_only() {
+    let slow = |answer: &'static str| {
+        Backend::new(move |mut conn| {
+            std::thread::sleep(Duration::from_millis(300));
+            let _ = conn.try_send(answer);
+            let _ = conn.rest();
+        })
+    };
+    let exchange = format!("{QUICK}\nprobe = \"exchange\"\nexchange = {{ expect_prefix = \"ok\" }}");
+    let good = Tidegate::start(Config::over([&slow("ok")]).health(&exchange));
+    // Behind all that a start has to say.
+    good.signal(Signal::HUP);
+    good.logged(&["SIGHUP"]);
+    assert_eq!(good.count_logged(&["panic"]), 0, "{}", good.log());
+
+    let bad = slow("no");
+    let tidegate = Tidegate::start(Config::over([&bad]).health(&exchange));
+    tidegate.logged(&["backend is down", &bad.to_string(), "expected", "no"]);
+    tidegate.logged(&["every backend has been probed; some are down", &bad.to_string()]);
+    tidegate.logged(&["panic: too few backends are available"]);
+}
+
+#[test]
 fn http_decides_by_status_and_body() {
     let says = Says::new("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nready");
     let backend = web(&says);
