@@ -20,16 +20,22 @@ use crate::net::connect::{ConnectError, connect};
 use crate::pool::health::Outcome;
 use rustix::io::Errno;
 use std::error::Error;
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 pub(super) use text::quoted;
 pub(super) use tls::date;
 
-/// A time-out that comes this much too late says that we were not running, not that the backend didn't answer.
+/// What is found out this much too late says that we were not running, and nothing about the backend: it may have closed
+/// a connection that was silent for so long.
 const STALL: Duration = Duration::from_millis(500);
+/// A time-out that comes this much too late, but not as late as that, gives back the time that was lost: the answer may
+/// be here, unread.
+const LATE: Duration = Duration::from_millis(10);
 
 /// What a backend is asked, made ready once for a whole pool.
 #[derive(Clone, Debug)]
@@ -139,23 +145,35 @@ impl ProbeError {
 pub async fn ask(question: Question, address: BackendAddr, limit: Duration) -> Result<Answer, ProbeError> {
     let started = Instant::now();
     let (mut stream, mut seen) = (None, None);
-    let asking = async {
-        let connected = connect(&address).await.map_err(ProbeError::Connect)?;
-        if let Question::Tcp = question {
-            connected.close();
-            return Ok(Answer::Good);
-        }
-        let watched = AsyncStream::new(connected, question.most());
-        let stream = stream.insert(watched.map_err(|error| ProbeError::Shortage(error.into()))?);
-        question.converse(stream, &address, &mut seen).await
+    let answer = {
+        let asking = async {
+            let connected = connect(&address).await.map_err(ProbeError::Connect)?;
+            if let Question::Tcp = question {
+                connected.close();
+                return Ok(Answer::Good);
+            }
+            let watched = AsyncStream::new(connected, question.most());
+            let stream = stream.insert(watched.map_err(|error| ProbeError::Shortage(error.into()))?);
+            question.converse(stream, &address, &mut seen).await
+        };
+        within(limit, started, asking).await
     };
-    let Ok(answer) = tokio::time::timeout(limit, asking).await else {
-        return Err(timed_out(started.elapsed(), limit, seen));
-    };
+    let late = started.elapsed().saturating_sub(limit);
+    let Some(answer) = answer else { return Err(timed_out(late, limit, seen)) };
     if let Some(stream) = stream {
         stream.finish().await;
     }
-    answer
+    if answer.is_err() && late > STALL { Err(ProbeError::Stalled(late)) } else { answer }
+}
+
+/// What comes of `asking` within `limit`, and if that time-out comes late, within as much time again as it was late.
+async fn within<T>(limit: Duration, started: Instant, asking: impl Future<Output = T>) -> Option<T> {
+    let mut asking = pin!(asking);
+    if let Ok(answer) = timeout(limit, &mut asking).await {
+        return Some(answer);
+    }
+    let late = started.elapsed().saturating_sub(limit);
+    if late < LATE { None } else { timeout(late.min(limit), asking).await.ok() }
 }
 
 /// The shortage of our own that is behind `error`, if it is one: it says nothing about the backend.
@@ -171,8 +189,7 @@ pub(super) fn shortage(error: &(dyn Error + 'static)) -> Option<ProbeError> {
     None
 }
 
-fn timed_out(took: Duration, limit: Duration, seen: Seen) -> ProbeError {
-    let late = took.saturating_sub(limit);
+fn timed_out(late: Duration, limit: Duration, seen: Seen) -> ProbeError {
     match seen {
         _ if late > STALL => ProbeError::Stalled(late),
         Some(seen) => ProbeError::Unfinished { seen, limit },

@@ -82,8 +82,50 @@ fn a_shortage_in_mid_conversation_is_ours_and_other_errors_are_not() {
 
 #[test]
 fn a_time_out_that_comes_far_too_late_is_ours() {
-    assert_eq!(timed_out(LIMIT + STALL / 2, LIMIT, None), ProbeError::TimedOut(LIMIT));
+    assert_eq!(timed_out(STALL / 2, LIMIT, None), ProbeError::TimedOut(LIMIT));
     let minute = Duration::from_secs(60);
-    assert_eq!(timed_out(LIMIT + minute, LIMIT, Some("half".into())), ProbeError::Stalled(minute));
+    assert_eq!(timed_out(minute, LIMIT, Some("half".into())), ProbeError::Stalled(minute));
     assert_eq!(ProbeError::Stalled(minute).outcome(), Outcome::Frozen);
+}
+
+/// Stops the thread, as if the whole process were stopped.
+fn stand_still(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// A conversation that is silent until the thread stands still for longer than its limit, and is over just then.
+async fn meanwhile(limit: Duration, still: Duration, answer: Result<(), ()>) -> Option<Result<(), ()>> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let asking = async { told.await.unwrap() };
+    let standing = async {
+        tokio::time::sleep(limit / 2).await;
+        stand_still(still);
+        // The time-out is seen first, as where epoll_wait was interrupted.
+        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        tell.send(answer).unwrap();
+    };
+    tokio::join!(within(limit, Instant::now(), asking), standing).0
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_answer_that_came_while_we_stood_still_counts() {
+    let (limit, still) = (Duration::from_millis(50), Duration::from_secs(1));
+    assert_eq!(meanwhile(limit, still, Ok(())).await, Some(Ok(())));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_a_backend_does_while_we_stand_still_is_not_held_against_it() {
+    let (limit, still) = (Duration::from_millis(300), 2 * STALL);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let exchange = config::Exchange { send: vec![], expect: config::Expect::Text(b"ok".into()), max_bytes: 10 };
+    let asking = ask(Question::Exchange(Arc::new(exchange)), tcp(listener.local_addr().unwrap()), limit);
+    let standing = async {
+        tokio::time::sleep(limit / 2).await;
+        // It gives up a client that says nothing.
+        drop(listener.accept().unwrap());
+        stand_still(limit + still);
+    };
+    let error = tokio::join!(asking, standing).0.unwrap_err();
+    assert!(matches!(error, ProbeError::Stalled(late) if late >= still), "{error:?}");
 }
