@@ -14,7 +14,7 @@ use crate::clock::{Now, unix_ms};
 use crate::config;
 use crate::metrics::CheckResult;
 use crate::name::{BackendAddr, BackendId};
-use crate::pool::health::{AgentReport, Outcome};
+use crate::pool::health::{AgentAdmin, AgentReport, Outcome};
 use crate::pool::{Backend, Health, Pool};
 use crate::rng::Rng;
 use crate::table::RoutingTable;
@@ -223,8 +223,10 @@ impl Target {
                     let (pool, backend) = (&pool.name, &*backend.label);
                     tracing::warn!(%pool, backend, word, unsaid, "the agent says a word that is not known");
                 }
-                if self.told.agent(pool, backend, Ok(statement), now) && statement.report.state == Some(Health::Down) {
-                    backend.set_last_error(&said_down(statement), unix_ms());
+                if self.told.agent(pool, backend, Ok(statement), now)
+                    && let Some(why) = taken_out(statement)
+                {
+                    backend.set_last_error(&why, unix_ms());
                 }
                 pool.set_agent(backend, &statement.report, Now::at(now.into_std()));
             }
@@ -236,11 +238,16 @@ impl Target {
     }
 }
 
-fn said_down(statement: &Statement) -> String {
-    match statement.reason.as_str() {
-        "" => "the agent says down".into(),
-        reason => format!("the agent says down: {reason}"),
-    }
+/// Why a backend gets nothing, if its agent says so.
+fn taken_out(Statement { report, reason, .. }: &Statement) -> Option<String> {
+    let word = match (report.state, report.admin, report.weight) {
+        (Some(Health::Down), ..) => Health::Down.as_str(),
+        (_, Some(admin @ (AgentAdmin::Drain | AgentAdmin::Maint)), _) => admin.as_str(),
+        (_, _, Some(0)) => "0%",
+        _ => return None,
+    };
+    let colon = if reason.is_empty() { "" } else { ": " };
+    Some(format!("the agent says {word}{colon}{reason}"))
 }
 
 /// A backend that nobody probes is up, also if its pool was probed before this table.

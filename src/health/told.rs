@@ -78,7 +78,7 @@ impl Told {
         tracing::warn!(%pool, backend, end, "the backend's certificate ends soon");
     }
 
-    /// The agent has spoken, or failed to. Whether that is news.
+    /// The agent has spoken, or failed to. Whether that is news; worth a warning where it takes a backend down.
     pub fn agent(
         &mut self,
         pool: &Pool,
@@ -98,6 +98,9 @@ impl Told {
         if let Some(unsaid) = said {
             let (pool, backend) = (&pool.name, &*backend.label);
             match result {
+                Ok(Statement { report, reason, .. }) if self.said.down => {
+                    tracing::warn!(%pool, backend, %report, reason, unsaid, "the agent says something new");
+                }
                 Ok(Statement { report, reason, .. }) => {
                     tracing::info!(%pool, backend, %report, reason, unsaid, "the agent says something new");
                 }

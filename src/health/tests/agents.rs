@@ -41,9 +41,21 @@ async fn an_agent_is_heeded_and_its_silence_changes_nothing() {
             world.say(AGENT_OF_A, "up drain 50%");
             sleep(3 * SECOND).await;
             assert_eq!((world.is_up(A), world.backend(A).state()), (true, "draining"));
+            for (line, why) in [
+                ("up maint # upgrade", "the agent says maint: \"upgrade\""),
+                ("ready 0%", "the agent says 0%"),
+                ("100% drain", "the agent says drain"),
+            ] {
+                world.say(AGENT_OF_A, line);
+                sleep(3 * SECOND).await;
+                assert_eq!(world.backend(A).last_error().unwrap().text, why);
+            }
         })
         .await;
-    assert_eq!(lines.with("the agent says something new").len(), 2, "{:#?}", lines.with("agent"));
+    assert_eq!(lines.with("the agent says something new").len(), 5, "{:#?}", lines.with("agent"));
+    let mut warnings = lines.with("the agent says something new");
+    warnings.retain(|line| line.contains("WARN"));
+    assert!(warnings.len() == 1 && warnings[0].contains("report=down"), "{warnings:?}");
     assert_eq!(lines.with("the agent can't be asked").len(), 2, "one of each backend: {:#?}", lines.with("agent"));
     let checks = world.metrics.encode().unwrap();
     assert!(!checks.contains("result=\"failure\""), "an agent's failure is no failed probe");
