@@ -85,6 +85,8 @@ impl Handshake {
                 "certificate is from none of the issuers in ca".into()
             }
             Error::InvalidCertificate(CertificateError::BadEncoding) => UNREADABLE.into(),
+            // Its own words say nothing but what kind of error that is.
+            Error::InvalidCertificate(CertificateError::Other(inner)) => format!("certificate is not good: {inner}"),
             Error::InvalidCertificate(other) => format!("certificate is not good: {other}"),
             other => format!("the TLS handshake failed: {other}"),
         }
