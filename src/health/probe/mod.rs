@@ -33,9 +33,8 @@ pub(super) use tls::date;
 /// What is found out this much too late says that we were not running, and nothing about the backend: it may have closed
 /// a connection that was silent for so long.
 const STALL: Duration = Duration::from_millis(500);
-/// A time-out that comes this much too late, but not as late as that, gives back the time that was lost: the answer may
-/// be here, unread.
-const LATE: Duration = Duration::from_millis(10);
+/// How long at least one looks again after a time-out: as long as a look at the sockets takes.
+const LAST_LOOK: Duration = Duration::from_millis(1);
 
 /// What a backend is asked, made ready once for a whole pool.
 #[derive(Clone, Debug)]
@@ -166,14 +165,15 @@ pub async fn ask(question: Question, address: BackendAddr, limit: Duration) -> R
     if answer.is_err() && late > STALL { Err(ProbeError::Stalled(late)) } else { answer }
 }
 
-/// What comes of `asking` within `limit`, and if that time-out comes late, within as much time again as it was late.
+/// What comes of `asking` within `limit`. A time-out that comes late gives back the time that was lost: the answer may
+/// be here, unread.
 async fn within<T>(limit: Duration, started: Instant, asking: impl Future<Output = T>) -> Option<T> {
     let mut asking = pin!(asking);
     if let Ok(answer) = timeout(limit, &mut asking).await {
         return Some(answer);
     }
     let late = started.elapsed().saturating_sub(limit);
-    if late < LATE { None } else { timeout(late.min(limit), asking).await.ok() }
+    if late.is_zero() { None } else { timeout(late.clamp(LAST_LOOK, limit.max(LAST_LOOK)), asking).await.ok() }
 }
 
 /// The shortage of our own that is behind `error`, if it is one: it says nothing about the backend.
