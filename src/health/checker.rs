@@ -183,6 +183,10 @@ impl Checker {
         if *self.inputs.first_round.borrow() || !self.schedule.first_round_is_over() {
             return;
         }
+        // Large pools have not been looked at yet, and clients come next.
+        for pool in &self.inputs.table.load().pools {
+            pool.review(Now::read().millis);
+        }
         self.inputs.first_round.send_replace(true);
         let probed = self.targets.values().filter(|target| target.probe.is_some());
         told::first_round(probed.map(|target| (&*target.pool, &*target.backend)));

@@ -44,6 +44,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// A pool with more backends is not reviewed at each change of one, but by whoever does so now and then: when all of
+/// them change together, as at a start, that would be the square of their number.
+const REVIEWED_AT_ONCE: usize = 1_000;
+
 /// Backends and the policy among them.
 pub struct Pool {
     pub name: PoolName,
@@ -147,7 +151,8 @@ impl Pool {
     }
 
     /// Looks at every backend: ends ejections and slow starts that are over, and finds out which tiers are in use and
-    /// whether to panic. To be called now and then, and after whatever changes a backend's state.
+    /// whether to panic. To be called now and then; what changes a backend's state calls it as well, unless the pool is
+    /// large.
     pub fn review(&self, now: Millis) -> Mode {
         // Held while it counts, or the mode of an earlier moment could be stored last.
         let mut judge = self.judge();
@@ -180,7 +185,7 @@ impl Pool {
         if verdict == Health::Down {
             self.falls.fetch_add(1, Relaxed);
         }
-        self.review(now.millis);
+        self.review_if_quick(now.millis);
         Some(verdict)
     }
 
@@ -193,7 +198,14 @@ impl Pool {
         }
         // A weight may change all the time, and changes nothing here.
         if backend.flags() & !flag::REDUCED != flags & !flag::REDUCED {
-            self.review(now.millis);
+            self.review_if_quick(now.millis);
+        }
+    }
+
+    /// After a change of one backend; see [`REVIEWED_AT_ONCE`].
+    fn review_if_quick(&self, now: Millis) {
+        if self.view.load().backends.len() <= REVIEWED_AT_ONCE {
+            self.review(now);
         }
     }
 

@@ -276,3 +276,16 @@ fn a_pool_built_anew_keeps_ejections_and_modes() {
     let again = super::tests::successor(Balance::RoundRobin, &[1, 1, 1], Some(&after));
     assert_eq!((after.falls(), again.falls()), (1, 1), "or a fall soon after would go unseen");
 }
+
+#[test]
+fn a_large_pool_is_reviewed_now_and_then_and_not_at_each_change() {
+    for (size, at_once) in [(REVIEWED_AT_ONCE, true), (REVIEWED_AT_ONCE + 1, false)] {
+        let pool = pool_of(Balance::Random, &vec![0; size], |_| {});
+        let now = Now { millis: 1, unix_ms: 1 };
+        for backend in &pool.view().backends {
+            (0..3).for_each(|_| drop(pool.observe(backend, Outcome::Failure, now)));
+        }
+        assert_eq!(pool.mode().panic, at_once, "{size} backends");
+        assert!(pool.review(1).panic, "{size} backends");
+    }
+}
