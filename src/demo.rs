@@ -4,7 +4,8 @@
 //! die and come back now and then. The balancer itself is the real one, run by `daemon`. Next: `cli`.
 
 use crate::config::{
-    Access, Address, Admin, Balance, Config, Format, Level, Listener, Log, Member, Pool, Runtime, limits,
+    Access, Address, Admin, Balance, Config, Ejection, Format, Level, Listener, Log, Member, Pool, Protection, Runtime,
+    limits,
 };
 use crate::daemon::{self, Announce, Failure};
 use crate::drain::spawn;
@@ -92,6 +93,10 @@ fn config(backends: &[SocketAddr], balancer: u16, admin: u16) -> Config {
         name: Some((*name).to_owned()),
         place: "demo".to_owned(),
     };
+    let members = NAMES.iter().zip(backends).map(member).collect();
+    // One that has died is back in full before the next one dies.
+    let ejection = Ejection { base_time: DEAD / 2, ..Ejection::default() };
+    let protection = Protection { slow_start: ALIVE / 2, ..Protection::default() };
     Config {
         runtime: Runtime { drain_timeout: Duration::from_secs(5), ..Runtime::default() },
         admin: Admin { listen: Some(local(admin)) },
@@ -105,7 +110,7 @@ fn config(backends: &[SocketAddr], balancer: u16, admin: u16) -> Config {
             half_close_timeout: limits::DEFAULT_HALF_CLOSE_TIMEOUT,
             keepalive: Some(limits::DEFAULT_KEEPALIVE),
         }],
-        pools: vec![Pool::new(pool, Balance::RoundRobin, NAMES.iter().zip(backends).map(member).collect())],
+        pools: vec![Pool { protection, ejection, ..Pool::new(pool, Balance::RoundRobin, members) }],
     }
 }
 
