@@ -61,6 +61,7 @@ pub struct BackendStatus {
     pub state: &'static str,
     /// What it gets of its weight just now: less than 1 while it starts slowly, or because its agent says so.
     pub share: f64,
+    /// Since when it is in that state.
     pub since: Moment,
     pub active: u32,
     pub total: u64,
@@ -206,7 +207,6 @@ impl PoolStatus {
 
 impl BackendStatus {
     fn of(backend: &Backend, weight: u16, tier: u8, now: Now) -> Self {
-        let (_, since) = backend.health();
         let bytes = |direction| backend.metrics.bytes[direction as usize].get();
         Self {
             name: backend.label.to_string(),
@@ -215,7 +215,7 @@ impl BackendStatus {
             tier,
             state: backend.state(),
             share: f64::from(backend.share()) / f64::from(WHOLE_SHARE),
-            since: Moment::of_unix_ms(since),
+            since: Moment::of_unix_ms(backend.state_since(now)),
             active: backend.active(),
             total: backend.metrics.connections_total.get(),
             bytes: Bytes { to_backend: bytes(Direction::ToBackend), to_client: bytes(Direction::ToClient) },

@@ -86,6 +86,8 @@ struct Rest {
     ramp: Option<Millis>,
     /// All that its agent has said so far.
     agent: AgentReport,
+    /// Since when that stands in its way, or doesn't any more; 0 if it never did.
+    agent_since: Millis,
     /// What that says of its weight: of [`WHOLE_SHARE`].
     agent_share: u32,
     last_error: Option<LastError>,
@@ -134,6 +136,7 @@ impl Backend {
             trial_began: 0,
             ramp: None,
             agent: AgentReport::of_nobody(),
+            agent_since: 0,
             agent_share: WHOLE_SHARE,
             last_error: None,
         };
@@ -206,6 +209,21 @@ impl Backend {
         words.into_iter().find(|(bits, _)| flags & bits != 0).map_or("up", |(_, word)| word)
     }
 
+    /// Since when it is in that [`state`](Self::state) (Unix time in ms).
+    #[must_use]
+    pub fn state_since(&self, now: Now) -> u64 {
+        let (rest, (_, verdict)) = (self.rest(), self.health());
+        let unix = |moment: Millis| if moment == 0 { 0 } else { (now.unix_ms + moment).saturating_sub(now.millis) };
+        let (agent, ejection) = (unix(rest.agent_since), unix(rest.ejection.since()));
+        match self.flags() {
+            flags if flags & flag::DISABLED != 0 => agent,
+            flags if flags & flag::DOWN != 0 => verdict,
+            flags if flags & flag::AGENT_DOWN != 0 => agent,
+            flags if flags & (flag::EJECTED | flag::HALF_OPEN) != 0 => ejection,
+            _ => verdict.max(agent).max(ejection),
+        }
+    }
+
     /// The verdict of the probes, and since when it stands (Unix time in ms).
     #[must_use]
     pub fn health(&self) -> (Health, u64) {
@@ -269,6 +287,9 @@ impl Backend {
         // A share of nothing is a drain in other words.
         let bits = bits | if rest.agent_share == 0 { flag::DRAINING } else { 0 };
         let bits = bits | if rest.agent.state == Some(Health::Down) { flag::AGENT_DOWN } else { 0 };
+        if self.flags() & (flag::DISABLED | flag::AGENT_DOWN) != bits {
+            rest.agent_since = now;
+        }
         let (was_out, was_up) = (self.flags() & (flag::AGENT_DOWN | flag::MAINT) != 0, self.is_up());
         self.replace_flags(flag::DISABLED | flag::AGENT_DOWN, bits);
         match rest.ramp {

@@ -32,14 +32,14 @@ pub struct Ejection {
     standing: Standing,
     /// Ejections in a row; good time takes them off again.
     times: u32,
-    /// Since when it is in service, if it was ejected before.
-    returned: Millis,
+    /// Since when it stands there; 0 if it was never ejected.
+    since: Millis,
 }
 
 impl Ejection {
     #[must_use]
     pub fn new() -> Self {
-        Self { standing: Standing::InService, times: 0, returned: 0 }
+        Self { standing: Standing::InService, times: 0, since: 0 }
     }
 
     #[must_use]
@@ -52,16 +52,23 @@ impl Ejection {
         self.times
     }
 
+    /// Since when it stands where it does; 0 if it was never ejected.
+    #[must_use]
+    pub fn since(&self) -> Millis {
+        self.since
+    }
+
     /// Begins an ejection of `base_time` times the number of ejections in a row, up to `max_time`.
     ///
     /// Each `base_time` in service since the last return takes one off that number.
     pub fn eject(&mut self, config: &config::Ejection, now: Millis) -> Ejected {
         if self.standing == Standing::InService {
-            let good = now.saturating_sub(self.returned) / (config.base_time.as_millis() as u64).max(1);
+            let good = now.saturating_sub(self.since) / (config.base_time.as_millis() as u64).max(1);
             self.times = self.times.saturating_sub(good.min(u64::from(u32::MAX)) as u32);
         }
         self.times = self.times.saturating_add(1);
         let span = config.base_time.saturating_mul(self.times).min(config.max_time);
+        self.since = now;
         self.standing = Standing::Ejected { until: now.saturating_add(span.as_millis() as u64) };
         Ejected { times: self.times, span }
     }
@@ -70,7 +77,7 @@ impl Ejection {
     pub fn expire(&mut self, now: Millis) -> bool {
         let over = matches!(self.standing, Standing::Ejected { until } if until <= now);
         if over {
-            self.standing = Standing::HalfOpen;
+            (self.standing, self.since) = (Standing::HalfOpen, now);
         }
         over
     }
@@ -78,7 +85,7 @@ impl Ejection {
     /// The trial went well.
     pub fn restore(&mut self, now: Millis) {
         self.standing = Standing::InService;
-        self.returned = now;
+        self.since = now;
     }
 }
 

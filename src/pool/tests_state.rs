@@ -278,6 +278,32 @@ fn a_pool_built_anew_keeps_ejections_and_modes() {
 }
 
 #[test]
+fn a_state_tells_since_when_whatever_brought_it_about() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 2], |_| {});
+    let backend = Arc::clone(&pool.view().backends[0]);
+    let now = |millis| Now { millis, unix_ms: 1_000_000 + millis };
+    let since = || (backend.state(), backend.state_since(now(900_000)).saturating_sub(1_000_000));
+    let agent = |admin, state, at| {
+        pool.set_agent(&backend, &AgentReport { state, admin, weight: None }, now(at));
+    };
+    backend.set_health(Health::Up, 1_000_005);
+    assert_eq!(since(), ("up", 5));
+    agent(Some(AgentAdmin::Drain), None, 100);
+    agent(Some(AgentAdmin::Drain), None, 200);
+    assert_eq!(since(), ("draining", 100));
+    agent(Some(AgentAdmin::Ready), Some(Health::Down), 300);
+    assert_eq!(since(), ("down", 300));
+    agent(None, Some(Health::Up), 400);
+    assert_eq!(since(), ("up", 400));
+    fail(&pool, "b0", 5, 500);
+    assert_eq!(since(), ("ejected", 500));
+    pool.review(500 + BASE);
+    assert_eq!(since(), ("half_open", 500 + BASE));
+    backend.set_health(Health::Down, 1_000_000 + 600 + BASE);
+    assert_eq!(since(), ("down", 600 + BASE));
+}
+
+#[test]
 fn a_large_pool_is_reviewed_now_and_then_and_not_at_each_change() {
     for (size, at_once) in [(REVIEWED_AT_ONCE, true), (REVIEWED_AT_ONCE + 1, false)] {
         let pool = pool_of(Balance::Random, &vec![0; size], |_| {});
