@@ -114,34 +114,13 @@ impl Pool {
                 return slot;
             }
         }
-        self.claim_further(&view, &ask, patience, mode, rng)
+        view.claim_further(&ask, patience, mode, rng)
     }
 
     /// As [`claim_within`](Self::claim_within) all that a session may wait.
     #[must_use]
     pub fn claim(&self, tried: &Tried, now: Millis, rng: &mut Rng) -> Option<Slot> {
         self.claim_within(tried, self.connect.budget.as_millis() as Millis, now, rng)
-    }
-
-    /// What follows when the usual has nothing: other tiers, whoever is enabled, whoever has to be waited for.
-    #[cold]
-    fn claim_further(
-        &self,
-        view: &PoolView,
-        ask: &Ask<'_>,
-        patience: Millis,
-        mode: Mode,
-        rng: &mut Rng,
-    ) -> Option<Slot> {
-        let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
-        let order: &[Reach] = match (mode.panic, ask.tried.is_empty()) {
-            (false, _) => &[in_use, everywhere],
-            (true, true) => &[all, everywhere],
-            (true, false) => &[everywhere, all],
-        };
-        let now_or_soon = [0, patience];
-        let waits = if ask.max_rate.is_some() && patience > 0 { &now_or_soon[..] } else { &now_or_soon[..1] };
-        order.iter().find_map(|&reach| waits.iter().find_map(|&patience| view.claim(ask, reach, patience, rng)))
     }
 
     /// What the last [`review`](Self::review) found.
@@ -362,6 +341,20 @@ impl PoolView {
         let picker = Picker::prepare(&members.balance, &backends, &weights, previous.map(|view| &view.picker));
         let tiers = members.list.iter().map(|member| member.tier).collect();
         Self { backends, weights, tiers, balance: members.balance.as_str(), picker }
+    }
+
+    /// What follows when the usual has nothing: other tiers, whoever is enabled, whoever has to be waited for.
+    #[cold]
+    fn claim_further(&self, ask: &Ask<'_>, patience: Millis, mode: Mode, rng: &mut Rng) -> Option<Slot> {
+        let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
+        let order: &[Reach] = match (mode.panic, ask.tried.is_empty()) {
+            (false, _) => &[in_use, everywhere],
+            (true, true) => &[all, everywhere],
+            (true, false) => &[everywhere, all],
+        };
+        let now_or_soon = [0, patience];
+        let waits = if ask.max_rate.is_some() && patience > 0 { &now_or_soon[..] } else { &now_or_soon[..1] };
+        order.iter().find_map(|&reach| waits.iter().find_map(|&patience| self.claim(ask, reach, patience, rng)))
     }
 
     fn claim(&self, ask: &Ask<'_>, reach: Reach, patience: Millis, rng: &mut Rng) -> Option<Slot> {

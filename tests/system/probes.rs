@@ -80,7 +80,7 @@ fn comes_up(tidegate: &Tidegate, backend: &Backend) {
 fn a_start_speaks_of_panic_and_of_reasons_after_the_first_probes_only() {
     let slow = |answer: &'static str| {
         Backend::new(move |mut conn| {
-            std::thread::sleep(Duration::from_millis(300));
+            crate::kit::wait::pace(Duration::from_millis(300));
             let _ = conn.try_send(answer);
             let _ = conn.rest();
         })

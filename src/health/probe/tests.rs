@@ -89,6 +89,7 @@ fn a_time_out_that_comes_far_too_late_is_ours() {
 }
 
 /// Stops the thread, as if the whole process were stopped.
+#[expect(clippy::disallowed_methods, reason = "to stand still is what the test is about")]
 fn stand_still(time: Duration) {
     std::thread::sleep(time);
 }

@@ -218,7 +218,8 @@ fn a_read_that_failed_before_is_the_end_of_a_backend_that_takes_nothing() {
         *near = new;
         reset(client);
         assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-        while far.write(&[0; 65_536]).is_ok() {}
+        let piece = vec![0; 65_536];
+        while far.write(&piece).is_ok() {}
         Handover { client_error: Some(Errno::CONNRESET), ..pending(SMALL) }
     });
     rig.until("the end", |rig| rig.end().is_some());
