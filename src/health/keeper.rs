@@ -20,10 +20,8 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Between two lines about one pool: one that flaps must not flood the log. The last word is always told.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Looks without end, once every backend has been asked: before that, nothing is known that could be told.
-pub async fn keep(table: Arc<ArcSwap<RoutingTable>>, mut first_round: watch::Receiver<bool>) {
-    // A checker that is gone for good goes with the process.
-    let _ = first_round.wait_for(|done| *done).await;
+/// Looks without end, and tells of it once every backend has been asked: before that, nothing is known.
+pub async fn keep(table: Arc<ArcSwap<RoutingTable>>, first_round: watch::Receiver<bool>) {
     let mut told: HashMap<PoolName, Told> = HashMap::new();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -33,7 +31,9 @@ pub async fn keep(table: Arc<ArcSwap<RoutingTable>>, mut first_round: watch::Rec
         told.retain(|name, _| table.pool(name).is_some());
         for pool in &table.pools {
             let mode = pool.review(clock::millis(now));
-            told.entry(pool.name.clone()).or_default().tell(pool, mode, now);
+            if *first_round.borrow() {
+                told.entry(pool.name.clone()).or_default().tell(pool, mode, now);
+            }
         }
     }
 }
