@@ -134,7 +134,7 @@ impl Candidates<'_> {
 }
 
 /// Available but for its count, or half open and waiting for its trial.
-fn is_good(flags: u32) -> bool {
+pub(super) fn is_good(flags: u32) -> bool {
     let obstacles = flags & !flag::REDUCED;
     obstacles == 0 || obstacles == flag::HALF_OPEN
 }

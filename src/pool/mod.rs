@@ -30,12 +30,12 @@ pub use mode::Mode;
 pub use slot::{Full, Slot};
 
 use crate::clock::{Millis, Now};
-use crate::config;
+use crate::config::{self, limits};
 use crate::metrics::{Metrics, PoolMetrics, TrafficFailure};
 use crate::name::{BackendAddr, BackendId, PoolName};
 use crate::rng::Rng;
 use arc_swap::ArcSwap;
-use candidates::{Candidates, Reach};
+use candidates::{Candidates, Reach, is_good};
 use health::{AgentReport, Outcome};
 use hedge::HedgeBudget;
 use mode::{Count, Judge};
@@ -114,7 +114,11 @@ impl Pool {
                 return slot;
             }
         }
-        view.claim_further(&ask, patience, mode, rng)
+        view.claim_further(&ask, patience, mode, rng).or_else(|| {
+            // The last one may have gone a moment ago, and whoever saw to that is about to find that the pool panics.
+            let is_panic_due = tried.is_empty() && !self.protection.panic_threshold.is_zero() && !view.has_good();
+            if is_panic_due { view.claim(&ask, Reach::Enabled(limits::MAX_TIER), 0, rng) } else { None }
+        })
     }
 
     /// As [`claim_within`](Self::claim_within) all that a session may wait.
@@ -341,6 +345,11 @@ impl PoolView {
         let picker = Picker::prepare(&members.balance, &backends, &weights, previous.map(|view| &view.picker));
         let tiers = members.list.iter().map(|member| member.tier).collect();
         Self { backends, weights, tiers, balance: members.balance.as_str(), picker }
+    }
+
+    /// Whether there is any that a calm pool would use.
+    fn has_good(&self) -> bool {
+        self.backends.iter().any(|backend| is_good(backend.flags()))
     }
 
     /// What follows when the usual has nothing: other tiers, whoever is enabled, whoever has to be waited for.

@@ -35,6 +35,8 @@ pub fn pool_of(balance: Balance, tiers: &[u8], change: impl FnOnce(&mut config::
 fn rebuilt(balance: Balance, list: Vec<ResolvedMember>, previous: Option<&Pool>) -> Pool {
     let config = config::Pool {
         health: config::Health { initial: Initial::Up, ..config::Health::default() },
+        // What a calm pool does is what most tests are about.
+        protection: config::Protection { panic_threshold: config::Percent::whole(0), ..config::Protection::default() },
         ..config::Pool::new(PoolName::new("web"), balance.clone(), Vec::new())
     };
     let metrics = Arc::new(Metrics::new().unwrap());

@@ -167,6 +167,20 @@ fn those_that_are_down_take_no_place_among_the_ejected() {
     assert!(fail(&pool, "b2", 1, 10).is_some());
 }
 
+/// Between a change of the last backend and the look at the pool that follows it.
+#[test]
+fn nobody_is_turned_away_because_the_panic_has_not_been_seen_yet() {
+    let pool = pool_of(Balance::RoundRobin, &[0; 2], |_| {});
+    for backend in &pool.view().backends {
+        backend.set_health(Health::Down, 1);
+    }
+    assert!(!pool.mode().panic);
+    assert_eq!(chosen(&pool).len(), 2);
+    let calm = pool_of(Balance::RoundRobin, &[0], |config| config.protection.panic_threshold = Percent::whole(0));
+    calm.view().backends[0].set_health(Health::Down, 1);
+    assert!(chosen(&calm).is_empty());
+}
+
 /// With a pool of one, nobody else could ever be tried.
 #[test]
 fn a_trial_in_panic_ends_it() {
