@@ -69,14 +69,13 @@ impl Judge {
         while self.tier > needed && !held(self.enough_since[usize::from(self.tier)]) {
             self.tier -= 1;
         }
-        let in_use = tiers.iter().take(usize::from(self.tier) + 1).filter(|tier| tier.enabled > 0);
-        let mut panic = false;
-        for tier in in_use {
-            panic = config.panic_threshold.exceeds(tier.available, tier.enabled);
-            if !panic {
-                break;
-            }
-        }
+        let is_short = |count: Count| config.panic_threshold.exceeds(count.available, count.enabled);
+        let whole = tiers.iter().fold(Count::default(), |sum, tier| Count {
+            enabled: sum.enabled + tier.enabled,
+            available: sum.available + tier.available,
+        });
+        let mut in_use = tiers.iter().take(usize::from(self.tier) + 1).filter(|tier| tier.enabled > 0);
+        let panic = is_short(whole) && in_use.all(|tier| is_short(*tier));
         Mode { tier: self.tier, panic }
     }
 }
@@ -172,8 +171,9 @@ mod tests {
             (&tiers([(0, 0)]), false),
             (&tiers([(0, 3), (1, 1)]), false),
             (&tiers([(0, 3), (1, 3)]), true),
-            // Two are enough, so that the second tier isn't in use and can't help.
-            (&tiers([(2, 8), (5, 5)]), true),
+            // Two are enough, so that the second tier isn't in use; but half of the pool is well.
+            (&tiers([(2, 8), (5, 5)]), false),
+            (&tiers([(2, 8), (3, 3)]), true),
         ] {
             assert_eq!(panics(counts, &CONFIG), expected, "{counts:?}");
         }

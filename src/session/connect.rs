@@ -248,6 +248,8 @@ impl Search {
         let had_time = took * 2 >= self.pool.connect.timeout.min(self.pool.connect.budget);
         if !error.is_ours() && (had_time || error.reason() != ConnectErrorReason::Timeout) {
             report::failed(&self.pool, slot, slot.is_on_trial(), TrafficFailure::Connect);
+            // Whoever refuses is quick about it, which must not look like being near.
+            slot.connect_time.observe(self.pool.connect.timeout.as_secs_f32() * 1_000.0, millis(Instant::now()));
         }
         self.failing = true;
         self.verdict = if error.is_ours() { CloseReason::NoResources } else { CloseReason::ConnectFailed };

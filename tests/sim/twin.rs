@@ -256,6 +256,10 @@ impl ModeTwin {
         self.tier = held.unwrap_or(needed);
         let in_use = tiers.iter().take(self.tier + 1).filter(|tier| tier.enabled > 0);
         let well = |tier: &Tier| tier.available * 10_000 >= tier.enabled * usize::from(panic_threshold);
-        self.panic = in_use.clone().count() > 0 && !in_use.clone().any(well);
+        let whole = tiers.iter().fold(Tier::default(), |sum, tier| Tier {
+            enabled: sum.enabled + tier.enabled,
+            available: sum.available + tier.available,
+        });
+        self.panic = in_use.clone().count() > 0 && !in_use.clone().any(well) && !well(&whole);
     }
 }
