@@ -16,6 +16,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use tempfile::TempDir;
 
 /// A port that is free now, for a program that can't take port 0.
 fn free_port() -> u16 {
@@ -47,17 +48,88 @@ fn assert_flawless(tidegate: &Tidegate, ways: &[&str]) {
     assert_eq!(metrics.sum("tidegate_backend_connect_errors_total", &[]) as u64, 0);
 }
 
-#[test]
-fn redis_benchmark_pipelined_runs_without_an_error() {
-    const WAY_OUT: &str = "Install it: apt-get install redis-server redis-tools";
+const REDIS: &str = "Install it: apt-get install redis-server redis-tools";
+const POSTGRES: &str = "Install it: apt-get install postgresql postgresql-contrib";
+
+/// A server of another make, with its files, until it is dropped.
+struct Server {
+    port: u16,
+    _program: Beside,
+    dir: TempDir,
+}
+
+fn redis() -> Server {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     command.args(["--dir", dir.path().to_str().unwrap()]);
-    let mut redis = Beside::start(&mut command, Signal::TERM, WAY_OUT);
+    let mut redis = Beside::start(&mut command, Signal::TERM, REDIS);
     until_listening("redis-server", port, &mut redis);
-    let tidegate = Tidegate::start(Config::over([local(port)]));
+    Server { port, _program: redis, dir }
+}
+
+/// With these words of initdb about who may log in.
+fn postgres(log_in: &[&str]) -> Server {
+    let programs = postgres_programs();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("password"), "secret\n").unwrap();
+    if rustix::process::geteuid().is_root() {
+        succeed(Command::new("chown").args(["-R", "postgres:postgres"]).arg(dir.path()), POSTGRES);
+    }
+    let data = dir.path().join("data");
+    let mut initdb = as_postgres(&programs.join("initdb"));
+    initdb.current_dir(dir.path()).args(["--no-sync", "-U", "postgres"]).args(log_in).arg("-D").arg(&data);
+    succeed(&mut initdb, POSTGRES);
+    let port = free_port();
+    let mut server = as_postgres(&programs.join("postgres"));
+    server.current_dir(dir.path()).arg("-D").arg(&data).arg("-k").arg(dir.path());
+    server.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
+    server.args(["-c", "logging_collector=on", "-c", "log_directory=.", "-c", "log_filename=server.log"]);
+    let mut postgres = Beside::start(&mut server, Signal::INT, POSTGRES);
+    until_listening("postgres", port, &mut postgres);
+    eventually("the database takes connections", || {
+        let mut command = Command::new(programs.join("pg_isready"));
+        command.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
+        run(&mut command, POSTGRES).status.success()
+    });
+    Server { port, _program: postgres, dir }
+}
+
+/// The lines of the guide's example for the pool of this name, as they would stand in `[pools.web.health]`.
+fn example(pool: &str) -> String {
+    let guide = include_str!("../../docs/operating.md");
+    let (_, rest) = guide.split_once(&format!("[pools.{pool}.health]")).expect("the guide has the example");
+    let (comment, lines) = rest.split_once('\n').unwrap();
+    assert!(comment.trim_start().starts_with('#'), "{comment}");
+    let example = lines.split("\n\n").next().unwrap().split("\n```").next().unwrap();
+    example.replace(&format!("[pools.{pool}."), "[pools.web.")
+}
+
+#[test]
+fn the_guides_probes_suit_the_servers_that_they_are_for() {
+    let quick = "interval = \"50ms\"\nfast_interval = \"50ms\"\ntimeout = \"50ms\"\nfall = 1000";
+    let scram = ["-A", "scram-sha-256", "--pwfile", "password"];
+    for (pool, server) in [("cache", redis()), ("db", postgres(&["-A", "trust"])), ("standby", postgres(&scram))] {
+        let log = || fs::read_to_string(server.dir.path().join("data/server.log")).unwrap_or_default();
+        // What the test's own look at the port made it say.
+        let before = log().len();
+        let tidegate =
+            Tidegate::start(Config::over([local(server.port)]).health(&format!("{quick}\n{}", example(pool))));
+        let checks =
+            |result| tidegate.metrics().sum("tidegate_backend_health_checks_total", &[("result", result)]) as u64;
+        eventually(&format!("{pool}: the probes succeed"), || checks("success") >= 20);
+        assert_eq!((checks("failure"), checks("frozen")), (0, 0), "{pool}: {}", tidegate.log());
+        assert_eq!(&log()[before..], "", "{pool} keeps quiet about its probes");
+        drop(server);
+        eventually(&format!("{pool}: the probes fail once it is gone"), || checks("failure") >= 1);
+    }
+}
+
+#[test]
+fn redis_benchmark_pipelined_runs_without_an_error() {
+    let redis = redis();
+    let tidegate = Tidegate::start(Config::over([local(redis.port)]));
     let target = tidegate.addr().tcp().port().to_string();
     for options in [
         &["-P", "16", "-n", "200000", "-c", "50", "-t", "set,get,incr,lpush,lrange_100"][..],
@@ -66,7 +138,7 @@ fn redis_benchmark_pipelined_runs_without_an_error() {
     ] {
         let mut command = Command::new("redis-benchmark");
         command.args(["-h", "127.0.0.1", "-p", &target, "-q"]).args(options);
-        let said = succeed(&mut command, WAY_OUT);
+        let said = succeed(&mut command, REDIS);
         assert!(said.contains("requests per second"), "{said}");
         assert!(!said.to_lowercase().contains("error"), "{said}");
     }
@@ -93,34 +165,14 @@ fn postgres_programs() -> PathBuf {
 
 #[test]
 fn pgbench_runs_without_an_error() {
-    const WAY_OUT: &str = "Install it: apt-get install postgresql postgresql-contrib";
-    let programs = postgres_programs();
-    let dir = tempfile::tempdir().unwrap();
-    if rustix::process::geteuid().is_root() {
-        succeed(Command::new("chown").arg("postgres:postgres").arg(dir.path()), WAY_OUT);
-    }
-    let data = dir.path().join("data");
-    let mut initdb = as_postgres(&programs.join("initdb"));
-    initdb.current_dir(dir.path()).args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"]).arg(&data);
-    succeed(&mut initdb, WAY_OUT);
-    let port = free_port();
-    let mut server = as_postgres(&programs.join("postgres"));
-    server.current_dir(dir.path()).arg("-D").arg(&data).arg("-k").arg(dir.path());
-    server.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
-    let mut postgres = Beside::start(&mut server, Signal::INT, WAY_OUT);
-    until_listening("postgres", port, &mut postgres);
-    let tidegate = Tidegate::start(Config::over([local(port)]));
+    let postgres = postgres(&["-A", "trust"]);
+    let tidegate = Tidegate::start(Config::over([local(postgres.port)]));
     let target = tidegate.addr().tcp().port().to_string();
     let pgbench = |options: &[&str]| {
         let mut command = Command::new("pgbench");
         command.args(["-h", "127.0.0.1", "-p", &target, "-U", "postgres"]).args(options).arg("postgres");
-        succeed(&mut command, WAY_OUT)
+        succeed(&mut command, POSTGRES)
     };
-    eventually("the database takes connections", || {
-        let mut command = Command::new(programs.join("pg_isready"));
-        command.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
-        run(&mut command, WAY_OUT).status.success()
-    });
     pgbench(&["-i", "-s", "2"]);
     for options in [
         &["-c", "8", "-j", "2", "-t", "400"][..],
