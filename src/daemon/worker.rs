@@ -96,7 +96,7 @@ fn serve(setup: WorkerSetup, drain: Drain, up: mpsc::Sender<()>, metrics: &Metri
         }
         acceptors.spawn(balance::serve_inbox(Rc::clone(&worker), drain.clone()));
         // A task of its own: it is woken for each turn, and nothing else needs to look around then.
-        let engine = spawn_local(relay::drive(Rc::clone(&worker.engine)));
+        let engine = spawn_local(relay::drive(Rc::clone(&worker.engine))?);
         let cut = tokio::select! {
             biased;
             failed = engine => failed.map_err(panic_on)?.map(never)?,
@@ -137,7 +137,7 @@ async fn drained(worker: &Rc<Worker>, mut acceptors: LocalTasks, mut drain: Drai
 }
 
 async fn keep_house(worker: &Worker, metrics: &Metrics, up: mpsc::Sender<()>) -> Infallible {
-    // The engine has begun before this is polled, so all is in place. A daemon that no longer listens is stopping.
+    // Whatever needs a descriptor has it. A daemon that no longer listens is stopping.
     let _ = up.try_send(());
     drop(up);
     let mut tick = tokio::time::interval(balance::BEAT);

@@ -7,19 +7,27 @@ use super::{Engine, Owner, Turn};
 use crate::sys;
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Sleep, sleep_until};
 
 /// How far ahead the timer is set when the engine has no deadline.
 const NEVER: Duration = Duration::from_secs(24 * 3_600);
 
-/// Runs until it is dropped; fails only if epoll itself does.
-pub async fn drive<O: Owner>(engine: Rc<RefCell<Engine<O>>>) -> io::Result<Infallible> {
+/// What drives an engine, with all that it needs of the system in hand. It runs until it is dropped; it fails only if
+/// epoll itself does.
+pub fn drive<O: Owner>(engine: Rc<RefCell<Engine<O>>>) -> io::Result<impl Future<Output = io::Result<Infallible>>> {
     let inner = sys::watch(engine.borrow().epoll.try_clone()?, Interest::READABLE)?;
+    Ok(run(engine, inner))
+}
+
+async fn run<O: Owner>(engine: Rc<RefCell<Engine<O>>>, inner: AsyncFd<OwnedFd>) -> io::Result<Infallible> {
     let notify = Rc::clone(&engine.borrow().woken);
     let mut woken = pin!(notify.notified());
     let mut timer = pin!(sleep_until((Instant::now() + NEVER).into()));

@@ -148,7 +148,7 @@ async fn an_order_wakes_the_driver() {
     let mut rig = Rig::new(Timeouts { linger: 50, ..PATIENT });
     fill(&mut rig, Side::Backend);
     let engine = Rc::new(RefCell::new(rig.engine));
-    let driver = crate::drain::spawn_local(drive(Rc::clone(&engine)));
+    let driver = crate::drain::spawn_local(drive(Rc::clone(&engine)).unwrap());
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(engine.borrow_mut().review(Instant::now(), |_, _| Some(Order::Rebalance)), 1);
     let begun = Instant::now();
