@@ -108,22 +108,28 @@ fn example(pool: &str) -> String {
 
 #[test]
 fn the_guides_probes_suit_the_servers_that_they_are_for() {
-    let quick = "interval = \"50ms\"\nfast_interval = \"50ms\"\ntimeout = \"50ms\"\nfall = 1000";
     let scram = ["-A", "scram-sha-256", "--pwfile", "password"];
-    for (pool, server) in [("cache", redis()), ("db", postgres(&["-A", "trust"])), ("standby", postgres(&scram))] {
-        let log = || fs::read_to_string(server.dir.path().join("data/server.log")).unwrap_or_default();
-        // What the test's own look at the port made it say.
-        let before = log().len();
-        let tidegate =
-            Tidegate::start(Config::over([local(server.port)]).health(&format!("{quick}\n{}", example(pool))));
-        let checks =
-            |result| tidegate.metrics().sum("tidegate_backend_health_checks_total", &[("result", result)]) as u64;
-        eventually(&format!("{pool}: the probes succeed"), || checks("success") >= 20);
-        assert_eq!((checks("failure"), checks("frozen")), (0, 0), "{pool}: {}", tidegate.log());
-        assert_eq!(&log()[before..], "", "{pool} keeps quiet about its probes");
-        drop(server);
-        eventually(&format!("{pool}: the probes fail once it is gone"), || checks("failure") >= 1);
-    }
+    let servers = [("cache", redis()), ("db", postgres(&["-A", "trust"])), ("standby", postgres(&scram))];
+    std::thread::scope(|scope| {
+        for (pool, server) in servers {
+            scope.spawn(move || is_suited_by_its_probe(pool, server));
+        }
+    });
+}
+
+fn is_suited_by_its_probe(pool: &str, server: Server) {
+    // Patient enough for a slow machine: a probe that is given up leaves its mark in a log.
+    let patient = "interval = \"3s\"\ntimeout = \"3s\"\nfall = 1000";
+    let log = || fs::read_to_string(server.dir.path().join("data/server.log")).unwrap_or_default();
+    // What the test's own look at the port made it say.
+    let before = log().len();
+    let tidegate = Tidegate::start(Config::over([local(server.port)]).health(&format!("{patient}\n{}", example(pool))));
+    let checks = |result| tidegate.metrics().sum("tidegate_backend_health_checks_total", &[("result", result)]) as u64;
+    eventually(&format!("{pool}: the probes succeed"), || checks("success") >= 3);
+    assert_eq!((checks("failure"), checks("timeout")), (0, 0), "{pool}: {}", tidegate.log());
+    assert_eq!(&log()[before..], "", "{pool} keeps quiet about its probes");
+    drop(server);
+    eventually(&format!("{pool}: the probes fail once it is gone"), || checks("failure") >= 1);
 }
 
 #[test]
