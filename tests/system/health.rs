@@ -179,8 +179,8 @@ fn f32_garbage_is_shown_without_control_characters() {
 fn f31_probes_are_bounded_in_number_and_spread() {
     const BACKENDS: u32 = 700;
     const AT_ONCE: usize = 256;
-    // The kernel walks its table while sockets come and go, and may show one that has just ended beside its successor.
-    const SEEN_TWICE: usize = 64;
+    // What it holds besides: listening sockets, epolls, the admin's answers.
+    const OTHERS: usize = 100;
     // All of 127.0.0.0/8 leads to this one socket, which answers nobody.
     let silent = Silent::on(Ipv4Addr::UNSPECIFIED);
     let port = silent.addr.tcp().port();
@@ -191,13 +191,14 @@ fn f31_probes_are_bounded_in_number_and_spread() {
     let mut most = 0;
     eventually("each was probed", || {
         for _ in 0..20 {
-            most = most.max(kernel::sockets_to(port, &["02"]));
+            // Each probe is a descriptor. The kernel's table of sockets is no measure: while it is walked, one that has
+            // just ended may be seen beside its successor.
+            most = most.max(tidegate.fds().len());
         }
         timeouts() >= u64::from(BACKENDS)
     });
-    assert!(most > 1, "nothing was seen");
-    assert!(most <= AT_ONCE + SEEN_TWICE, "{most} probes at once");
-    assert!(tidegate.fds().len() < AT_ONCE + 100);
+    assert!(most > OTHERS, "nothing was seen");
+    assert!(most <= AT_ONCE + OTHERS, "{most} descriptors at once");
     assert_eq!(tidegate.get("/livez").status, 200);
 }
 
