@@ -183,7 +183,7 @@ fn byte_by_byte_each_backend_gets_all_of_it_in_order() {
 #[test]
 fn what_arrives_while_the_next_one_is_connected_to_is_not_lost() {
     let (first, silent, last) = (Listening::new(), Silent::new(), Listening::new());
-    let config = over([&first.addr, &silent.addr, &last.addr]).connect("timeout = \"500ms\"");
+    let config = over([&first.addr, &silent.addr, &last.addr]).connect("timeout = \"3s\"");
     let tidegate = Tidegate::start(config);
     let mut client = tidegate.connect();
     client.send("before, ");
