@@ -51,11 +51,4 @@ mod tests {
         }
         assert_eq!((0..1_000).filter(|_| budget.spend()).count(), 10, "what is saved up has a limit");
     }
-
-    #[test]
-    fn a_share_of_nothing_hedges_once() {
-        let budget = HedgeBudget::new();
-        budget.earn(Percent::whole(0));
-        assert!(budget.spend() && !budget.spend());
-    }
 }

@@ -4,11 +4,13 @@
 //! list of those that a session has tried. Failover is nothing more than `Tried` and another claim, so each
 //! policy has it for free. Does no I/O, reads no clock and throws no dice: time and generator are arguments.
 //!
-//! Invariants: nothing between claim and release allocates or locks; a slot exists exactly while its backend's
-//! count includes it; a claim never yields a backend that is tried or not available, and always yields one if
-//! there is an untried one that stays available.
+//! Invariants: nothing between claim and release allocates, nor locks but for the trial of a half-open backend; a slot
+//! exists exactly while its backend's count includes it; a claim never yields a backend that is tried or taken out,
+//! nor, outside of panic, one that isn't available or on trial; and it always yields one if there is an untried one
+//! that stays available.
 //!
-//! Next: `pick` for the policies, `backend` for the state of one backend, `health` for the verdict on it.
+//! Next: `candidates` for what a claim may have, `pick` for the policies, `backend` for the state of one backend,
+//! `health` and `ejection` for the verdicts on it, `mode` for what the pool does as a whole.
 
 mod backend;
 mod candidates;
@@ -97,8 +99,8 @@ impl Pool {
         pool
     }
 
-    /// A slot on a backend that is not in `tried`, by the pool's policy; `None` if there is none. Where connects are paced,
-    /// one that can be had at once comes first, and none is waited for longer than `patience`.
+    /// A slot on a backend that is not in `tried`, by the pool's policy; `None` if there is none. Where connects are
+    /// paced, one that can be had at once comes first, and none is waited for longer than `patience`, in ms.
     ///
     /// The first is an available one of the tiers in use, or, in panic, any enabled one of these. What follows after
     /// failures is any available one, of whatever tier, and in panic any enabled one after those. To wait for a turn
@@ -198,8 +200,8 @@ impl Pool {
         self.falls.load(Relaxed)
     }
 
-    /// Real traffic has failed on `backend`. `Some` if that ejects it: after enough failures in a row, or a failed trial,
-    /// if there is room for one more.
+    /// Real traffic has failed on `backend`. `Some` if that ejects it: after enough failures in a row, or a failed
+    /// trial, if there is room for one more.
     pub fn failed(&self, backend: &Backend, on_trial: bool, failure: TrafficFailure, now: Millis) -> Option<Ejected> {
         backend.metrics.traffic_failure(failure);
         let failures = backend.count_failure();
@@ -225,8 +227,8 @@ impl Pool {
         Some(ejected)
     }
 
-    /// Real traffic has got an answer from `backend`, or has ended in order by the client's will. Whether that brings an
-    /// ejected backend back.
+    /// Real traffic has got an answer from `backend`, or has ended in order by the client's will. Whether that brings
+    /// an ejected backend back.
     pub fn served(&self, backend: &Backend, on_trial: bool, now: Millis) -> bool {
         backend.forget_failures();
         if !on_trial || backend.flags() & flag::HALF_OPEN == 0 {
@@ -245,7 +247,7 @@ impl Pool {
     /// Whether a second attempt may begin now.
     #[must_use]
     pub fn may_hedge(&self) -> bool {
-        self.hedges.spend()
+        !self.connect.hedge_share.is_zero() && self.hedges.spend()
     }
 
     /// The backends of this moment. For whoever inspects a pool; a session only claims.

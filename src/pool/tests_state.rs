@@ -278,6 +278,15 @@ fn who_does_not_wait_gets_nobody_beyond_the_rate_and_takes_no_turn() {
 }
 
 #[test]
+fn a_share_of_nothing_never_hedges() {
+    for (share, may) in [(0, false), (1, true)] {
+        let pool = pool_of(Balance::RoundRobin, &[0; 2], |config| config.connect.hedge_share = Percent::whole(share));
+        pool.count_for_hedging();
+        assert_eq!(pool.may_hedge(), may, "{share} %");
+    }
+}
+
+#[test]
 fn a_pool_built_anew_keeps_ejections_and_modes() {
     let before = pool_of(Balance::RoundRobin, &[0; 3], |_| {});
     fail(&before, "b1", 5, 10);
