@@ -1,4 +1,5 @@
-//! One end of a connection as a script uses it: blocking, with a time-out on everything, and a clear word for how it ended.
+//! One end of a connection as a script uses it: blocking, with a time-out on everything, and a clear word for how it
+//! ended.
 //!
 //! TCP and unix alike. Every wait is bounded by [`PATIENCE`]; running out of it fails the test.
 
@@ -90,7 +91,8 @@ pub struct Flood {
 #[derive(Debug)]
 pub struct Conn {
     socket: Socket,
-    /// It was reset while it was still being made; the kernel has told us that once and says "end of file" from then on.
+    /// It was reset while it was still being made; the kernel has told us that once and says "end of file" from then
+    /// on.
     stillborn: bool,
 }
 
@@ -179,7 +181,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends the pattern until nothing more goes for `still`, and says how many bytes went: fills every buffer on the way.
+    /// Sends the pattern until nothing more goes for `still`, and says how many bytes went: fills every buffer on the
+    /// way.
     pub fn stuff(&mut self, offset: u64, most: u64, still: Duration) -> u64 {
         self.socket.set_write_timeout(Some(still)).unwrap();
         let mut sent = 0;
@@ -228,6 +231,12 @@ impl Conn {
     pub fn try_receive(&mut self, count: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; count];
         self.socket.read_exact(&mut bytes).ok().map(|()| bytes)
+    }
+
+    /// Says a word to an echo, and hears it.
+    pub fn speak(&mut self) {
+        self.send("ping");
+        self.expect("ping");
     }
 
     /// Asserts that exactly these bytes come next.

@@ -1,8 +1,9 @@
 //! The real binary as a child process: started in a folder of its own, asked where it bound, watched to its end.
 //!
-//! Invariant: nothing leaks. When a [`Tidegate`] goes out of scope in a test that hasn't failed, the gauges of sessions and slots
-//! must return to zero, its fds to their number after the start, SIGTERM must end it with 0, and its log must hold no panic that
-//! the test didn't ask for. When the test has failed, config, log, access log and metrics are printed instead.
+//! Invariant: nothing leaks. When a [`Tidegate`] goes out of scope in a test that hasn't failed, the gauges of sessions
+//! and slots must return to zero, its fds to their number after the start, SIGTERM must end it with 0, and its log must
+//! hold no panic that the test didn't ask for. When the test has failed, config, log, access log and metrics are
+//! printed instead.
 
 use super::conn::{Addr, Conn};
 use super::http::{self, Answer};
@@ -245,6 +246,13 @@ impl Tidegate {
         Conn::to(&self.addr())
     }
 
+    /// A session that an echo has answered.
+    pub fn echoed(&self) -> Conn {
+        let mut client = self.connect();
+        client.speak();
+        client
+    }
+
     pub fn admin(&self) -> &Addr {
         self.admin.as_ref().unwrap()
     }
@@ -309,7 +317,8 @@ impl Tidegate {
         lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
     }
 
-    /// The first `count` lines of `$DIR/access.log`; waits for them, and asserts that there are no more when nothing is going on.
+    /// The first `count` lines of `$DIR/access.log`; waits for them, and asserts that there are no more when nothing is
+    /// going on.
     pub fn access_lines(&self, count: usize) -> Vec<String> {
         let path = self.dir.path().join("access.log");
         self.until_idle();
@@ -438,7 +447,8 @@ impl Drop for Tidegate {
     }
 }
 
-/// How many of the fds reach out of the process. What a runtime makes for itself (epoll, eventfd) may come after the announcement.
+/// How many of the fds reach out of the process. What a runtime makes for itself (epoll, eventfd) may come after the
+/// announcement.
 fn outside(fds: &[String]) -> usize {
     fds.iter().filter(|target| !target.starts_with("anon_inode:")).count()
 }

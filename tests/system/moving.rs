@@ -6,18 +6,6 @@ use std::time::{Duration, Instant};
 
 const QUICK: &str = "interval = \"1s\"\nfast_interval = \"100ms\"\ntimeout = \"1s\"\nrise = 1\nfall = 2";
 
-/// A session that has been answered by an echo.
-fn echoed(tidegate: &Tidegate) -> Conn {
-    let mut client = tidegate.connect();
-    speak(&mut client);
-    client
-}
-
-fn speak(client: &mut Conn) {
-    client.send("ping");
-    client.expect("ping");
-}
-
 fn down(tidegate: &Tidegate, backend: &str) {
     eventually_eq("it is down", &"down".to_owned(), || tidegate.state(backend));
 }
@@ -34,7 +22,7 @@ fn probed(on_down: &str) -> (Backend, Backend, Tidegate) {
 #[test]
 fn f20_reset_ends_the_sessions_of_a_backend_that_went_down_and_no_others() {
     let (a, b, tidegate) = probed("reset");
-    let mut clients: Vec<Conn> = (0..10).map(|_| echoed(&tidegate)).collect();
+    let mut clients: Vec<Conn> = (0..10).map(|_| tidegate.echoed()).collect();
     let name = a.to_string();
     assert_eq!(tidegate.backend_status(&name)["active"], 5);
     a.die();
@@ -45,7 +33,7 @@ fn f20_reset_ends_the_sessions_of_a_backend_that_went_down_and_no_others() {
         if number % 2 == 0 {
             client.expect_end(End::Rst);
         } else {
-            speak(client);
+            client.speak();
         }
     }
     eventually_eq("each is counted", &5, || tidegate.closed("backend_down"));
@@ -76,12 +64,12 @@ fn f20_reset_ends_a_session_that_waits_for_its_replay_and_finds_nobody() {
 #[test]
 fn f20_keep_leaves_them_alone() {
     let (a, _b, tidegate) = probed("keep");
-    let mut clients: Vec<Conn> = (0..4).map(|_| echoed(&tidegate)).collect();
+    let mut clients: Vec<Conn> = (0..4).map(|_| tidegate.echoed()).collect();
     let name = a.to_string();
     a.die();
     down(&tidegate, &name);
     for _ in 0..3 {
-        clients.iter_mut().for_each(speak);
+        clients.iter_mut().for_each(Conn::speak);
     }
     throughout("nobody is ended", Duration::from_millis(600), || tidegate.sessions() == 4);
 }
@@ -92,11 +80,11 @@ fn a_backend_that_comes_back_gets_nobodys_sessions() {
     let name = a.to_string();
     let address = a.die();
     down(&tidegate, &name);
-    let mut clients: Vec<Conn> = (0..4).map(|_| echoed(&tidegate)).collect();
+    let mut clients: Vec<Conn> = (0..4).map(|_| tidegate.echoed()).collect();
     let a = Backend::at(&address, echo);
     eventually_eq("it is up", &"up".to_owned(), || tidegate.state(&a));
     throughout("they stay where they are", Duration::from_millis(600), || {
-        clients.iter_mut().for_each(speak);
+        clients.iter_mut().for_each(Conn::speak);
         tidegate.backend_status(&a)["active"] == 0
     });
 }
@@ -108,8 +96,8 @@ fn f23_what_an_ejection_does_is_no_verdict_on_sessions_that_stand() {
     let other = Backend::echo();
     let config = Config::over([toxic.addr(), &other.addr]).pool("on_down = \"reset\"");
     let tidegate = Tidegate::start(config.ejection("consecutive_failures = 1\nbase_time = \"300s\""));
-    let mut standing = echoed(&tidegate);
-    let mut elsewhere = echoed(&tidegate);
+    let mut standing = tidegate.echoed();
+    let mut elsewhere = tidegate.echoed();
     toxic.poison(Way::Back, Poison::Stall);
     let mut client = tidegate.connect();
     client.send("ping");
@@ -123,8 +111,8 @@ fn f23_what_an_ejection_does_is_no_verdict_on_sessions_that_stand() {
         tidegate.state(toxic.addr()) == "ejected"
     });
     toxic.cure();
-    speak(&mut elsewhere);
-    speak(&mut standing);
+    elsewhere.speak();
+    standing.speak();
 }
 
 #[test]
@@ -132,7 +120,7 @@ fn a_session_that_has_lasted_long_enough_is_reset() {
     let backend = Backend::echo();
     let tidegate = Tidegate::start(Config::over([&backend]).pool("max_lifetime = \"2s\"").logged());
     let begun = Instant::now();
-    let clients: Vec<Conn> = (0..20).map(|_| echoed(&tidegate)).collect();
+    let clients: Vec<Conn> = (0..20).map(|_| tidegate.echoed()).collect();
     for mut client in clients {
         client.expect_end(End::Rst);
     }
@@ -165,7 +153,7 @@ fn rebalance_moves_the_oldest_from_where_there_are_more_than_their_share() {
     let tidegate = Tidegate::start(config.only_runtime("workers = 1"));
     let b_name = b.die().to_string();
     down(&tidegate, &b_name);
-    let mut clients: Vec<Conn> = (0..40).map(|_| echoed(&tidegate)).collect();
+    let mut clients: Vec<Conn> = (0..40).map(|_| tidegate.echoed()).collect();
     throughout("with a single backend nobody has more than its share", Duration::from_secs(2), || {
         tidegate.count("tidegate_pool_rebalanced_total") == 0
     });
@@ -176,7 +164,7 @@ fn rebalance_moves_the_oldest_from_where_there_are_more_than_their_share() {
     clients[..3].iter().for_each(Conn::expect_cut);
     let moved_now = tidegate.count("tidegate_pool_rebalanced_total") as usize;
     assert!(moved_now <= 20, "{moved_now}: no more than what is beyond its share");
-    speak(clients.last_mut().unwrap());
+    clients.last_mut().unwrap().speak();
     eventually("with this reason", || tidegate.closed("rebalanced") >= 3);
     assert!(tidegate.backend_status(&a_name)["active"].as_u64().unwrap() >= 20);
 }
@@ -188,9 +176,9 @@ fn without_the_keys_sessions_stay() {
     let tidegate = Tidegate::start(Config::over([&a, &b]).pool("slow_start = \"0s\"").health(QUICK));
     let b_name = b.die().to_string();
     down(&tidegate, &b_name);
-    let mut clients: Vec<Conn> = (0..10).map(|_| echoed(&tidegate)).collect();
+    let mut clients: Vec<Conn> = (0..10).map(|_| tidegate.echoed()).collect();
     let _b = Backend::at(&b_address, echo);
     eventually_eq("it is up", &"up".to_owned(), || tidegate.state(&b_name));
     throughout("they stay", Duration::from_secs(2), || tidegate.sessions() == 10);
-    clients.iter_mut().for_each(speak);
+    clients.iter_mut().for_each(Conn::speak);
 }

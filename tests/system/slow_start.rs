@@ -1,4 +1,5 @@
-//! Slow start and paced connects: who comes back gets its share little by little, whatever the policy, and never refuses.
+//! Slow start and paced connects: who comes back gets its share little by little, whatever the policy, and never
+//! refuses.
 
 use crate::kit::backend::{echo, naming};
 use crate::kit::{Addr, Backend, Config, Conn, Refusing, Tidegate, eventually, eventually_eq};
@@ -54,24 +55,17 @@ fn f17_that_it_has_nothing_to_do_gets_it_no_more_than_its_share() {
         let name = a.to_string();
         let address = a.die();
         eventually_eq("it is down", &"down".to_owned(), || tidegate.state(&name));
-        let held = |count: usize| -> Vec<Conn> { (0..count).map(|_| echoed(&tidegate)).collect() };
+        let held = |count: usize| -> Vec<Conn> { (0..count).map(|_| tidegate.echoed()).collect() };
         let _others = held(50);
         let _a = Backend::at(&address, echo);
         eventually_eq("it is back", &"up".to_owned(), || tidegate.state(&name));
         let _new = held(200);
         let active = tidegate.backend_status(&name)["active"].as_u64().unwrap();
-        // A tenth of the other's share is 18 of 200. Where the better of two is taken it has two chances: 35, give or take 5.
+        // A tenth of the other's share is 18 of 200. Where the better of two is taken it has two chances: 35, give or
+        // take 5.
         assert!(active <= 58, "{policy}: {active} of 200");
         drop(b);
     }
-}
-
-/// A session that stands.
-fn echoed(tidegate: &Tidegate) -> Conn {
-    let mut client = tidegate.connect();
-    client.send("ping");
-    client.expect("ping");
-    client
 }
 
 #[test]

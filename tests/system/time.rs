@@ -2,9 +2,7 @@
 
 use crate::kit::program::succeed;
 use crate::kit::wait::pace;
-use crate::kit::{
-    Backend, Config, Conn, End, Launch, Refusing, Tidegate, eventually, eventually_eq, kernel, throughout,
-};
+use crate::kit::{Backend, Config, End, Launch, Refusing, Tidegate, eventually, eventually_eq, kernel, throughout};
 use rustix::process::Signal;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -16,17 +14,6 @@ const EXCHANGE: &str = "probe = \"exchange\"\nexchange = { send = \"ping\", expe
 /// With the patience that a slow machine needs.
 const PATIENT: &str = "probe = \"exchange\"\nexchange = { send = \"ping\", expect = \"ping\" }\ninterval = \"1s\"\n\
                        fast_interval = \"1s\"\ntimeout = \"1s\"\nrise = 2\nfall = 2";
-
-fn echoed(tidegate: &Tidegate) -> Conn {
-    let mut client = tidegate.connect();
-    speak(&mut client);
-    client
-}
-
-fn speak(client: &mut Conn) {
-    client.send("ping");
-    client.expect("ping");
-}
 
 fn stop(process: &Tidegate) {
     process.signal(Signal::STOP);
@@ -50,11 +37,11 @@ fn f23_a_stopped_process_fails_its_probes_and_new_sessions_go_elsewhere() {
         let (_echo, backends, tidegate) = f23(on_down);
         let name = backends[0].addr().to_string();
         // In turn: the first is on the first backend.
-        let mut clients = [echoed(&tidegate), echoed(&tidegate)];
+        let mut clients = [tidegate.echoed(), tidegate.echoed()];
         stop(&backends[0]);
         eventually_eq("its probes fail", &"down".to_owned(), || tidegate.state(&name));
         for _ in 0..4 {
-            echoed(&tidegate);
+            tidegate.echoed();
         }
         if on_down == "reset" {
             clients[0].expect_end(End::Rst);
@@ -62,9 +49,9 @@ fn f23_a_stopped_process_fails_its_probes_and_new_sessions_go_elsewhere() {
         }
         backends[0].signal(Signal::CONT);
         if on_down == "keep" {
-            speak(&mut clients[0]);
+            clients[0].speak();
         }
-        speak(&mut clients[1]);
+        clients[1].speak();
         eventually_eq("it is back", &"up".to_owned(), || tidegate.state(&name));
         drop(clients);
         drop(tidegate);
@@ -76,15 +63,15 @@ fn f89_a_balancer_that_was_stopped_takes_nobody_down() {
     let backends: Vec<Backend> = (0..10).map(|_| Backend::echo()).collect();
     let tidegate = Tidegate::start(Config::over(&backends).health(PATIENT));
     eventually_eq("all are up", &10, || tidegate.count("tidegate_backend_up"));
-    let mut client = echoed(&tidegate);
+    let mut client = tidegate.echoed();
     let changes = tidegate.count("tidegate_backend_state_changes_total");
     for _ in 0..2 {
         stop(&tidegate);
         pace(Duration::from_secs(4));
         tidegate.signal(Signal::CONT);
         throughout("all stay up", Duration::from_secs(3), || tidegate.count("tidegate_backend_up") == 10);
-        speak(&mut client);
-        drop(echoed(&tidegate));
+        client.speak();
+        drop(tidegate.echoed());
     }
     assert_eq!(tidegate.count("tidegate_backend_state_changes_total"), changes);
     assert_eq!(tidegate.count("tidegate_backend_ejections_total"), 0);
@@ -128,9 +115,9 @@ fn f88_no_timer_cares_when_the_wall_clock_jumps_ten_years() {
         .ejection("consecutive_failures = 1\nbase_time = \"300s\"");
     let (clock, launch) = Clock::of(Launch::new(config));
     let tidegate = launch.start();
-    let mut client = echoed(&tidegate);
+    let mut client = tidegate.echoed();
     eventually("the dead one is set aside", || {
-        drop(echoed(&tidegate));
+        drop(tidegate.echoed());
         tidegate.state(&dead) == "ejected"
     });
     let states = || [tidegate.state(&good), tidegate.state(&dead), tidegate.state(&name)];
@@ -147,8 +134,8 @@ fn f88_no_timer_cares_when_the_wall_clock_jumps_ten_years() {
         let begun = probes();
         eventually("probes go on", || probes() >= begun + 6);
         throughout("nothing changes", Duration::from_millis(500), || states() == before);
-        speak(&mut client);
-        drop(echoed(&tidegate));
+        client.speak();
+        drop(tidegate.echoed());
     }
     assert_eq!(tidegate.count("tidegate_backend_state_changes_total"), changes);
     eventually_eq("the others have ended", &1, || tidegate.sessions());
