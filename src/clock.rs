@@ -1,4 +1,5 @@
-//! Time as the pure layers are given it: milliseconds of a clock that only goes forward, and the wall clock's for people.
+//! Time as the pure layers are given it: in milliseconds of a clock that only goes forward, and the wall clock, for
+//! people.
 //!
 //! Owns the one place that reads the wall clock for timestamps. What decides is handed a [`Millis`] or a [`Now`]; no
 //! decision hangs on the wall clock, which may jump.

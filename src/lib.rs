@@ -25,8 +25,8 @@
 //! last lived, an inbox for fresh connections, and its listening sockets. The kernel spreads connections by a hash; a
 //! worker that has got more than its share hands the next one over before it is a session, and a worker that is stuck
 //! has a sibling that accepts for it. An established session never changes its thread. The *control thread* runs the
-//! daemon's loop, the health checker, the keeper of the pools, the admin endpoint and the task that gives memory back after a burst. Log lines
-//! are written by threads of their own, behind bounded queues.
+//! daemon's loop, the health checker, the keeper of the pools, the admin endpoint and the task that gives memory back
+//! after a burst. Log lines are written by threads of their own, behind bounded queues.
 //!
 //! # Layers
 //!
@@ -44,7 +44,8 @@
 //!
 //! # Who may be chosen
 //!
-//! What stands in a backend's way is one word of flags (`pool/backend.rs`); none set is plain good. Four hands set them:
+//! What stands in a backend's way is one word of flags (`pool/backend.rs`); none set is plain good. Four hands set
+//! them:
 //!
 //! | hand | decides in | says |
 //! |---|---|---|
@@ -53,9 +54,9 @@
 //! | real traffic, `session/report.rs` | `pool/ejection.rs` | ejected, then half open for one trial |
 //! | time, [`health`]'s keeper | `Pool::review` | an ejection is over, a slow start goes on |
 //!
-//! From the flags of all backends `pool/mode.rs` finds what the pool does as a whole: which tiers are in use, and whether
-//! it panics. `pool/candidates.rs` is what one claim may have; the pickers choose among these. What becomes of sessions
-//! whose backend went down, or that last too long, is `session/mover.rs`.
+//! From the flags of all backends `pool/mode.rs` finds what the pool does as a whole: which tiers are in use, and
+//! whether it panics. `pool/candidates.rs` is what one claim may have; the pickers choose among these. What becomes of
+//! sessions whose backend went down, or that last too long, is `session/mover.rs`.
 //!
 //! # Three speeds
 //!

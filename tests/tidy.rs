@@ -56,6 +56,9 @@ const SPAWN: &[(&str, &str)] = &[
 
 const MAX_LINES: usize = 500;
 
+/// Of a comment, in characters; rustfmt holds the code to the same, but leaves comments alone.
+const MAX_COMMENT: usize = 120;
+
 /// In two pieces, or this file would break its own rule.
 const MARKS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME")];
 
@@ -137,6 +140,11 @@ fn look_at_text(path: &str, text: &str) -> Vec<String> {
                 "{path}:{}: `{mark}`.\n  Do it now, or say in an issue what is missing and why it can wait.",
                 number + 1
             ));
+        }
+        // The row of a table is one line by its nature.
+        let is_prose = line.trim_start().strip_prefix("//").is_some_and(|rest| !rest.contains(" | "));
+        if is_prose && line.chars().count() > MAX_COMMENT {
+            broken.push(format!("{path}:{}: a comment wider than {MAX_COMMENT} characters.\n  Wrap it.", number + 1));
         }
     }
     broken
@@ -243,6 +251,16 @@ mod snippets {
     fn lines(path: &str, text: &str) -> Vec<usize> {
         let line = |broken: &String| broken.strip_prefix(path)?.strip_prefix(':')?.split(':').next()?.parse().ok();
         look_at_code(path, text).iter().map(|broken| line(broken).expect("a message begins with file:line")).collect()
+    }
+
+    #[test]
+    fn a_comment_is_as_wide_as_the_code() {
+        let wide = "x".repeat(MAX_COMMENT - 4);
+        assert_eq!(
+            look_at_text("src/a.rs", &format!("//! {wide}\n    let x = \"{wide}\";\n//! | {wide} | x |")),
+            [""; 0]
+        );
+        assert_eq!(look_at_text("src/a.rs", &format!("//! {wide}x")).len(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `lb.toml`, field for field: which tables and keys there are, and of what type and range each value is.
 //!
-//! Owns the lists of keys, but for those of `health`; there is no other place that knows them. What is read here isn't judged beyond the single
-//! value: defaults, references and everything that takes two keys to be wrong is `validate`'s.
+//! Owns the lists of keys, but for those of `health`; there is no other place that knows them. What is read here isn't
+//! judged beyond the single value: defaults, references and everything that takes two keys to be wrong is `validate`'s.
 
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::health::given;

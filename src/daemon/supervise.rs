@@ -1,5 +1,5 @@
-//! The control tasks (the health checker, the keeper of the pools, the admin endpoint, and the one that keeps memory small): started, started
-//! again after a panic, stopped.
+//! The control tasks (the health checker, the keeper of the pools, the admin endpoint, and the one that keeps memory
+//! small): started, started again after a panic, stopped.
 //!
 //! Owns their lives, not their work. What they know that must last is kept elsewhere (pools, metrics), so that starting
 //! one again is all there is to do; how often that happened is a metric.

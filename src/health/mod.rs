@@ -5,9 +5,9 @@
 //! turn is; `limit` keeps a flapping backend from flooding the log; the verdict and its streaks live in the backend
 //! (`pool::health`), so a checker that is started again goes on where the last one was.
 //!
-//! Invariants: never more than [`MAX_PROBES`] at once, agents' included; a probe that failed for a reason of our own changes nothing;
-//! the result of a probe whose target has gone meanwhile is dropped; time lost by the whole process counts as one
-//! probe at most. Next: `checker`.
+//! Invariants: never more than [`MAX_PROBES`] at once, agents' included; a probe that failed for a reason of our own
+//! changes nothing; the result of a probe whose target has gone meanwhile is dropped; time lost by the whole process
+//! counts as one probe at most. Next: `checker`.
 
 mod agent;
 mod checker;

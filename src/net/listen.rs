@@ -1,8 +1,8 @@
 //! Listening sockets: binding them, one for each worker, and accepting from them.
 //!
 //! Owns the socket options that accepted sockets inherit (`TCP_NODELAY`, out-of-band data inline, reset at close), so
-//! that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker; a unix socket is bound
-//! once and shared. What an accept error means is decided by `session::acceptor`.
+//! that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker; a unix socket is
+//! bound once and shared. What an accept error means is decided by `session::acceptor`.
 
 use super::stream::{Stream, reset_at_close};
 use crate::name::{BindAddr, ClientAddr, Endpoint};

@@ -1,10 +1,11 @@
 //! One backend's state: what health says, how many connections it has, what went wrong last.
 //!
 //! Owns the counts, and the flags that say what stands in its way. Flags and load are atomics that sessions on all
-//! workers read on each claim; the rest is off that path, behind one lock. The state outlives the views it appears in: it moves from
-//! table to table, and a retired backend lives on until its last session has ended.
+//! workers read on each claim; the rest is off that path, behind one lock. The state outlives the views it appears in:
+//! it moves from table to table, and a retired backend lives on until its last session has ended.
 //!
-//! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `slot`, `health`, `ejection`.
+//! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `slot`, `health`,
+//! `ejection`.
 
 use super::ejection::{Ejected, Ejection, Standing};
 use super::health::{AgentAdmin, AgentReport, Damper, Outcome};
@@ -59,7 +60,8 @@ pub struct Backend {
     /// Since when (Unix time in ms) in the upper 63 bits, 1 for up in the lowest: one word, so that a reader never
     /// sees a state with another state's time.
     health: AtomicU64,
-    /// See [`flag`]; and the number of the last trial, in one word with them, so that only that trial's end takes it back.
+    /// See [`flag`]; and the number of the last trial, in one word with them, so that only that trial's end takes it
+    /// back.
     flags: AtomicU32,
     active: AtomicU32,
     /// The most connections at once; nothing configures one yet.

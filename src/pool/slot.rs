@@ -15,8 +15,8 @@ pub struct Full;
 #[must_use = "a slot that is dropped at once reserves nothing"]
 pub struct Slot {
     backend: Arc<Backend>,
-    /// The number of the trial, if its connection decides whether a half-open backend comes back; given back undecided at
-    /// the end.
+    /// The number of the trial, if its connection decides whether a half-open backend comes back; given back undecided
+    /// at the end.
     trial: Option<u16>,
     /// How long to wait with the connect, for the pace of the backend's connects, in ms.
     pub wait: Millis,

@@ -1,8 +1,8 @@
 //! Sessions that must move on: those of a backend that went down, and long ones that keep a pool out of balance.
 //!
 //! Owns what one worker remembers between two looks. An end by this hand is a reset of both sides; the client comes
-//! again, and is served elsewhere. Costs nothing while no backend goes down and no pool rebalances: then nobody looks at
-//! the sessions. Next: `net::relay`'s `Engine::review`.
+//! again, and is served elsewhere. Costs nothing while no backend goes down and no pool rebalances: then nobody looks
+//! at the sessions. Next: `net::relay`'s `Engine::review`.
 
 use super::Relayed;
 use crate::config::{OnDown, Percent};

@@ -249,8 +249,8 @@ impl Unanswered<'_> {
         }
     }
 
-    /// Reads what the client has sent, up to one read more than is kept. It waits for its answer since `waits_since`, or
-    /// since now.
+    /// Reads what the client has sent, up to one read more than is kept. It waits for its answer since `waits_since`,
+    /// or since now.
     fn fetch(&mut self, waits_since: Option<Instant>) -> Option<Stop> {
         loop {
             match self.kept.fetch(self.client.get_ref()) {

@@ -1,7 +1,7 @@
 //! What real traffic says of a backend: the pool judges, and this is what it is told.
 //!
-//! Owns the verdict on one session: did its backend answer, and if not, whose doing was that? Only a backend that ends a
-//! session before the first byte of its answer has failed; whatever the client or this process brings about says
+//! Owns the verdict on one session: did its backend answer, and if not, whose doing was that? Only a backend that ends
+//! a session before the first byte of its answer has failed; whatever the client or this process brings about says
 //! nothing. Next: `pool::ejection` for what follows.
 
 use super::record::Record;
@@ -59,8 +59,8 @@ impl Traffic {
         self.asked.is_some() || self.age() < AT_ONCE
     }
 
-    /// Whether it is a failure that the backend's socket fails so now, before its answer. One that was asked nothing may
-    /// reset a client that is silent for long, or that has ended its side.
+    /// Whether it is a failure that the backend's socket fails so now, before its answer. One that was asked nothing
+    /// may reset a client that is silent for long, or that has ended its side.
     fn is_failed_by(&self, end: RelayEnd) -> bool {
         match end {
             RelayEnd::Lost(Side::Backend, _) => true,

@@ -1,7 +1,8 @@
 //! A backend as a process of its own, so that SIGKILL and SIGSTOP are the real ones: this binary, executed again.
 //!
-//! Owns both halves: [`serve`] is what the child runs, [`Server`] is the handle of the one who torments it. The child obeys lines on
-//! its standard input and ends with it. A server's port stays bound by its handle, so that nobody else gets it while the child is dead.
+//! Owns both halves: [`serve`] is what the child runs, [`Server`] is the handle of the one who torments it. The child
+//! obeys lines on its standard input and ends with it. A server's port stays bound by its handle, so that nobody else
+//! gets it while the child is dead.
 
 use crate::protocol::{HEALTH, HEALTHY, answer};
 use crate::script::Fault;
@@ -132,7 +133,8 @@ fn reserve(address: SocketAddr) -> Socket {
     socket
 }
 
-/// The handle of a backend, alive or not. Its child must be made by a thread that lives as long as the test: it dies with it.
+/// The handle of a backend, alive or not. Its child must be made by a thread that lives as long as the test: it dies
+/// with it.
 pub struct Server {
     pub name: String,
     pub address: SocketAddr,

@@ -1,8 +1,9 @@
 //! The clients: a steady load of short and of long connections, and what counts as an error.
 //!
-//! Owns the words for what a client saw. Errors are: a connect that fails; a first request without its whole answer; an answer with
-//! wrong bytes; an end that looks like a complete one in the middle of an answer; and silence for longer than [`SILENCE`]. A long
-//! connection that ends after its first answer is none, as its backend may die; it is counted and made anew.
+//! Owns the words for what a client saw. Errors are: a connect that fails; a first request without its whole answer; an
+//! answer with wrong bytes; an end that looks like a complete one in the middle of an answer; and silence for longer
+//! than [`SILENCE`]. A long connection that ends after its first answer is none, as its backend may die; it is counted
+//! and made anew.
 
 use crate::kit::wait::pace;
 use crate::protocol::{is_answer, request};

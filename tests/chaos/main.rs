@@ -1,11 +1,12 @@
-//! Chaos: the real binary over ten backends that are killed, stopped, slowed, reset and revived each second, under a steady load of
-//! short and long connections, and no client may notice: `cargo test --test chaos`.
+//! Chaos: the real binary over ten backends that are killed, stopped, slowed, reset and revived each second, under a
+//! steady load of short and long connections, and no client may notice: `cargo test --test chaos`.
 //!
-//! `TIDEGATE_CHAOS_SECONDS` is how long (120), `TIDEGATE_CHAOS_SEED` repeats a script. A program of its own instead of a list of
-//! tests, since it is also its own backends, and prints a summary in any case.
+//! `TIDEGATE_CHAOS_SECONDS` is how long (120), `TIDEGATE_CHAOS_SEED` repeats a script. A program of its own instead of
+//! a list of tests, since it is also its own backends, and prints a summary in any case.
 //!
-//! What must hold is exact: no error of a client, since `script` keeps a backend good at each moment; each first answer within
-//! the budget; and at the end nothing left over. Read next: `script` for what happens, `load` for what an error is.
+//! What must hold is exact: no error of a client, since `script` keeps a backend good at each moment; each first answer
+//! within the budget; and at the end nothing left over. Read next: `script` for what happens, `load` for what an error
+//! is.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -31,9 +32,10 @@ use std::time::{Duration, Instant};
 
 /// Of a probe; a stall of this machine that is as long can take down a good backend.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
-/// A stopped backend takes a session no longer than its verdict takes: in the worst case an interval (250 ms and a tenth), a probe
-/// that times out (250 ms), a fast interval (100 ms and a tenth) and another one, which makes 0.89 s. The script lets a session
-/// meet three of those within its budget; the rest of the five seconds is for the machine. So the bound is the budget itself.
+/// A stopped backend takes a session no longer than its verdict takes: in the worst case an interval (250 ms and a
+/// tenth), a probe that times out (250 ms), a fast interval (100 ms and a tenth) and another one, which makes 0.89 s.
+/// The script lets a session meet three of those within its budget; the rest of the five seconds is for the machine. So
+/// the bound is the budget itself.
 const BOUND: Duration = Duration::from_secs(BUDGET);
 /// How much of the script is printed beside an error.
 const RECENT: usize = 60;
@@ -60,8 +62,9 @@ fn config(servers: &[Server], balance: &str) -> Config {
     Config::with_pool(&format!("backends = [{backends}]"))
         .log("access = \"$DIR/sessions.log\"\nformat = \"json\"")
         .pool(&format!("balance = \"{balance}\""))
-        // Nine of ten may be out of order. In panic mode they would be used all the same, and no verdict can save a session from
-        // a backend that was believed dead when it was chosen: a stopped one would hold it until the client gives up.
+        // Nine of ten may be out of order. In panic mode they would be used all the same, and no verdict can save a
+        // session from a backend that was believed dead when it was chosen: a stopped one would hold it until the
+        // client gives up.
         .pool("panic_threshold = \"0%\"")
         .pool("slow_start = \"2s\"\nreplay = \"16KiB\"\non_down = \"reset\"")
         .connect("timeout = \"500ms\"\nattempts = 16\nhedge_after = \"100ms\"")
@@ -112,8 +115,8 @@ fn run(seed: u64, seconds: u64) {
 /// What was done, and when.
 type History = Vec<(Instant, String)>;
 
-/// Plays the script. A second that takes longer on a slow machine is longer, and the next begins after it: what the script
-/// promises in seconds holds in longer ones too.
+/// Plays the script. A second that takes longer on a slow machine is longer, and the next begins after it: what the
+/// script promises in seconds holds in longer ones too.
 fn torment(script: &mut Script, servers: &mut [Server], seconds: u64) -> History {
     let mut history = Vec::new();
     let begun = Instant::now();

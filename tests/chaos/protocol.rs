@@ -1,14 +1,15 @@
 //! What clients and backends of the chaos test say to each other, and how either knows that not a byte is wrong.
 //!
-//! A request is a line, `ID PAYLOAD`; its answer is a line as well, `ID HASH NAME FILLER`: the payload's hash, the backend's name,
-//! and a filler that follows from the hash, so that an answer which was cut, doubled or mixed with another can't look complete.
+//! A request is a line, `ID PAYLOAD`; its answer is a line as well, `ID HASH NAME FILLER`: the payload's hash, the
+//! backend's name, and a filler that follows from the hash, so that an answer which was cut, doubled or mixed with
+//! another can't look complete.
 
 /// The health question, and how its answer begins.
 pub const HEALTH: &str = "HEALTH";
 pub const HEALTHY: &str = "OK ";
 
-/// The longest filler, in bytes. An answer stays so short that the kernel takes it in one piece: a backend which is killed has then
-/// either answered or not.
+/// The longest filler, in bytes. An answer stays so short that the kernel takes it in one piece: a backend which is
+/// killed has then either answered or not.
 const MOST_FILLER: u64 = 3_000;
 
 /// FNV-1a.

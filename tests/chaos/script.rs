@@ -1,11 +1,11 @@
 //! What happens to whom, second by second: a seeded plan, without clock or process.
 //!
-//! Owns the promise that the verdict rests on. **From each moment on there is a backend that has been good for [`SETTLE`] already and
-//! stays good for the [`BUDGET`] to come**, so that a session which begins then has, for as long as it may take, somewhere to go that
-//! the balancer can know to be good. *Guards* keep it: a guard is good, left alone until its time is over, and its successor is
-//! made good `SETTLE + BUDGET` before that.
-//! Invariant: of the faults that a balancer can only notice by waiting, at most [`MOST_WAITS`] begin within [`WAIT_WINDOW`] seconds.
-//! A session tries no backend twice, so this bounds how often it can be so unlucky.
+//! Owns the promise that the verdict rests on. **From each moment on there is a backend that has been good for
+//! [`SETTLE`] already and stays good for the [`BUDGET`] to come**, so that a session which begins then has, for as long
+//! as it may take, somewhere to go that the balancer can know to be good. *Guards* keep it: a guard is good, left alone
+//! until its time is over, and its successor is made good `SETTLE + BUDGET` before that. Invariant: of the faults that
+//! a balancer can only notice by waiting, at most [`MOST_WAITS`] begin within [`WAIT_WINDOW`] seconds. A session tries
+//! no backend twice, so this bounds how often it can be so unlucky.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -14,8 +14,8 @@ pub const BACKENDS: usize = 10;
 
 /// What a client may wait for its first byte, in seconds: the pool's `connect.budget`.
 pub const BUDGET: u64 = 5;
-/// Seconds after which a backend that recovers must be in use again: two probes that succeed and an ejection (at most 2 s, and its
-/// trial) take some three of them on a machine that has nothing else to do.
+/// Seconds after which a backend that recovers must be in use again: two probes that succeed and an ejection (at most 2
+/// s, and its trial) take some three of them on a machine that has nothing else to do.
 const SETTLE: u64 = 5;
 const MOST_WAITS: usize = 3;
 const WAIT_WINDOW: u64 = BUDGET + 1;

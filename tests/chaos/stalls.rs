@@ -1,7 +1,8 @@
 //! When the machine itself did not run: a witness beside the balancer, and what may be forgiven for its sake.
 //!
-//! A witness asks a backend of its own, directly, again and again; nothing ever happens to that backend. When its answer takes long,
-//! so long did this machine not run our processes, whatever the balancer did. Exactly these spans are forgiven.
+//! A witness asks a backend of its own, directly, again and again; nothing ever happens to that backend. When its
+//! answer takes long, so long did this machine not run our processes, whatever the balancer did. Exactly these spans
+//! are forgiven.
 
 use crate::backend::{Server, ask};
 use crate::kit::wait::pace;

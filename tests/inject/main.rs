@@ -1,4 +1,5 @@
-//! Tests of the real binary with system calls that fail: `cargo test --test inject`. They need strace and the right to trace.
+//! Tests of the real binary with system calls that fail: `cargo test --test inject`. They need strace and the right to
+//! trace.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

@@ -16,7 +16,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Lets system calls of `tidegate` fail, each as in `accept4:error=ENFILE:when=1..5` (counted for each thread by itself).
+    /// Lets system calls of `tidegate` fail, each as in `accept4:error=ENFILE:when=1..5` (counted for each thread by
+    /// itself).
     pub fn on(tidegate: &Tidegate, faults: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("strace");

@@ -1,4 +1,5 @@
-//! Scripted backends: one that a test accepts from by hand, one that serves by itself, and ones that refuse or stay silent.
+//! Scripted backends: one that a test accepts from by hand, one that serves by itself, and ones that refuse or stay
+//! silent.
 
 use super::conn::{Addr, Conn};
 use super::wait::PATIENCE;
@@ -35,8 +36,8 @@ fn bind(address: &Addr) -> (Socket, Addr) {
     (socket, bound)
 }
 
-/// Keeps a port for as long as the tests run, also while nobody listens there: another test that was given it would be visited
-/// by the probes of the one whose backend has died. Who listens there again is not in the way.
+/// Keeps a port for as long as the tests run, also while nobody listens there: another test that was given it would be
+/// visited by the probes of the one whose backend has died. Who listens there again is not in the way.
 fn keep(bound: &Addr) {
     let (socket, target) = bound.socket();
     socket.set_reuse_address(true).unwrap();
@@ -299,7 +300,8 @@ impl Silent {
         Self { listening, fillers, addr }
     }
 
-    /// Begins to accept: takes the fillers out of the queue, so that the next SYN (the kernel sends one each second at first) is answered.
+    /// Begins to accept: takes the fillers out of the queue, so that the next SYN (the kernel sends one each second at
+    /// first) is answered.
     pub fn wake(self) -> Listening {
         for filler in self.fillers {
             drop(self.listening.accept());

@@ -35,7 +35,8 @@ pub fn queues(local: SocketAddr, remote: SocketAddr) -> Option<Queues> {
     })
 }
 
-/// How many IPv4 sockets have `port` on the remote side, in the given states (as the file numbers them, "02" is `SYN_SENT`).
+/// How many IPv4 sockets have `port` on the remote side, in the given states (as the file numbers them, "02" is
+/// `SYN_SENT`).
 pub fn sockets_to(port: u16, states: &[&str]) -> usize {
     let suffix = format!(":{port:04X}");
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();

@@ -1,8 +1,8 @@
 //! The kit of the tests that run the real binary: the process, scripted peers, and waiting without sleeping.
 //!
-//! Owns no test and no expectation about a feature, only about leaks: a [`daemon::Tidegate`] that goes out of scope asserts that
-//! sessions, slots and fds are back where they began. Each target includes this folder as a module.
-//! Next: `daemon` for the process, `conn` for both ends of a connection, `backend` for scripted backends.
+//! Owns no test and no expectation about a feature, only about leaks: a [`daemon::Tidegate`] that goes out of scope
+//! asserts that sessions, slots and fds are back where they began. Each target includes this folder as a module. Next:
+//! `daemon` for the process, `conn` for both ends of a connection, `backend` for scripted backends.
 
 #![allow(dead_code, unused_imports, reason = "each test target uses its own part of the kit")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]

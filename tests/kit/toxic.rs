@@ -1,8 +1,8 @@
-//! A proxy that does harm: it stands before a backend (or before the balancer) and delays, stalls, resets or closes, as it is told at
-//! run time.
+//! A proxy that does harm: it stands before a backend (or before the balancer) and delays, stalls, resets or closes, as
+//! it is told at run time.
 //!
-//! Each direction has a [`Poison`] of its own, which holds for connections that stand and for new ones. Handshakes are the
-//! kernel's: what hangs a connect is [`super::Silent`].
+//! Each direction has a [`Poison`] of its own, which holds for connections that stand and for new ones. Handshakes are
+//! the kernel's: what hangs a connect is [`super::Silent`].
 
 use super::backend::Backend;
 use super::conn::{Addr, Conn};

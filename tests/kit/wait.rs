@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-/// How long a condition may take before the test fails: far longer than any machine needs, since only failures wait it out.
+/// How long a condition may take before the test fails: far longer than any machine needs, since only failures wait it
+/// out.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
@@ -68,7 +69,8 @@ pub fn trickle(interval: Duration, span: Duration, mut drop: impl FnMut()) {
     }
 }
 
-/// Lets time pass between two steps of a script: where the pace is what the test is about, and nothing is assumed to have happened.
+/// Lets time pass between two steps of a script: where the pace is what the test is about, and nothing is assumed to
+/// have happened.
 #[expect(clippy::disallowed_methods, reason = "the pace of a script is what the test is about")]
 pub fn pace(span: Duration) {
     std::thread::sleep(span);

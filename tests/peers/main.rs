@@ -205,7 +205,8 @@ fn iperf3_runs_in_both_directions_without_an_error() {
     let tidegate = Tidegate::start(Config::over([local(port)]).only_runtime("workers = 1"));
     let target = tidegate.addr().tcp().port().to_string();
     for options in [&["-P", "1"][..], &["-R"], &["-P", "8"], &["-P", "8", "-R"], &["--bidir"], &["-n", "300M"]] {
-        // The server needs a moment between two tests and says "busy" meanwhile; that's its word, not a fault of the way.
+        // The server needs a moment between two tests and says "busy" meanwhile; that's its word, not a fault of the
+        // way.
         let mut answer = serde_json::Value::Null;
         eventually("iperf3 isn't busy", || {
             let mut command = Command::new("iperf3");

@@ -1,7 +1,7 @@
 //! Two network namespaces with a cable between them, and packets that vanish on it.
 //!
-//! The thread of the test moves into the near one, so that everything that it starts is there; a far peer runs on a thread that
-//! moves into the other. Both are the test's own and go with it.
+//! The thread of the test moves into the near one, so that everything that it starts is there; a far peer runs on a
+//! thread that moves into the other. Both are the test's own and go with it.
 
 use crate::kit::program::succeed;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

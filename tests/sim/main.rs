@@ -1,11 +1,12 @@
 //! A simulation of pools on virtual time: `cargo test --test sim`.
 //!
 //! Hundreds of scenarios, each from a seed: a pool with a random policy, members and config, backends that flap, brown
-//! out, die together, lie, are slow or silent, and clients that come and fail over meanwhile. At each step the pool must
-//! agree with a twin that works out the documented rules in the plainest way (`twin`), and each claim must be one that
-//! these rules allow (`watched`). At the end all is well again, and must be seen to be.
+//! out, die together, lie, are slow or silent, and clients that come and fail over meanwhile. At each step the pool
+//! must agree with a twin that works out the documented rules in the plainest way (`twin`), and each claim must be one
+//! that these rules allow (`watched`). At the end all is well again, and must be seen to be.
 //!
-//! `TIDEGATE_SIM_SEED=N` runs the one scenario of that seed, as a failure names it; `TIDEGATE_SIM_SCENARIOS=N` that many.
+//! `TIDEGATE_SIM_SEED=N` runs the one scenario of that seed, as a failure names it; `TIDEGATE_SIM_SCENARIOS=N` that
+//! many.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

@@ -1,5 +1,5 @@
-//! What a backend, and a pool's mode, should be by the documented rules: worked out beside the real ones, in the plainest
-//! way, from nothing but what happened.
+//! What a backend, and a pool's mode, should be by the documented rules: worked out beside the real ones, in the
+//! plainest way, from nothing but what happened.
 
 use std::time::Duration;
 use tidegate::clock::Millis;

@@ -1,4 +1,5 @@
-//! Bytes arrive exactly as they were sent, in any size of piece; what nobody reads isn't read, and memory stays bounded.
+//! Bytes arrive exactly as they were sent, in any size of piece; what nobody reads isn't read, and memory stays
+//! bounded.
 
 use crate::kit::conn::transfer;
 use crate::kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually, kernel, pattern};

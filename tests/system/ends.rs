@@ -1,7 +1,7 @@
 //! How a session ends: the table of `docs/ends.md`, for bytes that were copied and for bytes that were spliced.
 //!
-//! Each test plays client and backend itself and moves [`Volume`] bytes before the event. What happens before a backend is
-//! connected is in `connecting`, what time-outs and the stop do in `quiet` and `stop`.
+//! Each test plays client and backend itself and moves [`Volume`] bytes before the event. What happens before a backend
+//! is connected is in `connecting`, what time-outs and the stop do in `quiet` and `stop`.
 
 use crate::kit::conn::{Rest, transfer};
 use crate::kit::{Addr, Config, Conn, End, Listening, Tidegate, eventually, eventually_eq, kernel};

@@ -6,7 +6,8 @@ use crate::kit::{
 };
 use std::time::Duration;
 
-/// With this as the limit, every number that a new fd could get is beyond it: the three standard streams have the others.
+/// With this as the limit, every number that a new fd could get is beyond it: the three standard streams have the
+/// others.
 const NO_MORE: u64 = 3;
 
 fn hard_limit() -> u64 {

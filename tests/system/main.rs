@@ -1,7 +1,7 @@
 //! Tests of the real binary that need nothing but this machine's loopback: `cargo test --test system`.
 //!
-//! A function named `fNN_…` covers number NN of the fault catalogue, one named `iNN_…` an invariant of the design, one named
-//! `end_…` a line of the table of ends. Each starts its own process on port 0; what they share is `kit`.
+//! A function named `fNN_…` covers number NN of the fault catalogue, one named `iNN_…` an invariant of the design, one
+//! named `end_…` a line of the table of ends. Each starts its own process on port 0; what they share is `kit`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

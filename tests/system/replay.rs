@@ -147,8 +147,8 @@ fn a_client_that_has_ended_its_side_is_served_by_the_next_one_with_its_fin() {
             let record = tidegate.records(1).remove(0);
             assert_eq!([&record["reason"], &record["to_backend"]], [&Value::from("complete"), &Value::from(sent)]);
             assert_eq!(replays(&tidegate), 2);
-            // After the client's own FIN, theirs is no failure: nothing need have been owed. Nor is anything by one that
-            // was asked nothing.
+            // After the client's own FIN, theirs is no failure: nothing need have been owed. Nor is anything by one
+            // that was asked nothing.
             assert_eq!(failures(&tidegate), if how == Death::Reset && sent > 0 { 2 } else { 0 });
         }
     }

@@ -1,4 +1,5 @@
-//! What keeps it from starting: mistakes in the file, and a system that refuses. `check` says the same and touches nothing.
+//! What keeps it from starting: mistakes in the file, and a system that refuses. `check` says the same and touches
+//! nothing.
 
 use crate::kit::daemon::{Exit, file, run};
 use crate::kit::{Addr, Backend, Config, Conn, Launch, Listening, eventually};

@@ -1,8 +1,8 @@
 //! Relays of three kinds on one skeleton: what would `io_uring` and sockmap gain and lose in tidegate's place?
 //!
 //! Owns the command line. One thread, two backends or more in turn, `TCP_NODELAY`, a FIN passed on after the bytes, a
-//! reset passed on as a reset; no more. `relay.rs` is the epoll relay and its sockmap variant, `uring.rs` the third kind,
-//! `program.rs` the BPF program, `sys.rs` has all the `unsafe`.
+//! reset passed on as a reset; no more. `relay.rs` is the epoll relay and its sockmap variant, `uring.rs` the third
+//! kind, `program.rs` the BPF program, `sys.rs` has all the `unsafe`.
 
 mod program;
 mod relay;

@@ -1,7 +1,8 @@
 //! The BPF program of the sockmap relay, by hand: eleven instructions need no compiler for BPF.
 //!
 //! It looks up its own socket's cookie in the map, where the other socket of the session stands, and hands the buffer
-//! to that one's send side. Invariant: it never drops. Without an entry the bytes stay with the socket, to be read as usual.
+//! to that one's send side. Invariant: it never drops. Without an entry the bytes stay with the socket, to be read as
+//! usual.
 
 use std::os::fd::RawFd;
 

@@ -291,8 +291,9 @@ impl Relay {
             }
             Phase::InKernel => {
                 let socket = &session.sockets[side];
-                // Once a FIN without bytes has gone through the program, the kernel marks the *other* socket with EPIPE,
-                // though nothing is wrong with it. A reset says ECONNRESET, unless that side had sent its FIN before.
+                // Once a FIN without bytes has gone through the program, the kernel marks the *other* socket with
+                // EPIPE, though nothing is wrong with it. A reset says ECONNRESET, unless that side had sent its FIN
+                // before.
                 let broken = flags.contains(EventFlags::ERR) && sockopt::socket_error(socket) != Ok(Err(Errno::PIPE));
                 if broken {
                     session.broken.get_or_insert((side, Instant::now() + LONGEST_FLUSH));

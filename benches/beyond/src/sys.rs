@@ -232,8 +232,8 @@ impl Ring {
         unsafe { ring.submitter().register_buf_ring_with_flags(entries as u64, buffers, GROUP, 0)? };
         let mut ring = Self { kernel: ring, entries, buffers: memory, buffer_bytes, mask: buffers - 1, tail: 0 };
         for index in 0..buffers {
-            // SAFETY: the offset lies within the mapping, which the kernel can't write to before the next line. One page
-            // of each buffer becomes resident here, so that idle connections aren't charged with it later.
+            // SAFETY: the offset lies within the mapping, which the kernel can't write to before the next line. One
+            // page of each buffer becomes resident here, so that idle connections aren't charged with it later.
             unsafe { ring.buffers.add(usize::from(index) * buffer_bytes as usize).write_volatile(1) };
             ring.give_back(index);
         }

@@ -1,10 +1,10 @@
 //! A run: finds the peers, starts backends and proxies, measures window after window, and hands all of it to the
 //! report.
 //!
-//! Memory and system calls come first, on a fresh process of each peer, one at a time: a proxy that has already
-//! carried load keeps memory for connections to come. Then all proxies are up at once and take turns: in each round
-//! every mode is measured with every peer, modes and peers in random order. Invariants: one job runs at a time, and each
-//! is bounded; a window belongs to processes that were the same before and after it.
+//! Memory and system calls come first, on a fresh process of each peer, one at a time: a proxy that has already carried
+//! load keeps memory for connections to come. Then all proxies are up at once and take turns: in each round every mode
+//! is measured with every peer, modes and peers in random order. Invariants: one job runs at a time, and each is
+//! bounded; a window belongs to processes that were the same before and after it.
 
 use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddrV4};

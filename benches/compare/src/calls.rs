@@ -1,8 +1,8 @@
 //! The system calls that a short connection costs a proxy, counted by strace.
 //!
 //! strace is attached twice to the same processes, once for `FEW` connections and once for twice as many. The
-//! difference is what the additional connections cost: what a proxy does anyway, and what the attaching itself
-//! brings about, is in both. Connections come one after the other, so nothing is shared between them; a busy proxy needs fewer
+//! difference is what the additional connections cost: what a proxy does anyway, and what the attaching itself brings
+//! about, is in both. Connections come one after the other, so nothing is shared between them; a busy proxy needs fewer
 //! calls, for one wait brings it many events.
 
 use std::collections::BTreeMap;

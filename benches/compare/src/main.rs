@@ -1,10 +1,10 @@
 //! Measures tidegate beside HAProxy, nginx and no proxy at all, on one machine, in one run.
 //!
-//! The walk: `cli` → `plan` (which `mode`s, how long) → `bench` (a run) → `peers` (found, started, checked) and `server`
-//! (the backends) → for each window a `load` (the clients, in a process of their own), or `calls` (strace) → `figure`
-//! (computed from a window) → `stats` → `report`.
-//! `process`, `ports`, `cpu`, `machine` and `sys` are what it needs from the system. It is Linux only, stays on
-//! loopback, and everything that it starts ends with it. README.md says how to read what it prints.
+//! The walk: `cli` → `plan` (which `mode`s, how long) → `bench` (a run) → `peers` (found, started, checked) and
+//! `server` (the backends) → for each window a `load` (the clients, in a process of their own), or `calls` (strace) →
+//! `figure` (computed from a window) → `stats` → `report`. `process`, `ports`, `cpu`, `machine` and `sys` are what it
+//! needs from the system. It is Linux only, stays on loopback, and everything that it starts ends with it. README.md
+//! says how to read what it prints.
 
 mod bench;
 mod calls;

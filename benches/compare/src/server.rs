@@ -34,8 +34,8 @@ pub const CHECK_REQUEST: [u8; REQUEST_BYTES] = [b'c'; REQUEST_BYTES];
 pub const CHECKED_BYTES: usize = 4 << 20;
 pub const INTACT: u8 = b'y';
 const REQUEST_BYTES: usize = 64;
-/// The bytes of a download or a checked upload count 0, 1, ... up to this, and begin again. A prime, so that no block of a power of two
-/// looks like the next one.
+/// The bytes of a download or a checked upload count 0, 1, ... up to this, and begin again. A prime, so that no block
+/// of a power of two looks like the next one.
 pub const PATTERN: usize = 251;
 /// Largest message that is echoed in one piece.
 const ECHO_AT_ONCE: usize = 64 << 10;

@@ -1,9 +1,9 @@
 //! One question to one backend: does it take a connection, does it answer as it should?
 //!
 //! Owns the answer and whose fault a failure is; keeps no state and retries nothing. Each protocol is a file of its
-//! own: `http`, `tls`, `exchange`, and `super::agent` for what a backend says of itself. Bounded in time by the caller's
-//! limit and in bytes by the spec, whatever comes. A conversation that came to an answer is closed in order, so that
-//! the backend's log stays quiet; one that ran out of time is reset.
+//! own: `http`, `tls`, `exchange`, and `super::agent` for what a backend says of itself. Bounded in time by the
+//! caller's limit and in bytes by the spec, whatever comes. A conversation that came to an answer is closed in order,
+//! so that the backend's log stays quiet; one that ran out of time is reset.
 
 mod exchange;
 mod http;
@@ -30,8 +30,8 @@ use tokio::time::{Instant, timeout};
 pub(super) use text::quoted;
 pub(super) use tls::date;
 
-/// What is found out this much too late says that we were not running, and nothing about the backend: it may have closed
-/// a connection that was silent for so long.
+/// What is found out this much too late says that we were not running, and nothing about the backend: it may have
+/// closed a connection that was silent for so long.
 const STALL: Duration = Duration::from_millis(500);
 /// How long at least one looks again after a time-out: as long as a look at the sockets takes.
 const LAST_LOOK: Duration = Duration::from_millis(1);

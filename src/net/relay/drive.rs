@@ -1,5 +1,5 @@
-//! Lets a worker's runtime drive its engine: waits for the inner epoll, the next deadline, or the engine's own word that
-//! something is to be done; then takes turns.
+//! Lets a worker's runtime drive its engine: waits for the inner epoll, the next deadline, or the engine's own word
+//! that something is to be done; then takes turns.
 //!
 //! Owns no state of sessions. Between two turns it yields, so that accepting and connecting are never starved.
 

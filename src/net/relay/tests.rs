@@ -217,8 +217,8 @@ fn a_write_that_finds_the_reset_first_makes_no_false_end() {
         let mut rig = Rig::new(PATIENT);
         rig.carry(Side::Client, SMALL);
         rig.until("rest", |rig| rig.engine.turn(Instant::now()).unwrap() == Turn::Idle);
-        // Both events are in the same turn: the request on one side, the reset on the other. Whichever is there first is
-        // looked at first: with the request before the reset, it is the write that finds out.
+        // Both events are in the same turn: the request on one side, the reset on the other. Whichever is there first
+        // is looked at first: with the request before the reset, it is the write that finds out.
         let mut backend = Some(std::mem::replace(&mut rig.backend, pair().0));
         if round % 2 == 0 {
             reset(backend.take().unwrap());

@@ -59,8 +59,8 @@ impl PowerOfTwo {
         })
     }
 
-    /// Another one that can be used, unless it passes on: to draw again until it doesn't would give one that starts slowly
-    /// far more than its share where there are few others.
+    /// Another one that can be used, unless it passes on: to draw again until it doesn't would give one that starts
+    /// slowly far more than its share where there are few others.
     fn draw_beside(&self, first: usize, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<usize> {
         let drawn = (0..DRAWS).map(|_| self.random.draw(rng)).find(|&index| index != first && candidates.usable(index));
         drawn.filter(|&index| candidates.accepts(index, rng))

@@ -1,9 +1,9 @@
 //! Round-robin: each backend in its turn, exactly, over all workers together.
 //!
-//! Owns a schedule, one round of indices in which each backend stands as often as its weight says, spread evenly,
-//! and the count of turns that all workers share. A turn of a backend that can't be used is passed over, not given
-//! to its neighbour, so that the others stay exactly balanced among each other. One that starts slowly passes on most of
-//! its turns, by chance.
+//! Owns a schedule, one round of indices in which each backend stands as often as its weight says, spread evenly, and
+//! the count of turns that all workers share. A turn of a backend that can't be used is passed over, not given to its
+//! neighbour, so that the others stay exactly balanced among each other. One that starts slowly passes on most of its
+//! turns, by chance.
 
 use super::{Candidates, Slot};
 use crate::rng::Rng;

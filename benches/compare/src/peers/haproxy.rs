@@ -11,8 +11,8 @@ use super::{Launch, Setup, State};
 use crate::cli::Health;
 use crate::process::{Ending, find_program, output_of};
 
-/// Pipes for splicing, two descriptors each. Left alone, HAProxy reserves one for every fourth connection and refuses to
-/// start if the limit of descriptors has no room for them. No mode has half as many transfers at a time.
+/// Pipes for splicing, two descriptors each. Left alone, HAProxy reserves one for every fourth connection and refuses
+/// to start if the limit of descriptors has no room for them. No mode has half as many transfers at a time.
 const MAX_PIPES: u32 = 256;
 /// Descriptors for everything else, in connections.
 const SPARE_CONNECTIONS: u32 = 50;

@@ -1,7 +1,7 @@
 //! One section of a record, as values and ratios over its rounds. Pure.
 //!
-//! Invariant: a window that was lost has no value, and its round has no ratio; a window with trouble keeps its value and
-//! is marked wherever the value is shown.
+//! Invariant: a window that was lost has no value, and its round has no ratio; a window with trouble keeps its value
+//! and is marked wherever the value is shown.
 
 use std::fmt;
 
