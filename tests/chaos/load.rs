@@ -5,6 +5,7 @@
 //! than [`SILENCE`]. A long connection that ends after its first answer is none, as its backend may die; it is counted
 //! and made anew.
 
+use crate::kit::conn::uninterrupted;
 use crate::kit::wait::pace;
 use crate::protocol::{is_answer, request};
 use crate::script::BUDGET;
@@ -136,7 +137,7 @@ impl Client<'_> {
         if self.first_exchange(&mut conn, half_closing) && half_closing {
             self.seen.half_closing += 1;
             // After its answer a backend may die; what matters is that the end comes.
-            if conn.read(&mut [0; 1]).is_err_and(|error| is_silence(error.kind())) {
+            if uninterrupted(|| conn.read(&mut [0; 1])).is_err_and(|error| is_silence(error.kind())) {
                 self.fail(Instant::now(), "no end after the answer".to_owned());
             }
         }
@@ -250,7 +251,7 @@ impl Client<'_> {
 fn receive(conn: &mut TcpStream, id: u64) -> Result<String, Miss> {
     let (mut line, mut buffer) = (Vec::new(), [0; 4_096]);
     while line.last() != Some(&b'\n') {
-        match conn.read(&mut buffer) {
+        match uninterrupted(|| conn.read(&mut buffer)) {
             Ok(0) if line.is_empty() => return Err(Miss::Ended("a FIN")),
             Ok(0) => return Err(Miss::Wrong(format!("request {id}: a FIN after {} bytes of the answer", line.len()))),
             Ok(count) => line.extend_from_slice(&buffer[..count]),

@@ -1,7 +1,7 @@
 //! Scripted backends: one that a test accepts from by hand, one that serves by itself, and ones that refuse or stay
 //! silent.
 
-use super::conn::{Addr, Conn};
+use super::conn::{Addr, Conn, uninterrupted};
 use super::wait::PATIENCE;
 use socket2::{SockAddr, Socket};
 use std::fmt;
@@ -73,14 +73,15 @@ impl Listening {
     /// # Panics
     /// When none comes.
     pub fn accept(&self) -> Conn {
-        let (socket, _) = self.socket.accept().unwrap_or_else(|error| panic!("no connection came: {error}"));
+        let (socket, _) =
+            uninterrupted(|| self.socket.accept()).unwrap_or_else(|error| panic!("no connection came: {error}"));
         Conn::new(socket)
     }
 
     /// A connection that has come already, if there is one.
     pub fn accept_now(&self) -> Option<Conn> {
         self.socket.set_nonblocking(true).unwrap();
-        let accepted = self.socket.accept();
+        let accepted = uninterrupted(|| self.socket.accept());
         self.socket.set_nonblocking(false).unwrap();
         match accepted {
             Ok((socket, _)) => Some(Conn::new(socket)),
@@ -137,7 +138,7 @@ impl Backend {
         let acceptor = std::thread::spawn({
             let (socket, stopping, accepted) = (socket.clone(), stopping.clone(), accepted.clone());
             move || {
-                while let Ok((conn, _)) = socket.accept() {
+                while let Ok((conn, _)) = uninterrupted(|| socket.accept()) {
                     if stopping.load(Ordering::SeqCst) {
                         break;
                     }

@@ -60,6 +60,17 @@ impl From<SocketAddr> for Addr {
     }
 }
 
+/// Does it again as long as a signal comes between. A socket with a time-out says so whenever its process was stopped
+/// and goes on, even if no signal is handled: see signal(7).
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// How the other side ended what it sends us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -187,7 +198,7 @@ impl Conn {
         self.socket.set_write_timeout(Some(still)).unwrap();
         let mut sent = 0;
         while sent < most {
-            match self.socket.write(pattern::at(offset + sent)) {
+            match uninterrupted(|| self.socket.write(pattern::at(offset + sent))) {
                 Ok(count) => sent += count as u64,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => panic!("can't send: {error}"),
@@ -201,7 +212,7 @@ impl Conn {
     pub fn stuff_now(&mut self, offset: u64) -> u64 {
         self.socket.set_nonblocking(true).unwrap();
         let mut sent = 0;
-        while let Ok(count) = self.socket.write(pattern::at(offset + sent)) {
+        while let Ok(count) = uninterrupted(|| self.socket.write(pattern::at(offset + sent))) {
             sent += count as u64;
         }
         self.socket.set_nonblocking(false).unwrap();
@@ -210,7 +221,7 @@ impl Conn {
 
     /// One read: `Ok(0)` is a FIN.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.read(buffer)
+        uninterrupted(|| self.socket.read(buffer))
     }
 
     /// Exactly `count` bytes.
@@ -218,7 +229,7 @@ impl Conn {
         let mut bytes = vec![0; count];
         let mut done = 0;
         while done < count {
-            match self.socket.read(&mut bytes[done..]) {
+            match self.read(&mut bytes[done..]) {
                 Ok(0) => panic!("a FIN after {done} of {count} bytes"),
                 Ok(more) => done += more,
                 Err(error) => panic!("after {done} of {count} bytes: {error}"),
@@ -268,7 +279,7 @@ impl Conn {
         let mut done = 0;
         while done < count {
             let room = (buffer.len() as u64).min(count - done) as usize;
-            match self.socket.read(&mut buffer[..room]) {
+            match self.read(&mut buffer[..room]) {
                 Ok(0) => panic!("a FIN after {done} of {count} bytes"),
                 Ok(more) => {
                     pattern::check(offset + done, &buffer[..more]);
@@ -314,7 +325,7 @@ impl Conn {
     }
 
     fn step(&mut self, buffer: &mut [u8]) -> Result<usize, End> {
-        match self.socket.read(buffer) {
+        match self.read(buffer) {
             Ok(0) if self.stillborn => Err(End::Rst),
             Ok(0) => Err(End::Fin),
             Ok(count) => Ok(count),

@@ -5,7 +5,7 @@
 //! the kernel's: what hangs a connect is [`super::Silent`].
 
 use super::backend::Backend;
-use super::conn::{Addr, Conn};
+use super::conn::{Addr, Conn, uninterrupted};
 use super::wait::pace;
 use std::fmt;
 use std::io::ErrorKind;
@@ -137,7 +137,7 @@ impl Flow {
                 Poison::CloseAfter(most) if passed >= most => return self.close(),
                 _ => {}
             }
-            let count = match self.from.read(&mut buffer) {
+            let count = match uninterrupted(|| self.from.read(&mut buffer)) {
                 // Nothing for a while is no end.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                 Err(_) => return self.cut(),
