@@ -19,13 +19,8 @@ fn config(balance: Balance) -> Config {
     let members = (0..BACKENDS)
         .map(|index| {
             let address = SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + index), 80));
-            config::Member {
-                address: Address::Endpoint(Endpoint::Tcp(address)),
-                tier: 0,
-                weight: (index % 16 + 1) as u16,
-                name: None,
-                place: String::new(),
-            }
+            let member = config::Member::new(Address::Endpoint(Endpoint::Tcp(address)), String::new());
+            config::Member { weight: (index % 16 + 1) as u16, ..member }
         })
         .collect();
     let pool = config::Pool::new(PoolName::new("bench"), balance, members);
@@ -33,6 +28,7 @@ fn config(balance: Balance) -> Config {
         runtime: config::Runtime::default(),
         admin: config::Admin { listen: None },
         log: config::Log::default(),
+        limits: Vec::new(),
         listeners: Vec::new(),
         pools: vec![pool],
     }

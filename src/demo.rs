@@ -5,7 +5,6 @@
 
 use crate::config::{
     Access, Address, Admin, Balance, Config, Ejection, Format, Level, Listener, Log, Member, Pool, Protection, Runtime,
-    limits,
 };
 use crate::daemon::{self, Announce, Failure};
 use crate::drain::spawn;
@@ -87,11 +86,8 @@ fn config(backends: &[SocketAddr], balancer: u16, admin: u16) -> Config {
     let local = |port| BindAddr(Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
     let pool = PoolName::new("demo");
     let member = |(name, address): (&&str, &SocketAddr)| Member {
-        address: Address::Endpoint(Endpoint::Tcp(*address)),
-        weight: 1,
-        tier: 0,
         name: Some((*name).to_owned()),
-        place: "demo".to_owned(),
+        ..Member::new(Address::Endpoint(Endpoint::Tcp(*address)), "demo".to_owned())
     };
     let members = NAMES.iter().zip(backends).map(member).collect();
     // One that has died is back in full before the next one dies.
@@ -101,15 +97,8 @@ fn config(backends: &[SocketAddr], balancer: u16, admin: u16) -> Config {
         runtime: Runtime { drain_timeout: Duration::from_secs(5), ..Runtime::default() },
         admin: Admin { listen: Some(local(admin)) },
         log: Log { level: Level::Info, format: Format::Text, access: Access::Stderr },
-        listeners: vec![Listener {
-            name: ListenerName::new("demo"),
-            bind: vec![local(balancer)],
-            pool: pool.clone(),
-            backlog: limits::DEFAULT_BACKLOG,
-            idle_timeout: limits::DEFAULT_IDLE_TIMEOUT,
-            half_close_timeout: limits::DEFAULT_HALF_CLOSE_TIMEOUT,
-            keepalive: Some(limits::DEFAULT_KEEPALIVE),
-        }],
+        limits: Vec::new(),
+        listeners: vec![Listener::new(ListenerName::new("demo"), vec![local(balancer)], pool.clone())],
         pools: vec![Pool { protection, ejection, ..Pool::new(pool, Balance::RoundRobin, members) }],
     }
 }

@@ -57,6 +57,11 @@ name! {
     PoolName
 }
 
+name! {
+    /// The name of a `[limits.NAME]` table.
+    LimitName
+}
+
 /// Where a stream socket is bound or connects to: a TCP address or the path of a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {

@@ -3,6 +3,7 @@
 //! Owns the lists of keys, but for those of `health`; there is no other place that knows them. What is read here isn't
 //! judged beyond the single value: defaults, references and everything that takes two keys to be wrong is `validate`'s.
 
+use super::demand::given as demand;
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::health::given;
 use super::section::{self, Section};
@@ -11,27 +12,56 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// Each table and its keys. `NAME` is what the user calls it, `[]` an entry of a list.
-pub const TABLES: [(&str, &[&str]); 14] = [
+pub const TABLES: [(&str, &[&str]); 18] = [
     ("", ROOT),
     ("runtime", RUNTIME),
     ("admin", ADMIN),
     ("log", LOG),
+    ("limits.NAME", demand::LIMIT),
     ("listeners.NAME", LISTENER),
     ("pools.NAME", POOL),
     ("pools.NAME.backends[]", BACKEND),
     ("pools.NAME.connect", CONNECT),
     ("pools.NAME.ejection", EJECTION),
+    ("pools.NAME.queue", demand::QUEUE),
+    ("pools.NAME.shed", demand::SHED),
+    ("pools.NAME.hold", demand::HOLD),
     ("pools.NAME.health", given::HEALTH),
     ("pools.NAME.health.http", given::HTTP),
     ("pools.NAME.health.tls", given::TLS),
     ("pools.NAME.health.exchange", given::EXCHANGE),
     ("pools.NAME.health.agent", given::AGENT),
 ];
-const ROOT: &[&str] = &["runtime", "admin", "log", "listeners", "pools"];
-const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_duck", "relay"];
+const ROOT: &[&str] = &["runtime", "admin", "log", "limits", "listeners", "pools"];
+const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_duck", "relay", "memory_high"];
 const ADMIN: &[&str] = &["listen"];
 const LOG: &[&str] = &["level", "format", "access"];
-const LISTENER: &[&str] = &["bind", "pool", "backlog", "idle_timeout", "half_close_timeout", "keepalive"];
+const LISTENER: &[&str] = &[
+    "bind",
+    "pool",
+    "backlog",
+    "idle_timeout",
+    "half_close_timeout",
+    "keepalive",
+    "max_connections",
+    "max_connections_per_client",
+    "accept_rate",
+    "burst",
+    "accept_rate_per_client",
+    "burst_per_client",
+    "client_prefix_ipv4",
+    "client_prefix_ipv6",
+    "max_clients",
+    "limits",
+    "reserved_connections",
+    "allow",
+    "deny",
+    "overload",
+    "dry_run",
+    "rate_to_client",
+    "rate_to_backend",
+    "rate_burst",
+];
 const POOL: &[&str] = &[
     "balance",
     "backends",
@@ -44,11 +74,15 @@ const POOL: &[&str] = &[
     "on_down",
     "max_lifetime",
     "rebalance",
+    "backend_max_connections",
     "connect",
     "ejection",
+    "queue",
+    "shed",
+    "hold",
     "health",
 ];
-const BACKEND: &[&str] = &["address", "weight", "name", "tier", "backup"];
+const BACKEND: &[&str] = &["address", "weight", "name", "tier", "backup", "max_connections"];
 const CONNECT: &[&str] = &["timeout", "attempts", "budget", "hedge_after", "hedge_share", "max_rate"];
 const EJECTION: &[&str] = &["consecutive_failures", "base_time", "max_time", "max_ejected", "slow_connect"];
 
@@ -57,6 +91,7 @@ pub(super) struct File {
     /// `admin.listen`.
     pub admin: Given<String>,
     pub log: Log,
+    pub limits: Given<Vec<(Placed<String>, demand::Limits)>>,
     pub listeners: Given<Vec<Listener>>,
     pub pools: Given<Vec<Pool>>,
 }
@@ -67,6 +102,7 @@ pub(super) struct Runtime {
     pub drain_timeout: Given<Duration>,
     pub lame_duck: Given<Duration>,
     pub relay: Given<RelayMode>,
+    pub memory_high: Given<Option<Percent>>,
 }
 
 pub(super) struct Log {
@@ -85,6 +121,8 @@ pub(super) struct Listener {
     pub idle_timeout: Given<Duration>,
     pub half_close_timeout: Given<Duration>,
     pub keepalive: Given<Option<Duration>>,
+    pub admission: demand::Admission,
+    pub bandwidth: demand::Bandwidth,
 }
 
 pub(super) struct Pool {
@@ -98,6 +136,10 @@ pub(super) struct Pool {
     pub connect: Connect,
     pub ejection: Ejection,
     pub health: given::Health,
+    pub backend_max_connections: Given<Option<u32>>,
+    pub queue: Option<demand::Queue>,
+    pub shed: demand::Shed,
+    pub hold: Option<demand::Hold>,
 }
 
 /// The keys of the pool itself that protect its users.
@@ -119,6 +161,7 @@ pub(super) struct Backend {
     pub name: Given<String>,
     pub tier: Given<u8>,
     pub backup: Given<bool>,
+    pub max_connections: Given<u32>,
 }
 
 pub(super) struct Connect {
@@ -145,6 +188,9 @@ pub(super) fn read(findings: &Findings, table: &DeTable) -> File {
         runtime: Runtime::read(&root.section("runtime", RUNTIME)),
         admin: root.section("admin", ADMIN).text("listen"),
         log: Log::read(&root.section("log", LOG)),
+        limits: root
+            .named("limits", demand::LIMIT)
+            .map(|all| all.into_iter().map(|(name, section)| (name, demand::Limits::read(&section))).collect()),
         listeners: root.named("listeners", LISTENER).map(|all| all.into_iter().map(Listener::read).collect()),
         pools: root.named("pools", POOL).map(|all| all.into_iter().map(|pool| Pool::read(findings, pool)).collect()),
     }
@@ -158,6 +204,7 @@ impl Runtime {
             drain_timeout: section.duration("drain_timeout", &(Duration::ZERO..=limits::MAX_DURATION)),
             lame_duck: section.duration("lame_duck", &(Duration::ZERO..=limits::MAX_DURATION)),
             relay: section.choice("relay", &RelayMode::WORDS),
+            memory_high: section.percent_or_off("memory_high"),
         }
     }
 }
@@ -204,6 +251,8 @@ impl Listener {
             idle_timeout: section.duration("idle_timeout", &above_zero),
             half_close_timeout: section.duration("half_close_timeout", &(Duration::ZERO..=limits::MAX_DURATION)),
             keepalive: section.duration_or_off("keepalive", &(limits::MIN_KEEPALIVE..=limits::MAX_KEEPALIVE)),
+            admission: demand::Admission::read(&section),
+            bandwidth: demand::Bandwidth::read(&section),
             name,
             at: section.at,
         }
@@ -222,6 +271,10 @@ impl Pool {
             connect: Connect::read(&section.section("connect", CONNECT)),
             ejection: Ejection::read(&section.section("ejection", EJECTION)),
             health: given::Health::read(&section.section("health", given::HEALTH)),
+            backend_max_connections: section.integer_or_off("backend_max_connections", &(1..=u32::MAX)),
+            queue: demand::Queue::read(&section),
+            shed: demand::Shed::read(&section),
+            hold: demand::Hold::read(&section),
             name,
             at: section.at,
         }
@@ -255,6 +308,7 @@ impl Backend {
             name: Given::Absent,
             tier: Given::Absent,
             backup: Given::Absent,
+            max_connections: Given::Absent,
         };
         match value.get_ref() {
             DeValue::String(text) => bare(Given::Good(Placed { at: at.clone(), value: text.to_string() })),
@@ -266,6 +320,7 @@ impl Backend {
                     name: section.text("name"),
                     tier: section.integer("tier", &(0..=limits::MAX_TIER)),
                     backup: section.boolean("backup"),
+                    max_connections: section.integer("max_connections", &(1..=u32::MAX)),
                 },
                 None => bare(Given::Bad),
             },

@@ -6,6 +6,7 @@
 
 mod address;
 mod binds;
+mod demand;
 mod error;
 mod file;
 mod findings;
@@ -20,6 +21,10 @@ mod unit;
 mod validate;
 mod words;
 
+pub use demand::{
+    Admission, Bandwidth, Cidr, ClientFin, ClientPrefix, Hold, Limits, Order, Overflow, Overload, Queue, Rate,
+    SharedLimit, Shed,
+};
 pub use error::{Mistake, Mistakes, Place, Position, Severity, Style};
 pub use file::TABLES;
 pub use health::{Agent, Ca, Exchange, Expect, Health, Http, Initial, Probe, StatusSet, Tls};
@@ -31,12 +36,14 @@ use source::Source;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A whole configuration. Listeners and pools stand in the order of the file.
+/// A whole configuration. Limits, listeners and pools stand in the order of the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub runtime: Runtime,
     pub admin: Admin,
     pub log: Log,
+    /// Those that listeners share.
+    pub limits: Vec<SharedLimit>,
     pub listeners: Vec<Listener>,
     pub pools: Vec<Pool>,
 }
@@ -80,6 +87,9 @@ pub struct Runtime {
     /// How long a stopping process reports "not ready" while it still accepts.
     pub lame_duck: Duration,
     pub relay: RelayMode,
+    /// The share of the memory that the process's cgroup may have above which new connections are refused; `None` never
+    /// refuses them for that.
+    pub memory_high: Option<Percent>,
 }
 
 /// How bytes get from one socket of a session to the other.
@@ -156,6 +166,26 @@ pub struct Listener {
     /// The longest time without a sign of life before the kernel probes a peer, on both sides, and the shortest is half
     /// of it; a dead peer is given up after twice this. `None` (`keepalive = "off"`) never probes.
     pub keepalive: Option<Duration>,
+    pub admission: Admission,
+    pub bandwidth: Bandwidth,
+}
+
+impl Listener {
+    /// A listener with every other key as it is by default.
+    #[must_use]
+    pub fn new(name: ListenerName, bind: Vec<BindAddr>, pool: PoolName) -> Self {
+        Self {
+            name,
+            bind,
+            pool,
+            backlog: limits::DEFAULT_BACKLOG,
+            idle_timeout: limits::DEFAULT_IDLE_TIMEOUT,
+            half_close_timeout: limits::DEFAULT_HALF_CLOSE_TIMEOUT,
+            keepalive: Some(limits::DEFAULT_KEEPALIVE),
+            admission: Admission::default(),
+            bandwidth: Bandwidth::default(),
+        }
+    }
 }
 
 impl Default for Runtime {
@@ -166,6 +196,7 @@ impl Default for Runtime {
             drain_timeout: Duration::from_secs(60),
             lame_duck: Duration::ZERO,
             relay: RelayMode::default(),
+            memory_high: Some(Percent::whole(80)),
         }
     }
 }
@@ -178,6 +209,7 @@ impl Default for Log {
 
 /// The bounds within which the file's numbers must lie.
 pub mod limits {
+    use std::ops::RangeInclusive;
     use std::time::Duration;
 
     pub const MAX_WORKERS: usize = 1_024;
@@ -187,8 +219,19 @@ pub mod limits {
     /// As in HAProxy, so that weights can be carried over.
     pub const MAX_WEIGHT: u16 = 256;
     pub const MAX_TIER: u8 = 15;
-    /// Connects a second to one backend.
+    /// Connects a second to one backend; and the count of any [`Rate`](super::Rate).
     pub const MAX_RATE: u32 = 1_000_000;
+    /// Clients that a limit remembers at once.
+    pub const MIN_CLIENTS: usize = 16;
+    pub const MAX_CLIENTS: usize = 1 << 24;
+    /// What a session may be held to, in bytes a second.
+    pub const BYTE_RATE: RangeInclusive<u64> = 1 << 10..=1 << 40;
+    /// What a session that is held to a rate may move at once, in bytes.
+    pub const RATE_BURST: RangeInclusive<u64> = 4 << 10..=1 << 30;
+    pub const SHED_WINDOW: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
+    /// What may be held of all clients of a pool that has no backend, and of one, in bytes.
+    pub const MAX_HELD: u64 = 1 << 40;
+    pub const MAX_HELD_EACH: u64 = 64 << 20;
     /// What may be kept of each client that waits for its first answer byte.
     pub const MAX_REPLAY: u64 = 1 << 20;
     pub const MAX_BACKENDS: usize = 65_535;

@@ -2,7 +2,7 @@
 //!
 //! Owns plain data and defaults; what the file may say is `file` and `pools`. The health checks are in the parent.
 
-use super::Health;
+use super::{Health, Hold, Queue, Shed};
 use crate::name::{Endpoint, PoolName};
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +19,11 @@ pub struct Pool {
     pub connect: Connect,
     pub ejection: Ejection,
     pub health: Health,
+    /// Of each backend that has none of its own.
+    pub backend_max_connections: Option<u32>,
+    pub queue: Option<Queue>,
+    pub shed: Option<Shed>,
+    pub hold: Option<Hold>,
 }
 
 impl Pool {
@@ -26,7 +31,19 @@ impl Pool {
     #[must_use]
     pub fn new(name: PoolName, balance: Balance, members: Vec<Member>) -> Self {
         let (protection, connect) = (Protection::default(), Connect::default());
-        Self { name, balance, members, protection, connect, ejection: Ejection::default(), health: Health::default() }
+        Self {
+            name,
+            balance,
+            members,
+            protection,
+            connect,
+            ejection: Ejection::default(),
+            health: Health::default(),
+            backend_max_connections: None,
+            queue: None,
+            shed: None,
+            hold: None,
+        }
     }
 }
 
@@ -173,10 +190,20 @@ pub struct Member {
     pub weight: u16,
     /// 0 is used first; 0 to [`limits::MAX_TIER`](super::limits::MAX_TIER).
     pub tier: u8,
+    /// Connections at once; `None` is the pool's `backend_max_connections`.
+    pub max_connections: Option<u32>,
     /// What logs, metrics and `/status` call it, instead of its address.
     pub name: Option<String>,
     /// `lb.toml:14:9: pools.web.backends[2]`, for mistakes that show only when the name is resolved.
     pub place: String,
+}
+
+impl Member {
+    /// A member with every other key as it is by default.
+    #[must_use]
+    pub fn new(address: Address, place: String) -> Self {
+        Self { address, weight: 1, tier: 0, max_connections: None, name: None, place }
+    }
 }
 
 /// Where a member is: an endpoint, or a host name still to be resolved.

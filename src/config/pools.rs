@@ -3,6 +3,7 @@
 //! Owns what is wrong within one pool. A time that isn't given shrinks to fit those that are, so that setting one
 //! key never makes another one wrong. Next: `target` for the syntax of groups, `address` for that of addresses.
 
+use super::demand;
 use super::file;
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::health::judge;
@@ -13,16 +14,31 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 /// Builds a pool, reporting what is wrong with it.
-pub(super) fn pool(findings: &Findings, given: file::Pool) -> Pool {
+pub(super) fn pool(findings: &Findings, mut given: file::Pool) -> Pool {
     let name = PoolName::new(&given.name.value);
     let connect = connect(findings, &given.connect);
     let ejection = ejection(findings, &given.ejection);
     let health = judge::health(findings, &given.health);
     let tcp_only = judge::tcp_only(&given.health);
     let protection = protection(&given.protection);
+    let backend_max_connections = given.backend_max_connections.or(None);
+    let shed = demand::judge::shed(findings, &given.shed, given.queue.is_some());
+    let (queue, hold) = (given.queue.take(), given.hold.take());
     let (balance, members) = members(findings, given);
     judge::check_unix_members(findings, &tcp_only, &members);
-    Pool { name, balance, members, protection, connect, ejection, health }
+    Pool {
+        name,
+        balance,
+        queue: queue.map(|queue| demand::judge::queue(findings, &queue, &members, backend_max_connections)),
+        members,
+        protection,
+        connect,
+        ejection,
+        health,
+        backend_max_connections,
+        shed,
+        hold: hold.map(|hold| demand::judge::hold(findings, &hold)),
+    }
 }
 
 fn protection(given: &file::Protection) -> Protection {
@@ -100,6 +116,7 @@ struct Named {
     address: Address,
     weight: u16,
     tier: u8,
+    max_connections: Option<u32>,
     name: Option<Placed<String>>,
 }
 
@@ -119,7 +136,9 @@ impl<'f> Members<'f> {
         let Given::Good(Placed { at, value: text }) = given.address else { return };
         match address::backend(&text) {
             Ok(address) => {
-                let named = Named { address, weight: given.weight.value_or(1), tier, name: given.name.into_good() };
+                let max_connections = given.max_connections.good().map(|placed| placed.value);
+                let (weight, name) = (given.weight.value_or(1), given.name.into_good());
+                let named = Named { address, weight, tier, max_connections, name };
                 self.add(&given.at, &at, named);
             }
             Err(complaint) => self.findings.complaint(&at, complaint),
@@ -145,7 +164,13 @@ impl<'f> Members<'f> {
                 for leaf in &parsed.leaves {
                     let at = part(leaf.span.clone());
                     match leaf.address() {
-                        Ok(address) => self.add(&at, &at, Named { address, weight: 1, tier: 0, name: None }),
+                        Ok(address) => {
+                            self.add(
+                                &at,
+                                &at,
+                                Named { address, weight: 1, tier: 0, max_connections: None, name: None },
+                            );
+                        }
                         Err(complaint) => self.findings.complaint(&at, complaint),
                     }
                 }
@@ -159,7 +184,7 @@ impl<'f> Members<'f> {
         }
     }
 
-    fn add(&mut self, at: &At, address_at: &At, Named { address, weight, tier, name }: Named) {
+    fn add(&mut self, at: &At, address_at: &At, Named { address, weight, tier, max_connections, name }: Named) {
         let place = self.findings.source.place(at.span.start, &at.key);
         let line = place.position.map_or(0, |position| position.line);
         let label = name.as_ref().map_or_else(|| address.to_string(), |name| name.value.clone());
@@ -173,7 +198,8 @@ impl<'f> Members<'f> {
         }
         self.addresses.entry(address.clone()).or_insert(line);
         self.labels.entry(label).or_insert(line);
-        self.all.push(Member { address, weight, tier, name: name.map(|name| name.value), place: place.to_string() });
+        let (name, place) = (name.map(|name| name.value), place.to_string());
+        self.all.push(Member { address, weight, tier, max_connections, name, place });
     }
 
     fn check_number(&self, at: &At) {

@@ -1,9 +1,9 @@
-//! Durations, sizes and shares as people write them: a number and its unit, never the number alone.
+//! Durations, sizes, shares and rates as people write them: a number and its unit, never the number alone.
 //!
 //! Owns the bounds on what the parser is given, and the words for what they refuse. Next: `section`.
 
 use super::findings::Complaint;
-use super::{Percent, words};
+use super::{Percent, Rate, limits, words};
 use bytesize::ByteSize;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -73,6 +73,42 @@ pub(super) fn percent(text: &str) -> Result<Percent, Complaint> {
         Ok(_) if digits => Err(Complaint::new(format!("{} is out of range", words::quoted(text)), "use 0% to 100%")),
         _ => Err(Complaint::new(format!("{} is not a share", words::quoted(text)), "write a share such as \"10%\"")),
     }
+}
+
+/// `"100/s"`, `"30/m"`, `"10/h"`: so many in a second, a minute or an hour.
+pub(super) fn rate(text: &str) -> Result<Rate, Complaint> {
+    let way_out = "write a number and a span, such as \"100/s\", \"30/m\" or \"10/h\"";
+    let plain = text.trim();
+    if !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Complaint::new(format!("{} has no span", words::quoted(text)), format!("write \"{plain}/s\"")));
+    }
+    let parts = plain.split_once('/').and_then(|(count, unit)| {
+        let is_count = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+        let (_, per) = Rate::UNITS.into_iter().find(|(name, _)| *name == unit)?;
+        is_count.then_some((count, per))
+    });
+    let Some((count, per)) = parts else {
+        return Err(Complaint::new(format!("{} is not a rate", words::quoted(text)), way_out));
+    };
+    if let Ok(count @ 1..=limits::MAX_RATE) = count.parse() {
+        return Ok(Rate { count, per });
+    }
+    let hint = format!("use 1 to {} in a span", limits::MAX_RATE);
+    Err(Complaint::new(format!("{} is out of range", words::quoted(text)), hint))
+}
+
+/// `"1MiB/s"`; in bytes a second.
+pub(super) fn byte_rate(text: &str) -> Result<u64, Complaint> {
+    let Some(size) = text.trim().strip_suffix("/s") else {
+        let is_size = bytes(text, &(0..=u64::MAX)).is_ok();
+        let hint =
+            if is_size { format!("write \"{}/s\"", text.trim()) } else { "write one such as \"1MiB/s\"".to_owned() };
+        return Err(Complaint::new(format!("{} is not so much in a second", words::quoted(text)), hint));
+    };
+    bytes(size, &limits::BYTE_RATE).map_err(|complaint| Complaint {
+        hint: complaint.hint.replace("such as \"512B\", \"16KiB\" or \"1MiB\"", "such as \"512KiB/s\" or \"1MiB/s\""),
+        message: complaint.message,
+    })
 }
 
 /// A duration in the words of the config.

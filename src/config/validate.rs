@@ -5,7 +5,7 @@
 
 use super::file::{self, File};
 use super::findings::{At, Complaint, Findings, Given, Placed};
-use super::{Admin, Config, Listener, Log, Runtime, address, binds, limits, pools, unit, words};
+use super::{Admin, Config, Listener, Log, Runtime, SharedLimit, address, binds, demand, limits, pools, unit, words};
 use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(super) fn config(findings: &Findings, file: File) -> Config {
     let references = References::of(&file);
     let admin = admin(findings, file.admin);
+    let shared = shared_limits(findings, file.limits, &references);
+    check_reserves(findings, &file.listeners, &file.runtime.max_connections);
     let listeners = listeners(findings, file.listeners, &references);
     let pools = file.pools.value_or(Vec::new());
     let pools: Vec<_> = pools.into_iter().map(|pool| self::pool(findings, pool, &references)).collect();
@@ -22,6 +24,7 @@ pub(super) fn config(findings: &Findings, file: File) -> Config {
         runtime: runtime(file.runtime),
         admin: Admin { listen: admin.value_or(address::bind(limits::DEFAULT_ADMIN).ok()) },
         log: log(file.log),
+        limits: shared,
         listeners: listeners.into_iter().map(|bound| bound.listener).collect(),
         pools,
     }
@@ -37,6 +40,10 @@ pub(super) struct Bound {
 struct References {
     /// `None` if the pools are not even a table.
     pools: Option<HashSet<String>>,
+    /// The shared limits; `None` if they are not even a table.
+    limits: Option<HashSet<String>>,
+    /// The shared limits that listeners name.
+    limits_used: HashSet<String>,
     /// The pools that listeners lead to; `None` if not every listener says so.
     used: Option<HashSet<String>>,
 }
@@ -50,7 +57,15 @@ impl References {
         };
         let name = |listener: &file::Listener| Some(listener.pool.good()?.value.clone());
         let used = file.listeners.good().and_then(|listeners| listeners.value.iter().map(name).collect());
-        Self { pools, used }
+        let limits = match &file.limits {
+            Given::Good(limits) => Some(limits.value.iter().map(|(name, _)| name.value.clone()).collect()),
+            Given::Absent => Some(HashSet::new()),
+            Given::Bad => None,
+        };
+        let listeners = file.listeners.good().map(|placed| placed.value.as_slice()).unwrap_or_default();
+        let named = listeners.iter().filter_map(|listener| listener.admission.shared.good());
+        let limits_used = named.flat_map(|names| &names.value).map(|name| name.value.clone()).collect();
+        Self { pools, used, limits, limits_used }
     }
 }
 
@@ -62,6 +77,33 @@ fn runtime(given: file::Runtime) -> Runtime {
         drain_timeout: given.drain_timeout.value_or(default.drain_timeout),
         lame_duck: given.lame_duck.value_or(default.lame_duck),
         relay: given.relay.value_or(default.relay),
+        memory_high: given.memory_high.value_or(default.memory_high),
+    }
+}
+
+type GivenLimits = Given<Vec<(Placed<String>, demand::given::Limits)>>;
+
+fn shared_limits(findings: &Findings, given: GivenLimits, references: &References) -> Vec<SharedLimit> {
+    let limit = |(name, given): (Placed<String>, demand::given::Limits)| {
+        check_name(findings, &name);
+        if !references.limits_used.contains(&name.value) {
+            findings.warning(&name.at, "no listener names this limit", "remove it, or name it in a listener's limits");
+        }
+        demand::judge::shared(&name, &given, findings)
+    };
+    given.value_or(Vec::new()).into_iter().map(limit).collect()
+}
+
+/// What is kept for some listeners must be there for all of them together.
+fn check_reserves(findings: &Findings, listeners: &Given<Vec<file::Listener>>, most: &Given<usize>) {
+    let (Some(listeners), Some(Placed { value: most, .. })) = (listeners.good(), most.good()) else { return };
+    let mut reserved = 0_usize;
+    for Placed { at, value } in listeners.value.iter().filter_map(|one| one.admission.reserved_connections.good()) {
+        reserved = reserved.saturating_add(*value);
+        if reserved > *most {
+            let message = format!("{reserved} connections are reserved so far, but runtime.max_connections is {most}");
+            return findings.mistake(at, message, "reserve less, or raise runtime.max_connections");
+        }
     }
 }
 
@@ -124,6 +166,8 @@ fn listener(findings: &Findings, given: file::Listener, references: &References)
         idle_timeout,
         half_close_timeout: given.half_close_timeout.value_or(limits::DEFAULT_HALF_CLOSE_TIMEOUT.min(idle_timeout)),
         keepalive: given.keepalive.value_or(Some(limits::DEFAULT_KEEPALIVE)),
+        admission: demand::judge::admission(findings, &given.admission, references.limits.as_ref()),
+        bandwidth: demand::judge::bandwidth(findings, &given.bandwidth),
         name: ListenerName::new(&given.name.value),
     };
     Bound { listener, binds }

@@ -73,6 +73,7 @@ mod tests {
             runtime: Runtime { max_connections, ..Runtime::default() },
             admin: Admin { listen: None },
             log: Log::default(),
+            limits: Vec::new(),
             listeners: Vec::new(),
             pools: Vec::new(),
         }

@@ -32,6 +32,36 @@ pub enum CloseReason {
     NoResources,
     /// Refused: `max_connections` was reached.
     MaxConnections,
+    /// Refused: the listener's `max_connections` was reached.
+    ListenerMaxConnections,
+    /// Refused: the `max_connections` of a shared limit was reached.
+    SharedMaxConnections,
+    /// Refused: the client has as many connections as one may.
+    ClientMaxConnections,
+    /// Refused: connections came faster than `accept_rate`.
+    AcceptRate,
+    /// Refused: this client's connections came faster than `accept_rate_per_client`.
+    ClientAcceptRate,
+    /// Refused: by the lists of networks.
+    Denied,
+    /// Refused: the process's memory is nearly used up.
+    LowMemory,
+    /// Refused: a latency of the pool is above its target.
+    Shed,
+    /// Every backend had as many connections as it may, and the pool has no queue.
+    BackendsFull,
+    /// As many clients waited in the queue as may.
+    QueueFull,
+    /// It would not have got its place in time, as places were coming free.
+    QueueHopeless,
+    /// It has waited in the queue for `max_wait`.
+    QueueTimeout,
+    /// The client shut down its side while it waited, and the queue says `client_fin = "leave"`.
+    ClientLeft,
+    /// As many clients were held as may.
+    HoldFull,
+    /// It was held for `max_wait`, and there was still no backend.
+    HoldTimeout,
     /// The process stopped and the session was still there at the drain deadline.
     DrainDeadline,
     /// The backend went down, and the pool says `on_down = "reset"`.
@@ -45,7 +75,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 34] = [
         Self::Complete,
         Self::ClientReset,
         Self::BackendReset,
@@ -60,6 +90,21 @@ impl CloseReason {
         Self::ConnectBudget,
         Self::NoResources,
         Self::MaxConnections,
+        Self::ListenerMaxConnections,
+        Self::SharedMaxConnections,
+        Self::ClientMaxConnections,
+        Self::AcceptRate,
+        Self::ClientAcceptRate,
+        Self::Denied,
+        Self::LowMemory,
+        Self::Shed,
+        Self::BackendsFull,
+        Self::QueueFull,
+        Self::QueueHopeless,
+        Self::QueueTimeout,
+        Self::ClientLeft,
+        Self::HoldFull,
+        Self::HoldTimeout,
         Self::DrainDeadline,
         Self::BackendDown,
         Self::Lifetime,
@@ -95,6 +140,21 @@ impl CloseReason {
             Self::ConnectBudget => "connect_budget",
             Self::NoResources => "no_resources",
             Self::MaxConnections => "max_connections",
+            Self::ListenerMaxConnections => "listener_max_connections",
+            Self::SharedMaxConnections => "shared_max_connections",
+            Self::ClientMaxConnections => "client_max_connections",
+            Self::AcceptRate => "accept_rate",
+            Self::ClientAcceptRate => "client_accept_rate",
+            Self::Denied => "denied",
+            Self::LowMemory => "low_memory",
+            Self::Shed => "shed",
+            Self::BackendsFull => "backends_full",
+            Self::QueueFull => "queue_full",
+            Self::QueueHopeless => "queue_hopeless",
+            Self::QueueTimeout => "queue_timeout",
+            Self::ClientLeft => "client_left",
+            Self::HoldFull => "hold_full",
+            Self::HoldTimeout => "hold_timeout",
             Self::DrainDeadline => "drain_deadline",
             Self::BackendDown => "backend_down",
             Self::Lifetime => "lifetime",
@@ -108,7 +168,7 @@ impl CloseReason {
     pub const fn ended_by(self) -> &'static str {
         match self {
             Self::Complete => "both",
-            Self::ClientReset | Self::ClientLost | Self::ClientHalfClose => "client",
+            Self::ClientReset | Self::ClientLost | Self::ClientHalfClose | Self::ClientLeft => "client",
             Self::BackendReset | Self::BackendLost | Self::BackendHalfClose | Self::ConnectFailed => "backend",
             Self::IdleTimeout
             | Self::HalfCloseTimeout
@@ -116,6 +176,20 @@ impl CloseReason {
             | Self::ConnectBudget
             | Self::NoResources
             | Self::MaxConnections
+            | Self::ListenerMaxConnections
+            | Self::SharedMaxConnections
+            | Self::ClientMaxConnections
+            | Self::AcceptRate
+            | Self::ClientAcceptRate
+            | Self::Denied
+            | Self::LowMemory
+            | Self::Shed
+            | Self::BackendsFull
+            | Self::QueueFull
+            | Self::QueueHopeless
+            | Self::QueueTimeout
+            | Self::HoldFull
+            | Self::HoldTimeout
             | Self::DrainDeadline
             | Self::BackendDown
             | Self::Lifetime

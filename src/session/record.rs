@@ -25,6 +25,10 @@ use std::time::{Duration, Instant, SystemTime};
 pub enum Phase {
     Admit,
     Route,
+    #[allow(dead_code, reason = "until there is a queue")]
+    Queue,
+    #[allow(dead_code, reason = "until there is a hold")]
+    Hold,
     Connect,
     Relay,
 }
@@ -34,6 +38,8 @@ impl Phase {
         match self {
             Self::Admit => "admit",
             Self::Route => "route",
+            Self::Queue => "queue",
+            Self::Hold => "hold",
             Self::Connect => "connect",
             Self::Relay => "relay",
         }
@@ -61,6 +67,8 @@ pub struct Record {
     pub traffic: Option<Traffic>,
     /// From the first attempt to the connection, or to giving up.
     pub connect_wait: Option<Duration>,
+    /// In the pool's queue and hold together.
+    pub waited: Duration,
     bytes: [u64; 2],
     accepted: Instant,
     reason: Option<CloseReason>,
@@ -84,6 +92,7 @@ impl Record {
             connected: None,
             traffic: None,
             connect_wait: None,
+            waited: Duration::ZERO,
             bytes: [0; 2],
             accepted,
             reason: None,
@@ -146,6 +155,7 @@ impl Record {
         }
         line.display("attempts", &Attempts(self));
         line.seconds("connect", self.connect_wait.unwrap_or_default());
+        line.seconds("wait", self.waited);
         line.seconds("duration", duration);
         line.number("to_backend", self.bytes[Direction::ToBackend as usize]);
         line.number("to_client", self.bytes[Direction::ToClient as usize]);

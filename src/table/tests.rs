@@ -8,7 +8,6 @@ use crate::name::{ClientAddr, Endpoint, ListenerName, PoolName};
 use crate::pool::{Health, Pool, Tried};
 use crate::rng::Rng;
 use std::sync::Arc;
-use std::time::Duration;
 
 fn endpoint(address: &str) -> Address {
     Address::Endpoint(Endpoint::Tcp(address.parse().unwrap()))
@@ -19,7 +18,8 @@ fn host(host: &str) -> Address {
 }
 
 fn member(address: Address, name: Option<&str>) -> config::Member {
-    config::Member { place: format!("lb.toml: {address}"), address, weight: 1, tier: 0, name: name.map(str::to_owned) }
+    let place = format!("lb.toml: {address}");
+    config::Member { name: name.map(str::to_owned), ..config::Member::new(address, place) }
 }
 
 fn pool(name: &str, balance: Balance, members: Vec<config::Member>) -> config::Pool {
@@ -32,21 +32,14 @@ fn config(pools: Vec<config::Pool>) -> Config {
         runtime: config::Runtime::default(),
         admin: config::Admin { listen: None },
         log: config::Log::default(),
+        limits: Vec::new(),
         listeners: Vec::new(),
         pools,
     }
 }
 
 fn listener(name: &str, pool: &str) -> Arc<Listener> {
-    let config = config::Listener {
-        name: ListenerName::new(name),
-        bind: Vec::new(),
-        pool: PoolName::new(pool),
-        backlog: 1,
-        idle_timeout: Duration::from_secs(1),
-        half_close_timeout: Duration::ZERO,
-        keepalive: None,
-    };
+    let config = config::Listener::new(ListenerName::new(name), Vec::new(), PoolName::new(pool));
     let metrics = Arc::new(Metrics::new().unwrap()).listener(&config.name, &[]);
     Arc::new(Listener::new(config, metrics, Vec::new()))
 }

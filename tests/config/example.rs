@@ -3,7 +3,7 @@
 use super::{EXAMPLE, good, said};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tidegate::config::{Health, Probe, TABLES};
+use tidegate::config::{Health, Limits, Probe, TABLES};
 use toml::Value;
 
 /// The example with the lines that show defaults put in force.
@@ -27,8 +27,28 @@ fn the_example_is_good_and_tells_the_defaults_as_they_are() {
     for pool in &mut long.pools {
         without_defaults += take_what_has_no_default(&mut pool.health);
     }
-    assert_eq!(without_defaults, 8, "keys whose lines show a value to begin with");
+    for limits in long.limits.iter_mut().map(|shared| &mut shared.limits) {
+        without_defaults += take_limits(limits);
+    }
+    for admission in long.listeners.iter_mut().map(|listener| &mut listener.admission) {
+        without_defaults += take_limits(&mut admission.limits) + usize::from(admission.overload.take().is_some());
+        without_defaults += admission.allow.drain(..).count().min(1) + admission.deny.drain(..).count();
+    }
+    for limits in short.limits.iter_mut().map(|shared| &mut shared.limits) {
+        limits.max_connections_per_client = None;
+    }
+    assert_eq!(without_defaults, 23, "keys whose lines show a value to begin with");
     assert_eq!(long, short);
+}
+
+/// Takes out the bounds, which have no default, and says how many there were.
+fn take_limits(limits: &mut Limits) -> usize {
+    usize::from(limits.max_connections.take().is_some())
+        + usize::from(limits.max_connections_per_client.take().is_some())
+        + usize::from(limits.accept_rate.take().is_some())
+        + usize::from(limits.burst.take().is_some())
+        + usize::from(limits.accept_rate_per_client.take().is_some())
+        + usize::from(limits.burst_per_client.take().is_some())
 }
 
 /// Takes out the values of keys that have no default, and says how many there were.

@@ -39,13 +39,13 @@ fn mistakes_of_the_process() {
         (
             "runtime.tuning = 4",
             &["6:9: runtime.tuning: unknown key; the keys here are workers, max_connections, drain_timeout, \
-               lame_duck, relay"],
+               lame_duck, relay, memory_high"],
         ),
         ("listener.a.bind = 1", &["6:1: listener: unknown key; did you mean \"listeners\"?"]),
-        ("sinks = 1", &["6:1: sinks: unknown key; the keys here are runtime, admin, log, listeners, pools"]),
+        ("sinks = 1", &["6:1: sinks: unknown key; the keys here are runtime, admin, log, limits, listeners, pools"]),
         (
             "\"\\u001b[2J\" = 1",
-            &["6:1: \"\\u{1b}[2J\": unknown key; the keys here are runtime, admin, log, listeners, pools"],
+            &["6:1: \"\\u{1b}[2J\": unknown key; the keys here are runtime, admin, log, limits, listeners, pools"],
         ),
         (
             "admin.listen = \"0.0.0.0:9900\"",
@@ -149,7 +149,10 @@ fn mistakes_of_listeners() {
         (
             "bind = \"[::]:80\"\npool = \"web\"\n[listeners.web.tls]",
             &["6:16: listeners.web.tls: unknown key; the keys here are bind, pool, backlog, idle_timeout, \
-               half_close_timeout, keepalive; a name with a dot needs quotes"],
+               half_close_timeout, keepalive, max_connections, max_connections_per_client, accept_rate, burst, \
+               accept_rate_per_client, burst_per_client, client_prefix_ipv4, client_prefix_ipv6, max_clients, limits, \
+               reserved_connections, allow, deny, overload, dry_run, rate_to_client, rate_to_backend, rate_burst; \
+               a name with a dot needs quotes"],
         ),
         (
             "bind = \"[::]:80\"\npool = \"web\"\n[listeners.\"a b\"]\nbind = \"[::]:81\"\npool = \"web\"",

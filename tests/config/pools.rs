@@ -78,7 +78,7 @@ fn mistakes_of_backends() {
             &[
                 "5:13: pools.web.backends[0]: address is missing; write address = \"10.0.0.1:80\"",
                 "5:31: pools.web.backends[1].addr: unknown key; the keys here are address, weight, name, tier, \
-                 backup",
+                 backup, max_connections",
                 "5:55: pools.web.backends[1].address: 5 is an integer, but a string is wanted; write \"5\"",
             ],
         ),

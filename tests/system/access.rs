@@ -17,6 +17,7 @@ const KEYS: [&str; 15] = [
     "backend",
     "attempts",
     "connect",
+    "wait",
     "duration",
     "to_backend",
     "to_client",

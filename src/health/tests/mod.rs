@@ -151,19 +151,15 @@ fn table(
     metrics: &Arc<Metrics>,
     previous: Option<&RoutingTable>,
 ) -> RoutingTable {
-    let member = |address: &&str| config::Member {
-        address: Address::Endpoint(Endpoint::Tcp(address.parse().unwrap())),
-        weight: 1,
-        tier: 0,
-        name: None,
-        place: String::new(),
-    };
+    let member =
+        |address: &&str| config::Member::new(Address::Endpoint(Endpoint::Tcp(address.parse().unwrap())), String::new());
     let members = addresses.iter().map(member).collect();
     let pool = config::Pool { health, ..config::Pool::new(PoolName::new("web"), Balance::RoundRobin, members) };
     let config = Config {
         runtime: config::Runtime::default(),
         admin: config::Admin { listen: None },
         log: config::Log::default(),
+        limits: Vec::new(),
         listeners: Vec::new(),
         pools: vec![pool],
     };
