@@ -65,7 +65,7 @@ impl References {
         let listeners = file.listeners.good().map(|placed| placed.value.as_slice()).unwrap_or_default();
         let named = listeners.iter().filter_map(|listener| listener.admission.shared.good());
         let limits_used = named.flat_map(|names| &names.value).map(|name| name.value.clone()).collect();
-        Self { pools, used, limits, limits_used }
+        Self { pools, limits, limits_used, used }
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 const FILE: &str = "access = \"$DIR/access.log\"";
 
 /// The keys of a line, in their order.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "time",
     "id",
     "listener",
