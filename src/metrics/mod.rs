@@ -6,22 +6,27 @@
 //! buckets are in [`names`].
 
 mod family;
+mod handles;
 mod kernel;
+mod labels;
 pub mod names;
 mod value;
 
 pub use family::Series;
+pub use handles::{BackendMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics};
+pub use labels::{CheckResult, ConnectErrorReason, LogKind, TrafficFailure};
 pub use value::{Counter, Gauge, Histogram};
 
 use crate::name::{Direction, ListenerName, PoolName};
 use family::{Exposed, Family, Labels};
+use handles::Seen;
 use names::Name;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Error, TextEncoder};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use value::Kind;
 
 /// All metrics of the process: those that exist once as fields, the others by the handles that it gives out.
@@ -267,224 +272,6 @@ impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
-}
-
-/// One worker's handles.
-pub struct WorkerMetrics {
-    pub sessions: Series<Gauge>,
-    pub handed_over: Series<Counter>,
-    pub stuck: Series<Gauge>,
-}
-
-/// One listener's handles.
-pub struct ListenerMetrics {
-    pub up: Series<Gauge>,
-    pub connections_total: Series<Counter>,
-    pub active: Series<Gauge>,
-    pub duration: Series<Histogram>,
-    /// Indexed by the position of the reason in what [`Metrics::listener`] was given.
-    pub closed: Box<[Series<Counter>]>,
-    labels: Labels,
-    metrics: Arc<Metrics>,
-    accept_errors: Seen,
-}
-
-impl ListenerMetrics {
-    /// Counts an error of accept(2) by its symbolic name, such as `EMFILE`. Takes a lock: not for the path.
-    pub fn accept_error(&self, errno: &'static str) {
-        let family = &self.metrics.families.listener_accept_errors;
-        self.accept_errors.inc(errno, || family.with(&self.labels, errno));
-    }
-}
-
-/// Series that appear with their first event, for labels that are constants of the code but too many to list.
-#[derive(Default)]
-struct Seen(Mutex<Vec<(&'static str, Series<Counter>)>>);
-
-impl Seen {
-    fn inc(&self, label: &'static str, series: impl FnOnce() -> Series<Counter>) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, series)) = seen.iter().find(|(known, _)| *known == label) {
-            series.inc();
-            return;
-        }
-        let series = series();
-        series.inc();
-        // Mostly the only one of its kind, thousands of times over.
-        seen.reserve_exact(1);
-        seen.push((label, series));
-    }
-}
-
-/// One pool's handles.
-pub struct PoolMetrics {
-    pub failovers: Series<Counter>,
-    pub no_backend: Series<Counter>,
-    pub connect_wait: Series<Histogram>,
-    pub available: Series<Gauge>,
-    pub ejected: Series<Gauge>,
-    pub panic: Series<Gauge>,
-    pub tier: Series<Gauge>,
-    pub hedges: Series<Counter>,
-    pub hedges_won: Series<Counter>,
-    pub replays: Series<Counter>,
-    pub rebalanced: Series<Counter>,
-}
-
-/// One backend's handles. The series of errors and probe results appear with the first of each: a large pool would
-/// otherwise expose thousands of zeros.
-pub struct BackendMetrics {
-    pub up: Series<Gauge>,
-    pub state_changes: Series<Counter>,
-    pub connections_total: Series<Counter>,
-    pub active: Series<Gauge>,
-    /// Indexed by [`Direction`].
-    pub bytes: [Series<Counter>; 2],
-    connect_errors: Seen,
-    health_checks: Seen,
-    /// Made with the first failure of real traffic.
-    traffic: OnceLock<Box<Traffic>>,
-    labels: Labels,
-    metrics: Arc<Metrics>,
-}
-
-impl BackendMetrics {
-    /// Takes a lock, as does the next: not for a connect that succeeds.
-    pub fn connect_error(&self, reason: ConnectErrorReason) {
-        let (label, family) = (reason.as_str(), &self.metrics.families.backend_connect_errors);
-        self.connect_errors.inc(label, || family.with(&self.labels, label));
-    }
-
-    pub fn health_check(&self, result: CheckResult) {
-        let (label, family) = (result.as_str(), &self.metrics.families.backend_health_checks);
-        self.health_checks.inc(label, || family.with(&self.labels, label));
-    }
-}
-
-/// What a backend's failures of real traffic are counted with.
-struct Traffic {
-    ejections: Series<Counter>,
-    failures: Seen,
-}
-
-impl BackendMetrics {
-    /// Counts a failure of real traffic.
-    pub fn traffic_failure(&self, failure: TrafficFailure) {
-        let (label, family) = (failure.as_str(), &self.metrics.families.backend_traffic_failures);
-        self.traffic().failures.inc(label, || family.with(&self.labels, label));
-    }
-
-    /// Counts that real traffic has set the backend aside.
-    pub fn ejected(&self) {
-        self.traffic().ejections.inc();
-    }
-
-    fn traffic(&self) -> &Traffic {
-        self.traffic.get_or_init(|| {
-            let ejections = self.metrics.families.backend_ejections.series(&self.labels);
-            Box::new(Traffic { ejections, failures: Seen::default() })
-        })
-    }
-}
-
-/// An enum of label values: `ALL` in the order of the discriminants, `as_str` the label.
-macro_rules! labels {
-    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $type {
-            $($(#[$variant_doc])* $variant,)*
-        }
-
-        impl $type {
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The label's value, which is also the word for logs and `/status`.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $label,)*
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-labels! {
-    /// Why a connect attempt failed.
-    ConnectErrorReason {
-        /// The peer said no: ECONNREFUSED, or a unix socket that isn't there.
-        Refused = "refused",
-        Timeout = "timeout",
-        /// The host does not answer (EHOSTUNREACH, EHOSTDOWN).
-        Unreachable = "unreachable",
-        /// Established or nearly so, then reset.
-        Reset = "reset",
-        Other = "other",
-        /// Our own shortage of file descriptors (EMFILE, ENFILE).
-        NoFd = "no_fd",
-        /// Our own shortage of local ports (EADDRNOTAVAIL).
-        NoPort = "no_port",
-        /// Our own shortage of kernel memory (ENOBUFS, ENOMEM).
-        NoMemory = "no_memory",
-        /// Our own host has no way there or forbids it (ENETUNREACH, ENETDOWN, EPERM, EACCES).
-        NoRoute = "no_route",
-    }
-}
-
-impl ConnectErrorReason {
-    /// Whether the fault is ours, and so says nothing about the backend.
-    #[must_use]
-    pub fn is_ours(self) -> bool {
-        match self {
-            Self::NoFd | Self::NoPort | Self::NoMemory | Self::NoRoute => true,
-            Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset | Self::Other => false,
-        }
-    }
-}
-
-labels! {
-    /// How real traffic failed on a backend.
-    TrafficFailure {
-        /// The connection could not be established.
-        Connect = "connect",
-        /// It took longer than `slow_connect`.
-        SlowConnect = "slow_connect",
-        /// Reset, or lost, before the first answer byte.
-        Reset = "reset",
-        /// Ended in order before the first answer byte, and not by the client.
-        Closed = "closed",
-    }
-}
-
-labels! {
-    /// What a probe came to.
-    CheckResult {
-        Success = "success",
-        Failure = "failure",
-        Timeout = "timeout",
-        /// The probe could not be made for a reason of our own; the verdict stays what it was.
-        Frozen = "frozen",
-    }
-}
-
-labels! {
-    /// Which log.
-    LogKind {
-        Access = "access",
-        /// The operational log.
-        Ops = "ops",
-    }
-}
-
-impl LogKind {
-    const BOTH: [Self; 2] = [Self::Access, Self::Ops];
 }
 
 #[cfg(test)]

@@ -1,0 +1,127 @@
+//! The handles through which each layer counts, resolved once and then used without a look-up.
+//!
+//! Owns what a worker, a listener, a pool and a backend have of their own; `Metrics` gives them out.
+
+use super::Metrics;
+use super::family::{Labels, Series};
+use super::labels::{CheckResult, ConnectErrorReason, TrafficFailure};
+use super::value::{Counter, Gauge, Histogram};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// One worker's handles.
+pub struct WorkerMetrics {
+    pub sessions: Series<Gauge>,
+    pub handed_over: Series<Counter>,
+    pub stuck: Series<Gauge>,
+}
+
+/// One listener's handles.
+pub struct ListenerMetrics {
+    pub up: Series<Gauge>,
+    pub connections_total: Series<Counter>,
+    pub active: Series<Gauge>,
+    pub duration: Series<Histogram>,
+    /// Indexed by the position of the reason in what [`Metrics::listener`] was given.
+    pub closed: Box<[Series<Counter>]>,
+    pub(super) labels: Labels,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) accept_errors: Seen,
+}
+
+impl ListenerMetrics {
+    /// Counts an error of accept(2) by its symbolic name, such as `EMFILE`. Takes a lock: not for the path.
+    pub fn accept_error(&self, errno: &'static str) {
+        let family = &self.metrics.families.listener_accept_errors;
+        self.accept_errors.inc(errno, || family.with(&self.labels, errno));
+    }
+}
+
+/// Series that appear with their first event, for labels that are constants of the code but too many to list.
+#[derive(Default)]
+pub(super) struct Seen(Mutex<Vec<(&'static str, Series<Counter>)>>);
+
+impl Seen {
+    pub fn inc(&self, label: &'static str, series: impl FnOnce() -> Series<Counter>) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, series)) = seen.iter().find(|(known, _)| *known == label) {
+            series.inc();
+            return;
+        }
+        let series = series();
+        series.inc();
+        // Mostly the only one of its kind, thousands of times over.
+        seen.reserve_exact(1);
+        seen.push((label, series));
+    }
+}
+
+/// One pool's handles.
+pub struct PoolMetrics {
+    pub failovers: Series<Counter>,
+    pub no_backend: Series<Counter>,
+    pub connect_wait: Series<Histogram>,
+    pub available: Series<Gauge>,
+    pub ejected: Series<Gauge>,
+    pub panic: Series<Gauge>,
+    pub tier: Series<Gauge>,
+    pub hedges: Series<Counter>,
+    pub hedges_won: Series<Counter>,
+    pub replays: Series<Counter>,
+    pub rebalanced: Series<Counter>,
+}
+
+/// One backend's handles. The series of errors and probe results appear with the first of each: a large pool would
+/// otherwise expose thousands of zeros.
+pub struct BackendMetrics {
+    pub up: Series<Gauge>,
+    pub state_changes: Series<Counter>,
+    pub connections_total: Series<Counter>,
+    pub active: Series<Gauge>,
+    /// Indexed by [`Direction`].
+    pub bytes: [Series<Counter>; 2],
+    pub(super) connect_errors: Seen,
+    pub(super) health_checks: Seen,
+    /// Made with the first failure of real traffic.
+    pub(super) traffic: OnceLock<Box<Traffic>>,
+    pub(super) labels: Labels,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl BackendMetrics {
+    /// Takes a lock, as does the next: not for a connect that succeeds.
+    pub fn connect_error(&self, reason: ConnectErrorReason) {
+        let (label, family) = (reason.as_str(), &self.metrics.families.backend_connect_errors);
+        self.connect_errors.inc(label, || family.with(&self.labels, label));
+    }
+
+    pub fn health_check(&self, result: CheckResult) {
+        let (label, family) = (result.as_str(), &self.metrics.families.backend_health_checks);
+        self.health_checks.inc(label, || family.with(&self.labels, label));
+    }
+}
+
+/// What a backend's failures of real traffic are counted with.
+pub(super) struct Traffic {
+    ejections: Series<Counter>,
+    failures: Seen,
+}
+
+impl BackendMetrics {
+    /// Counts a failure of real traffic.
+    pub fn traffic_failure(&self, failure: TrafficFailure) {
+        let (label, family) = (failure.as_str(), &self.metrics.families.backend_traffic_failures);
+        self.traffic().failures.inc(label, || family.with(&self.labels, label));
+    }
+
+    /// Counts that real traffic has set the backend aside.
+    pub fn ejected(&self) {
+        self.traffic().ejections.inc();
+    }
+
+    fn traffic(&self) -> &Traffic {
+        self.traffic.get_or_init(|| {
+            let ejections = self.metrics.families.backend_ejections.series(&self.labels);
+            Box::new(Traffic { ejections, failures: Seen::default() })
+        })
+    }
+}
