@@ -218,8 +218,8 @@ pub struct Shed {
 }
 
 impl Shed {
-    /// The default of `window`. `CoDel`'s own interval is 100 ms (RFC 8289, section 3.2), for packets; a connection is a
-    /// slower thing, of which that many may see none.
+    /// The default of `window`. The interval of `CoDel` itself is 100 ms (RFC 8289, section 3.2), for packets; a
+    /// connection is a slower thing, of which that many may see none.
     pub const DEFAULT_WINDOW: Duration = Duration::from_millis(500);
 }
 
