@@ -4,7 +4,7 @@
 //! only those can be asked for; the rest are unknown keys. Next: `file`, which says what the tables are.
 
 use super::findings::{At, Complaint, Findings, Given, Placed};
-use super::{Percent, unit, words};
+use super::{Percent, Rate, unit, words};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -50,6 +50,11 @@ impl<'t, 'f> Section<'t, 'f> {
             None => absent(),
             Some(value) => Self::of_value(self.findings, value, self.path(key), keys).unwrap_or_else(absent),
         }
+    }
+
+    /// Itself, if the table is there.
+    pub fn given(self) -> Option<Self> {
+        self.table.is_some().then_some(self)
     }
 
     /// The tables under `key` that are named as the user likes, in the order of the file, each with its name's place.
@@ -224,6 +229,26 @@ impl<'t, 'f> Section<'t, 'f> {
                 self.judged(self.at_value(key, value), Err(complaint))
             }
             _ => self.parsed(key, unit::percent),
+        }
+    }
+
+    /// A rate, as in `"100/s"`.
+    pub fn rate(&self, key: &'static str) -> Given<Rate> {
+        match self.value(key) {
+            Some(value) if matches!(value.get_ref(), DeValue::Integer(_)) => {
+                let number = words::escaped(self.raw(value));
+                let complaint = Complaint::new(format!("{number} has no span"), format!("write \"{number}/s\""));
+                self.judged(self.at_value(key, value), Err(complaint))
+            }
+            _ => self.parsed(key, unit::rate),
+        }
+    }
+
+    /// As [`rate`](Self::rate), or `"off"`, which is `None`.
+    pub fn rate_or_off(&self, key: &'static str) -> Given<Option<Rate>> {
+        match self.off(key) {
+            Some(at) => Given::Good(Placed { at, value: None }),
+            None => self.rate(key).map(Some),
         }
     }
 

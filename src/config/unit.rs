@@ -39,21 +39,41 @@ pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<D
 
 /// `"16KiB"`, `"512B"`, `"1MiB"`; within `range`, in bytes.
 pub(super) fn bytes(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Complaint> {
-    let plain = text.trim();
+    sized(text, "", range)
+}
+
+/// `"1MiB/s"`; in bytes a second.
+pub(super) fn byte_rate(text: &str) -> Result<u64, Complaint> {
+    if let Some(size) = text.trim().strip_suffix("/s") {
+        return sized(size, "/s", &limits::BYTE_RATE);
+    }
+    let is_size = sized(text, "", &(0..=u64::MAX)).is_ok();
+    let example = if is_size { text.trim() } else { "1MiB" };
+    let hint = if is_size { format!("write \"{example}/s\"") } else { format!("write one such as \"{example}/s\"") };
+    Err(Complaint::new(format!("{} is no number of bytes a second", words::quoted(text)), hint))
+}
+
+/// A size that is followed by `per`.
+fn sized(text: &str, per: &str, range: &RangeInclusive<u64>) -> Result<u64, Complaint> {
+    let (plain, whole) = (text.trim(), words::quoted(&format!("{text}{per}")));
     if !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(Complaint::new(format!("{} has no unit", words::quoted(text)), format!("write \"{plain}B\"")));
+        return Err(Complaint::new(format!("{whole} has no unit"), format!("write \"{plain}B{per}\"")));
     }
     let size = if is_bounded(text) { plain.parse::<ByteSize>().ok() } else { None };
     let Some(size) = size else {
-        let message = format!("{} is not a size", words::quoted(text));
-        return Err(Complaint::new(message, "write a number and a unit, such as \"512B\", \"16KiB\" or \"1MiB\""));
+        let hint = format!("write a number and a unit, such as \"512B{per}\", \"16KiB{per}\" or \"1MiB{per}\"");
+        return Err(Complaint::new(format!("{whole} is not a size"), hint));
     };
     if range.contains(&size.as_u64()) {
         return Ok(size.as_u64());
     }
-    let show = |bytes: u64| ByteSize::b(bytes).display().iec().to_string().replace(' ', "");
-    let hint = format!("use {} to {}", show(*range.start()), show(*range.end()));
-    Err(Complaint::new(format!("{} is out of range", words::quoted(text)), hint))
+    let hint = format!("use {}{per} to {}{per}", show_bytes(*range.start()), show_bytes(*range.end()));
+    Err(Complaint::new(format!("{whole} is out of range"), hint))
+}
+
+/// A size in the words of the config.
+pub(super) fn show_bytes(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string().replace(".0 ", "").replace(' ', "")
 }
 
 /// `"10%"`, `"2.5%"`; 0 to 100 %, in steps of a hundredth.
@@ -95,20 +115,6 @@ pub(super) fn rate(text: &str) -> Result<Rate, Complaint> {
     }
     let hint = format!("use 1 to {} in a span", limits::MAX_RATE);
     Err(Complaint::new(format!("{} is out of range", words::quoted(text)), hint))
-}
-
-/// `"1MiB/s"`; in bytes a second.
-pub(super) fn byte_rate(text: &str) -> Result<u64, Complaint> {
-    let Some(size) = text.trim().strip_suffix("/s") else {
-        let is_size = bytes(text, &(0..=u64::MAX)).is_ok();
-        let hint =
-            if is_size { format!("write \"{}/s\"", text.trim()) } else { "write one such as \"1MiB/s\"".to_owned() };
-        return Err(Complaint::new(format!("{} is not so much in a second", words::quoted(text)), hint));
-    };
-    bytes(size, &limits::BYTE_RATE).map_err(|complaint| Complaint {
-        hint: complaint.hint.replace("such as \"512B\", \"16KiB\" or \"1MiB\"", "such as \"512KiB/s\" or \"1MiB/s\""),
-        message: complaint.message,
-    })
 }
 
 /// A duration in the words of the config.

@@ -135,7 +135,7 @@ fn mistakes_of_probes() {
                  \"00 00 00 08 04 d2 16 2f\"",
                 "8:41: pools.web.health.exchange.expect: the text is empty; every answer has that; write what a good one \
                  has",
-                "8:57: pools.web.health.exchange.max_bytes: \"1GiB\" is out of range; use 1B to 256.0KiB",
+                "8:57: pools.web.health.exchange.max_bytes: \"1GiB\" is out of range; use 1B to 256KiB",
             ],
         ),
         (

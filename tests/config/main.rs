@@ -5,6 +5,7 @@
 //! for anything at all, `example` for `lb.toml.example`.
 
 mod bytes;
+mod demand;
 mod example;
 mod files;
 mod health;

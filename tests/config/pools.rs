@@ -180,7 +180,7 @@ fn mistakes_of_what_protects() {
         (
             "replay = \"2MiB\"\non_down = \"kill\"\nrebalance = \"5\"",
             &[
-                "6:10: pools.web.replay: \"2MiB\" is out of range; use 1B to 1.0MiB",
+                "6:10: pools.web.replay: \"2MiB\" is out of range; use 1B to 1MiB",
                 "7:11: pools.web.on_down: \"kill\" is not known here; use \"keep\" or \"reset\"",
                 "8:13: pools.web.rebalance: \"5\" is not a share; write \"5%\"",
             ],

@@ -83,9 +83,9 @@ impl Limits {
         Self {
             max_connections: section.integer_or_off("max_connections", &(1..=limits::MAX_CONNECTIONS)),
             max_connections_per_client: section.integer_or_off("max_connections_per_client", &(1..=u32::MAX)),
-            accept_rate: section.parsed_or_off("accept_rate", unit::rate),
+            accept_rate: section.rate_or_off("accept_rate"),
             burst: section.integer("burst", &(1..=limits::MAX_RATE)),
-            accept_rate_per_client: section.parsed_or_off("accept_rate_per_client", unit::rate),
+            accept_rate_per_client: section.rate_or_off("accept_rate_per_client"),
             burst_per_client: section.integer("burst_per_client", &(1..=limits::MAX_RATE)),
             client_prefix_ipv4: section.integer("client_prefix_ipv4", &(1..=32)),
             client_prefix_ipv6: section.integer("client_prefix_ipv6", &(1..=128)),
@@ -122,7 +122,7 @@ impl Bandwidth {
 impl Queue {
     /// `None` if the table isn't there.
     pub fn read(pool: &Section) -> Option<Self> {
-        let section = pool.has("queue").then(|| pool.section("queue", QUEUE))?;
+        let section = pool.section("queue", QUEUE).given()?;
         let orders = [("fifo", Order::Fifo), ("lifo", Order::Lifo), ("adaptive", Order::Adaptive)];
         Some(Self {
             at: section.at.clone(),
@@ -151,14 +151,14 @@ impl Shed {
 impl Hold {
     /// `None` if the table isn't there.
     pub fn read(pool: &Section) -> Option<Self> {
-        let section = pool.has("hold").then(|| pool.section("hold", HOLD))?;
+        let section = pool.section("hold", HOLD).given()?;
         Some(Self {
             max_connections: section.integer("max_connections", &(1..=limits::MAX_CONNECTIONS)),
             max_bytes: section.parsed("max_bytes", |text| unit::bytes(text, &(1..=limits::MAX_HELD))),
             max_bytes_each: section.parsed("max_bytes_each", |text| unit::bytes(text, &(1..=limits::MAX_HELD_EACH))),
             max_wait: section.duration("max_wait", &(limits::MIN_DURATION..=limits::MAX_DURATION)),
             overflow: section.choice("overflow", &[("newest", Overflow::Newest), ("oldest", Overflow::Oldest)]),
-            release_rate: section.parsed("release_rate", unit::rate),
+            release_rate: section.rate("release_rate"),
         })
     }
 }

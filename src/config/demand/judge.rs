@@ -2,7 +2,7 @@
 
 use super::{Admission, Bandwidth, ClientPrefix, Hold, Limits, Queue, SharedLimit, Shed, given};
 use crate::config::findings::{Findings, Given, Placed};
-use crate::config::{Member, words};
+use crate::config::{Member, unit, words};
 use crate::name::LimitName;
 use std::collections::HashSet;
 
@@ -170,7 +170,8 @@ pub fn hold(findings: &Findings, given: &given::Hold) -> Hold {
         && *each > max_bytes
         && !matches!(given.max_bytes, Given::Bad)
     {
-        let message = format!("{each} bytes are more than the {max_bytes} of all together");
+        let message =
+            format!("{} is more than the {} of all together", unit::show_bytes(*each), unit::show_bytes(max_bytes));
         let hint = "make it smaller, or max_bytes larger";
         if given.max_bytes.is_absent() {
             findings.missing(at, message, hint);
