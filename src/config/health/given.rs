@@ -139,7 +139,7 @@ impl Health {
             http: has("http").then(|| Http::read(&section.section("http", HTTP))),
             tls: has("tls").then(|| Tls::read(&section.section("tls", TLS))),
             exchange: has("exchange").then(|| Exchange::read(&section.section("exchange", EXCHANGE))),
-            agent: has("agent").then(|| Agent::read(&section.section("agent", AGENT))),
+            agent: section.section("agent", AGENT).given().map(|section| Agent::read(&section)),
         }
     }
 }
