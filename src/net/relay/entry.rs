@@ -5,7 +5,8 @@
 //! a named bound has passed. Knows no epoll; the engine (`mod.rs`) brings events, time and the shared buffer.
 
 use super::flow::{End, Flow, Link, Shared, Stop};
-use super::{Fin, Handover, Millis, Order, Owner, RelayEnd, Timeouts};
+use super::rate::Rates;
+use super::{Fin, Handover, Millis, Order, Owner, RelayEnd, Terms, Timeouts};
 use crate::name::{Direction, Side};
 use crate::net::keepalive;
 use crate::net::stream::Stream;
@@ -24,6 +25,8 @@ pub struct Entry<O> {
     ends: [End; 2],
     flows: [Flow; 2],
     timeouts: Timeouts,
+    /// Where the bandwidth is limited.
+    pub rates: Option<Box<Rates>>,
     began: Millis,
     last_moved: Millis,
     /// When the peers were last asked whether they still answer.
@@ -60,11 +63,13 @@ pub enum Step {
 }
 
 impl<O: Owner> Entry<O> {
-    pub fn new(client: Stream, backend: Stream, timeouts: Timeouts, owner: O, now: Millis) -> Self {
+    pub fn new(client: Stream, backend: Stream, terms: Terms, owner: O, now: Millis) -> Self {
+        let Terms { timeouts, bandwidth } = terms;
         Self {
             ends: [End::new(client), End::new(backend)],
             flows: [Flow::new(), Flow::new()],
             timeouts,
+            rates: Rates::new(&bandwidth, now),
             began: now,
             last_moved: now,
             last_asked: now,
@@ -80,6 +85,9 @@ impl<O: Owner> Entry<O> {
     pub fn resume(&mut self, handover: Handover, last_moved: Millis, now: Millis) {
         let Handover { pending, client_fin, client_error, backend_error, .. } = handover;
         self.last_moved = last_moved;
+        if let Some(rates) = &mut self.rates {
+            rates.take(Direction::ToBackend, pending.len());
+        }
         self.flows[Direction::ToBackend as usize] = Flow::resumed(pending, client_fin);
         self.ends[Side::Backend as usize].fin_sent = client_fin == Fin::PassedOn;
         if client_fin == Fin::PassedOn {
@@ -149,14 +157,14 @@ impl<O: Owner> Entry<O> {
         if let Some(closing) = &self.closing {
             return closing.look_again.min(closing.deadline);
         }
-        let quiet = self.last_moved + self.quiet_limit().0;
+        let quiet = self.quiet_since() + self.quiet_limit().0;
         quiet.min(self.expiry()).min(self.next_question()).min(self.next_keepalive())
     }
 
     /// What becomes of a session that isn't closing, once its deadline has passed.
     pub fn expired(&mut self, now: Millis) -> Step {
         let (limit, end) = self.quiet_limit();
-        if now >= self.last_moved + limit {
+        if now >= self.quiet_since() + limit {
             return Step::End(end);
         }
         if now >= self.expiry() {
@@ -207,17 +215,24 @@ impl<O: Owner> Entry<O> {
             Direction::ToClient => (backend, client),
         };
         let is_last = self.closing.is_none() && self.flows[direction.other() as usize].is_done();
-        let mut link = Link { source, sink, shared, is_last, budget, moved: 0 };
+        let allowed = self.rates.as_mut().map_or(usize::MAX, |rates| rates.allowance(direction, now));
+        let mut link = Link { source, sink, shared, is_last, budget, allowance: allowed, moved: 0 };
         let flow = &mut self.flows[direction as usize];
         let stop = flow.pump(&mut link);
         let moved = link.moved;
+        if let Some(rates) = &mut self.rates {
+            rates.take(direction, allowed - link.allowance);
+            if stop == Stop::Starved {
+                rates.sleep(direction, now);
+            }
+        }
         if moved > 0 {
             link.shared.moved += moved;
             self.last_moved = now;
             self.owner.moved(direction, moved);
         }
         match stop {
-            Stop::Blocked | Stop::Budget => {}
+            Stop::Blocked | Stop::Budget | Stop::Starved => {}
             Stop::Ended => self.owner.ended_one_way(direction),
             Stop::SourceFailed(error) => self.source_failed(direction.source(), error, now),
             Stop::SinkFailed(error) => self.sink_failed(direction, error, now),
@@ -349,6 +364,11 @@ impl<O: Owner> Entry<O> {
             0 => Millis::MAX,
             span => (self.last_moved + span).max(self.last_asked + span / 4),
         }
+    }
+
+    /// Since when nothing was to be moved: what waits for tokens isn't quiet.
+    fn quiet_since(&self) -> Millis {
+        self.rates.as_ref().and_then(|rates| rates.sleeps_until()).map_or(self.last_moved, |at| at.max(self.last_moved))
     }
 
     /// How long the session may stay quiet, and what it ends with then.

@@ -105,6 +105,8 @@ pub struct Link<'a> {
     pub is_last: bool,
     /// Bytes that may be moved before others get their turn; read and spliced in pieces of at most this.
     pub budget: usize,
+    /// Bytes that may still be read, however large the budget is.
+    pub allowance: usize,
     /// Bytes that the sink has taken in this call.
     pub moved: usize,
 }
@@ -130,6 +132,8 @@ pub enum Stop {
     Ended,
     /// The budget is spent; there is more.
     Budget,
+    /// The allowance is spent; there may be more.
+    Starved,
     SourceFailed(Errno),
     SinkFailed(Errno),
 }
@@ -139,7 +143,7 @@ pub struct Flow {
     stage: Stage,
     /// The sink was slower than the source the last time.
     throttled: bool,
-    /// The budget ended the last call, not the source.
+    /// The budget or the allowance ended the last call, not the source.
     cut_short: bool,
     /// Bytes of big reads in a row.
     streak: u32,
@@ -214,9 +218,9 @@ impl Flow {
             if !link.source.readable || !link.sink.writable {
                 return Stop::Blocked;
             }
-            if link.moved >= link.budget {
+            if link.allowance == 0 || link.moved >= link.budget {
                 self.cut_short = true;
-                return Stop::Budget;
+                return if link.allowance == 0 { Stop::Starved } else { Stop::Budget };
             }
             if let Err(stop) = self.fetch(link) {
                 return stop;
@@ -318,8 +322,10 @@ impl Flow {
         let Some(source) = link.source.stream.as_ref() else { return Err(Failure::Source(Errno::AGAIN)) };
         link.source.spliced = true;
         // The pipe is empty here, so EAGAIN can only mean an empty socket.
-        match rustix::pipe::splice(source, None, &pipe.write, None, link.budget, SPLICE_FLAGS) {
+        let most = link.budget.min(link.allowance);
+        match rustix::pipe::splice(source, None, &pipe.write, None, most, SPLICE_FLAGS) {
             Ok(bytes) if bytes > 0 => {
+                link.allowance -= bytes;
                 self.piped = bytes as u32;
                 self.pipe = Some(pipe);
                 Ok(Fetched::Bytes)
@@ -335,11 +341,13 @@ impl Flow {
         let (Some(source), Some(sink)) = (link.source.stream.as_ref(), link.sink.stream.as_ref()) else {
             return Err(Failure::Source(Errno::AGAIN));
         };
+        let limit = limit.min(link.allowance);
         let buffer = &mut link.shared.buffer[..limit];
         let (read, _) = rustix::net::recv(source, &mut *buffer, RecvFlags::empty()).map_err(Failure::Source)?;
         if read == 0 {
             return Ok(Fetched::EndOfFile);
         }
+        link.allowance -= read;
         if read < limit && !link.source.stops_short() {
             link.source.readable = false;
         }
@@ -420,7 +428,15 @@ mod tests {
                 while reads && backend.read(&mut buffer).is_ok() {}
                 (source.readable, sink.writable) = (true, true);
                 let (source, sink, shared) = (&mut source, &mut sink, &mut shared);
-                flow.pump(&mut Link { source, sink, shared, is_last: false, budget: CHUNK, moved: 0 });
+                flow.pump(&mut Link {
+                    source,
+                    sink,
+                    shared,
+                    is_last: false,
+                    budget: CHUNK,
+                    allowance: usize::MAX,
+                    moved: 0,
+                });
                 if flow.throttled == slow {
                     return;
                 }

@@ -12,6 +12,8 @@ mod drive;
 mod entry;
 mod flow;
 mod pipe;
+mod rate;
+mod terms;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -19,10 +21,13 @@ mod tests_limits;
 #[cfg(test)]
 mod tests_pace;
 #[cfg(test)]
+mod tests_rate;
+#[cfg(test)]
 mod tests_resume;
 
 pub use drive::drive;
 pub use pipe::PipeBounds;
+pub use terms::{Terms, Timeouts};
 
 use crate::config::RelayMode;
 use crate::name::{Direction, Side};
@@ -30,6 +35,7 @@ use crate::net::stream::Stream;
 use entry::{Entry, Step};
 use flow::{CHUNK, Shared};
 use pipe::Pipes;
+use rate::Waiting;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use slab::Slab;
@@ -56,23 +62,6 @@ const SWEEP: Millis = 100;
 /// For so many sessions the time between two looks grows by a millisecond: a look at one costs some 50 ns, so that all
 /// of them cost less than one part in a thousand of a core.
 const SESSIONS_PER_MILLI: usize = 16;
-
-/// The limits of a relayed session.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// Without a byte in either direction.
-    pub idle: Millis,
-    /// Without a byte after one direction has ended; 0 ends the session with its first FIN.
-    pub half_close: Millis,
-    /// Without progress in delivering what was read before a reset is passed on.
-    pub linger: Millis,
-    /// Without a sign of life from a peer, after which the kernel asks for one; 0 never asks.
-    pub keepalive: Millis,
-    /// Without an answer from a peer that owes one; 0 waits for ever.
-    pub unanswered: Millis,
-    /// In the engine, whatever moves; 0 sets no limit.
-    pub lifetime: Millis,
-}
 
 /// What has happened in a session before it came to the engine. By default nothing: both sockets are fresh.
 #[derive(Debug, Default)]
@@ -209,6 +198,8 @@ pub struct Engine<O> {
     closing: Vec<usize>,
     shared: Shared,
     started: Instant,
+    /// Sessions that have bytes to read and no tokens for them.
+    waiting: Waiting,
     next_sweep: Millis,
     next_closing: Millis,
     /// When a session without a large transfer had an event for the last time.
@@ -228,6 +219,7 @@ impl<O: Owner> Engine<O> {
             closing: Vec::new(),
             shared: Shared::new(Pipes::new(bounds), mode),
             started: now,
+            waiting: Waiting::default(),
             next_sweep: Millis::MAX,
             next_closing: Millis::MAX,
             last_light: 0,
@@ -238,8 +230,8 @@ impl<O: Owner> Engine<O> {
     /// Takes over a session whose two sockets are connected and registered nowhere else.
     ///
     /// If the kernel refuses to watch them, the session ends at once.
-    pub fn add(&mut self, client: Stream, backend: Stream, timeouts: Timeouts, owner: O, now: Instant) {
-        self.resume(client, backend, Handover::default(), timeouts, owner, now);
+    pub fn add(&mut self, client: Stream, backend: Stream, terms: impl Into<Terms>, owner: O, now: Instant) {
+        self.resume(client, backend, Handover::default(), terms, owner, now);
     }
 
     /// As [`Self::add`], for a session in which something has happened already.
@@ -248,7 +240,7 @@ impl<O: Owner> Engine<O> {
         client: Stream,
         backend: Stream,
         handover: Handover,
-        timeouts: Timeouts,
+        terms: impl Into<Terms>,
         owner: O,
         now: Instant,
     ) {
@@ -261,7 +253,7 @@ impl<O: Owner> Engine<O> {
             let watch = |stream, side| epoll::add(&self.epoll, stream, token(slot.key(), side), interest);
             let watched = watch(&client, Side::Client).and_then(|()| watch(&backend, Side::Backend));
             let key = slot.key();
-            let entry = slot.insert(Entry::new(client, backend, timeouts, owner, now));
+            let entry = slot.insert(Entry::new(client, backend, terms.into(), owner, now));
             entry.resume(handover, last_moved, now);
             watched.map_err(|_| key)
         };
@@ -304,6 +296,7 @@ impl<O: Owner> Engine<O> {
                 self.step(key, CHUNK, now);
             }
         }
+        self.wake(now);
         self.carry_on(now);
         self.look_at_closing(now);
         self.sweep(now);
@@ -311,6 +304,17 @@ impl<O: Owner> Engine<O> {
         let busy = events.len() >= EVENTS || !self.ready.is_empty();
         self.events = events;
         Ok(if busy { Turn::Busy } else { Turn::Idle })
+    }
+
+    /// Sessions that have tokens again have work left.
+    fn wake(&mut self, now: Millis) {
+        while let Some((at, key)) = self.waiting.pop(now) {
+            if let Some(entry) = self.entries.get_mut(key)
+                && Waiting::is_due(entry.rates.as_mut(), at)
+            {
+                enqueue(&mut self.ready, key, entry);
+            }
+        }
     }
 
     /// Serves the sessions that have work left, in turn, each at most once.
@@ -333,7 +337,7 @@ impl<O: Owner> Engine<O> {
     /// When the engine wants a turn even if nothing happens.
     #[must_use]
     pub fn next_look(&self) -> Option<Instant> {
-        match self.next_sweep.min(self.next_closing) {
+        match self.next_sweep.min(self.next_closing).min(self.waiting.next()) {
             Millis::MAX => None,
             at => Some(self.started + Duration::from_millis(at)),
         }
@@ -378,6 +382,9 @@ impl<O: Owner> Engine<O> {
             Step::Wait => {}
             Step::Again => enqueue(&mut self.ready, key, entry),
             Step::End(end) => return self.finish(key, end),
+        }
+        if let Some(rates) = &mut entry.rates {
+            self.waiting.note(key, rates);
         }
         let deadline = entry.deadline();
         if entry.is_closing() {
@@ -448,6 +455,7 @@ impl<O: Owner> Engine<O> {
             self.shared.pipes.trim();
             if self.entries.capacity() > ENTRIES_KEPT {
                 self.entries = Slab::new();
+                self.waiting.shrink();
             }
         }
     }
