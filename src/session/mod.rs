@@ -24,7 +24,7 @@ pub use worker::{Worker, WorkerSetup};
 
 use crate::name::{ClientAddr, Direction, Side};
 use crate::net::keepalive::{give_up_after, idle_before_probe};
-use crate::net::relay::{self, Handover, RelayEnd, Timeouts};
+use crate::net::relay::{self, Handover, RelayEnd, Terms, Timeouts};
 use crate::net::stream::Stream;
 use crate::pool::{Backend, Pool, Slot};
 use crate::table::{Facts, Listener};
@@ -108,8 +108,9 @@ impl Session {
             unanswered: listener.keepalive.map_or(0, |keepalive| give_up_after(keepalive).as_millis() as u64),
             lifetime: self.lifetime(),
         };
+        let terms = Terms { timeouts, bandwidth: listener.bandwidth };
         let relayed = Relayed { record: self.record, slot: Some(slot) };
-        self.worker.engine.borrow_mut().resume(self.client, backend, handover, timeouts, relayed, Instant::now());
+        self.worker.engine.borrow_mut().resume(self.client, backend, handover, terms, relayed, Instant::now());
     }
 
     /// What is left of the longest life, a random tenth less, so that sessions of one age don't all end at once.

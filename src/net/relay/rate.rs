@@ -7,7 +7,7 @@
 //! was read is delivered without regard to tokens; a session that waits is on the list, once.
 
 use super::Millis;
-use super::terms::Bandwidth;
+use crate::config::Bandwidth;
 use crate::name::Direction;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -3,13 +3,7 @@
 //! Owns the two types and nothing else; `entry` keeps to the times, `rate` to the bandwidth.
 
 use super::Millis;
-
-#[derive(Clone, Copy, Debug)]
-pub struct Bandwidth {
-    pub to_client: Option<u64>,
-    pub to_backend: Option<u64>,
-    pub burst: u64,
-}
+use crate::config::Bandwidth;
 
 /// The limits of a relayed session.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +33,6 @@ pub struct Timeouts {
 impl From<Timeouts> for Terms {
     /// Without a limit on bandwidth.
     fn from(timeouts: Timeouts) -> Self {
-        Self { timeouts, bandwidth: Bandwidth { to_client: None, to_backend: None, burst: 0 } }
+        Self { timeouts, bandwidth: Bandwidth::default() }
     }
 }
