@@ -37,7 +37,7 @@
 //! | 0 | [`name`], [`backoff`], [`clock`], [`rng`], [`every`], [`drain`], [`sys`] | names and helpers; `sys` has all the `unsafe` |
 //! | 1 | [`config`], [`metrics`], [`log`] | plain data, and output |
 //! | 2 | [`net`] | sockets and bytes; knows no pool and no route |
-//! | 3 | [`pool`] | choice: pure, no clock, no dice, no sockets |
+//! | 3 | [`admission`], [`pool`] | may it come in, and where to: pure, no clock, no dice, no sockets |
 //! | 4 | [`table`] | where does it go |
 //! | 5 | [`session`], [`health`], [`admin`] | the workers, strangers to each other |
 //! | 6 | [`daemon`], [`cli`], [`demo`] | the process |
@@ -85,6 +85,7 @@
 //! A unix socket knows no reset: its peer sees an end of file where a TCP peer would see one.
 
 pub mod admin;
+pub mod admission;
 pub mod backoff;
 pub mod cli;
 pub mod clock;

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["name", "backoff", "clock", "every", "rng", "drain", "sys"],
     &["config", "metrics", "log"],
     &["net"],
-    &["pool"],
+    &["admission", "pool"],
     &["table"],
     &["session", "health", "admin", "discovery", "gslb"],
     &["daemon", "cli", "demo", "main", "lib"],

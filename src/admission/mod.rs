@@ -1,0 +1,9 @@
+//! May this connection be served at all: the limits of the process, of a listener, of several listeners together and
+//! of each client.
+//!
+//! Pure but for atomics and small locks: the time is handed in, and what happens to a client that is refused is the
+//! acceptor's business.
+
+mod pressure;
+
+pub use pressure::Pressure;
