@@ -9,19 +9,14 @@
 mod bench;
 mod calls;
 mod cli;
-mod cpu;
 mod figure;
 mod load;
 mod machine;
 mod mode;
 mod peers;
 mod plan;
-mod ports;
-mod process;
 mod report;
 mod server;
-mod stats;
-mod sys;
 
 use std::process::ExitCode;
 
@@ -29,6 +24,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use cli::{Cli, Helper};
+// What other benchmarks share: `lib.rs`.
+use tidegate_compare::{cpu, ports, process, stats, sys};
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use tidegate_compare::build;
 
 use super::{Launch, Setup, State};
 use crate::cli::Health;
@@ -13,7 +13,7 @@ use crate::process::{Ending, output_of};
 pub fn find(named: Option<&Path>) -> (PathBuf, State) {
     let path = match named {
         Some(path) => Ok(path.to_owned()),
-        None => build(),
+        None => build::tidegate(),
     };
     match path {
         Ok(path) => {
@@ -27,27 +27,6 @@ pub fn find(named: Option<&Path>) -> (PathBuf, State) {
         }
         Err(error) => (PathBuf::new(), State::Missing(format!("{error:#}"))),
     }
-}
-
-/// Builds the repository that this benchmark is part of, and returns the path of the program as cargo reports it.
-fn build() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
-    eprintln!("building tidegate (cargo build --release) ...");
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--locked", "--bin", "tidegate", "--message-format", "json", "--manifest-path"])
-        .arg(&manifest)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("starting cargo to build tidegate")?;
-    ensure!(output.status.success(), "cargo build --release failed ({})", output.status);
-    let messages = String::from_utf8_lossy(&output.stdout);
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "tidegate")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no program")
 }
 
 pub fn launch(path: &Path, name: &str, setup: &Setup<'_>) -> Result<Launch> {

@@ -5,7 +5,6 @@
 pub mod json;
 pub mod plot;
 mod remarks;
-mod table;
 mod view;
 
 use std::fmt::Write as _;
@@ -16,7 +15,7 @@ use crate::figure::{Figure, Per};
 use crate::mode::Mode;
 use crate::peers::{Peer, State};
 use crate::stats::Spread;
-use table::{Style, Table};
+use tidegate_compare::table::{Style, Table};
 use view::{Reading, View};
 
 /// One column of a summary: mode, figure, heading.
