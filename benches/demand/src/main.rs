@@ -1,0 +1,44 @@
+//! Drives a slow pool at a multiple of its capacity, through tidegate and HAProxy, with and without demand control.
+//!
+//! The walk: `cli` → `bench` (rounds of windows) → for each window `contestant` (a proxy with one setting), `backend`
+//! (the slow pool) and `users` (who come whatever happens, give up, and come again), each in a process of its own →
+//! `report`. Processes, ports, CPU clocks and tables come from `../compare`. Linux only; it stays on loopback, and
+//! everything that it starts ends with it. README.md says how to read what it prints.
+
+mod backend;
+mod bench;
+mod cli;
+mod contestant;
+mod report;
+mod users;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tidegate_compare::process;
+
+use cli::{Cli, Helper};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.helper {
+        None => bench::run(&cli.options),
+        Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
+        Some(Helper::Backends { job }) => backend::run(&serde_json::from_str(&job).context("reading the job")?),
+        Some(Helper::Users { job }) => {
+            let sample = users::run(&serde_json::from_str(&job).context("reading the job")?)?;
+            println!("{}", serde_json::to_string(&sample).context("writing the sample")?);
+            Ok(())
+        }
+    }
+}

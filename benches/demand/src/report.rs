@@ -1,0 +1,135 @@
+//! What a run says: a table for people, JSON for scripts. Decides nothing.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use tidegate_compare::stats::Spread;
+use tidegate_compare::table::{Style, Table};
+
+use crate::bench::Record;
+use crate::cli::Options;
+use crate::users::Sample;
+
+/// A process that takes this share of a core may be in the way of the others.
+const BUSY: f64 = 0.8;
+
+type Figure = fn(&Sample, f64) -> f64;
+
+/// Heading, key in JSON, value of a window (with the capacity), decimals.
+const FIGURES: &[(&str, &str, Figure, usize)] = &[
+    ("goodput %", "goodput", |s, capacity| share(s.useful, s, capacity), 1),
+    ("for nobody %", "for_nobody", |s, capacity| share(s.worked.saturating_sub(s.useful), s, capacity), 1),
+    ("wait p50 ms", "wait_p50_ms", |s, _| s.wait.p50, 0),
+    ("p99 ms", "wait_p99_ms", |s, _| s.wait.p99, 0),
+    ("offered %", "offered", |s, capacity| share(s.attempts, s, capacity), 0),
+    ("refused %", "refused", |s, capacity| share(s.refused, s, capacity), 0),
+    ("after p50 ms", "refusal_p50_ms", |s, _| s.refusal.p50, 1),
+    ("timed out %", "timed_out", |s, capacity| share(s.timed_out, s, capacity), 0),
+    ("users served %", "users_served", |s, _| 100.0 * s.useful as f64 / (s.useful + s.lost_users).max(1) as f64, 0),
+    ("proxy CPU %", "proxy_cpu", |s, _| 100.0 * s.proxy_cpu / s.seconds, 0),
+];
+
+/// Of the capacity, in percent.
+fn share(count: u64, sample: &Sample, capacity: f64) -> f64 {
+    100.0 * count as f64 / sample.seconds / capacity
+}
+
+fn samples<'a>(record: &'a Record, contestant: &'a str) -> impl Iterator<Item = &'a Sample> {
+    let own = record.windows.iter().filter(move |window| window.contestant == contestant);
+    own.filter_map(|window| window.sample.as_ref())
+}
+
+fn spread(record: &Record, contestant: &str, figure: Figure, capacity: f64) -> Option<Spread> {
+    Spread::of(samples(record, contestant).map(|sample| figure(sample, capacity)))
+}
+
+pub fn text(record: &Record, options: &Options) -> String {
+    let style = if options.markdown { Style::Markdown } else { Style::Text };
+    let mut text = String::new();
+    // Writing to a String cannot fail, here and below.
+    let _ = writeln!(text, "{}\n", setting(record, options));
+    let mut table = Table::new(["contestant"].into_iter().chain(FIGURES.iter().map(|figure| figure.0)));
+    for contestant in &record.contestants {
+        let cells = FIGURES.iter().map(|&(_, _, figure, decimals)| {
+            spread(record, contestant.name, figure, options.capacity())
+                .map_or_else(|| "MISSING".to_owned(), |spread| format!("{:.decimals$}", spread.median))
+        });
+        table.row(std::iter::once(contestant.name.to_owned()).chain(cells));
+    }
+    let _ = writeln!(text, "{}", table.print(style));
+    for contestant in &record.contestants {
+        let _ = writeln!(text, "{}", style.item(&format!("{}: {}", contestant.name, contestant.description)));
+    }
+    for remark in remarks(record) {
+        let _ = writeln!(text, "{}", style.item(&format!("! {remark}")));
+    }
+    text
+}
+
+fn setting(record: &Record, options: &Options) -> String {
+    format!(
+        "{} backends, {} requests at a time each, {} ms for each request: {:.0} answers/s. New users: {} times that; each \
+         waits {} ms for an answer, and tries again up to {} times. More than a backend can work on {}. {} round(s) of {:.1} s \
+         after {:.1} s; medians; shares are of the capacity. {}. {:.0} s in all.",
+        options.backends,
+        options.at_once,
+        options.service,
+        options.capacity(),
+        options.load,
+        options.patience,
+        options.retries,
+        match options.crowd {
+            crate::backend::Crowd::Queue => "waits inside it",
+            crate::backend::Crowd::Share => "makes all slower",
+        },
+        options.rounds(),
+        options.window().as_secs_f64(),
+        options.warm_up().as_secs_f64(),
+        record.versions.join("; "),
+        record.took.as_secs_f64(),
+    )
+}
+
+/// What makes figures worth less than they look.
+fn remarks(record: &Record) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for window in &record.windows {
+        let place = format!("{}, round {}", window.contestant, window.round + 1);
+        if let Some(lost) = &window.lost {
+            remarks.push(format!("{place}: no window: {lost}"));
+        }
+        let Some(sample) = &window.sample else { continue };
+        if sample.broken > 0 {
+            remarks.push(format!("{place}: {} connects failed for want of something on this host", sample.broken));
+        }
+        let cpus = [("proxy", sample.proxy_cpu), ("backends", sample.backends_cpu), ("users", sample.users_cpu)];
+        for (who, seconds) in cpus.into_iter().filter(|(_, seconds)| seconds / sample.seconds > BUSY) {
+            remarks.push(format!("{place}: {who} took {:.0} % of a core", 100.0 * seconds / sample.seconds));
+        }
+    }
+    remarks
+}
+
+pub fn json(record: &Record, options: &Options) -> Value {
+    let summary = record.contestants.iter().map(|contestant| {
+        let figures = FIGURES.iter().map(|&(_, key, figure, _)| {
+            (key.to_owned(), json!(spread(record, contestant.name, figure, options.capacity())))
+        });
+        (contestant.name.to_owned(), Value::Object(figures.collect()))
+    });
+    json!({
+        "setting": setting(record, options),
+        "capacity": options.capacity(),
+        "load": options.load,
+        "patience_ms": options.patience,
+        "retries": options.retries,
+        "backends": options.backends,
+        "at_once": options.at_once,
+        "service_ms": options.service,
+        "crowd": options.crowd,
+        "versions": record.versions,
+        "summary": Value::Object(summary.collect()),
+        "windows": record.windows,
+        "remarks": remarks(record),
+    })
+}
