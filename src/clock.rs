@@ -10,6 +10,9 @@ use std::time::{Instant, SystemTime};
 /// Milliseconds of the monotonic clock since about the start of the process; never 0.
 pub type Millis = u64;
 
+/// Nanoseconds of the same clock, for more than 500 years.
+pub type Nanos = u64;
+
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -31,11 +34,18 @@ impl Now {
     }
 }
 
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// A moment before the first call counts as 1.
 #[must_use]
 pub fn millis(moment: Instant) -> Millis {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     moment.saturating_duration_since(*START).as_millis() as Millis + 1
+}
+
+/// As [`millis`], for what happens more often than that. A moment before the first call counts as 1.
+#[must_use]
+pub fn nanos(moment: Instant) -> Nanos {
+    moment.saturating_duration_since(*START).as_nanos() as Nanos + 1
 }
 
 /// Milliseconds since 1970 by the wall clock.
@@ -56,6 +66,7 @@ mod tests {
         let begun = millis(first);
         assert!(begun >= 1);
         assert_eq!(millis(first + Duration::from_millis(250)), begun + 250);
+        assert_eq!(nanos(first + Duration::from_nanos(250)), nanos(first) + 250);
         assert_eq!(first.checked_sub(Duration::from_secs(3_600)).map_or(1, millis), 1);
     }
 }

@@ -5,7 +5,7 @@
 //! | step | file | what happens |
 //! |---|---|---|
 //! | accept | [`session::acceptor`] | one task for each listening socket of each worker; what an accept error means |
-//! | admit | [`session::admission`] | a permit, or a refusal before any backend is touched |
+//! | admit | [`admission`] | the listener's gate: a permit, or a refusal before any backend is touched |
 //! | settle | [`session::balance`] | stays with this worker, or goes to one with fewer sessions |
 //! | route | [`table`] | the listener's pool, from the immutable routing table |
 //! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget; a hedge beside a slow one |
@@ -20,8 +20,8 @@
 //! A *worker* is a thread with a current-thread runtime and its own `SO_REUSEPORT` socket for each listener. What has
 //! phases and deadlines (accepting, connecting, failing over) is async code that reads top to bottom. Once both sockets
 //! are connected, the session moves into the worker's relay engine: an epoll of its own, watched by the runtime, where
-//! a session is one small slab entry without task, timer, buffer or pipe. Workers share the table, the pools, the count
-//! of sessions and the metrics, through atomics. Of each other they know a *seat*: how many sessions it has, when it
+//! a session is one small slab entry without task, timer, buffer or pipe. Workers share the table, the pools, the
+//! counts of admission and the metrics, through atomics and a few small locks. Of each other they know a *seat*: how many sessions it has, when it
 //! last lived, an inbox for fresh connections, and its listening sockets. The kernel spreads connections by a hash; a
 //! worker that has got more than its share hands the next one over before it is a session, and a worker that is stuck
 //! has a sibling that accepts for it. An established session never changes its thread. The *control thread* runs the

@@ -10,7 +10,8 @@
 //! right; a newcomer that finds only such ones is let in unseen, and both that and the loss of a debt are told to the
 //! caller, to be counted. Memory: about a hundred bytes for each client remembered, taken as they come.
 
-use super::rate::{Gcra, Nanos};
+use super::rate::Gcra;
+use crate::clock::Nanos;
 use crate::config::ClientPrefix;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -155,13 +156,8 @@ impl Clients {
 
     /// How many clients are remembered now.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn remembered(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).index.len()).sum()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// How many may be remembered.

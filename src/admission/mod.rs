@@ -1,12 +1,349 @@
 //! May this connection be served at all: the limits of the process, of a listener, of several listeners together and
 //! of each client.
 //!
-//! Pure but for atomics and small locks: the time is handed in, and what happens to a client that is refused is the
-//! acceptor's business.
+//! A listener has a [`Gate`]. It asks the networks (`cidr`), then each set of limits (`limiter`, with `rate` and
+//! `clients`), then the process (`process`). Pure but for atomics and small locks: the time is handed in, and what a
+//! client finds that is refused is the acceptor's business. Where clients are to wait instead, what needs no address is
+//! asked before one is accepted: [`Gate::before_accept`].
+//!
+//! Invariants: a [`Permit`] holds every count until it is dropped; what is refused by one limit is not held against
+//! anybody by another; a dry run changes nobody's fate, and counts as if those that it would have refused weren't
+//! there. Without limits of its own, a gate costs one branch. Next: `session::acceptor`, which asks.
 
 mod cidr;
 mod clients;
+mod limiter;
 mod pressure;
+mod process;
 mod rate;
+#[cfg(test)]
+mod tests;
 
+pub use limiter::Limiter;
 pub use pressure::Pressure;
+pub use process::{Process, Share};
+
+use crate::clock::Nanos;
+use crate::config::{self, Config, Overload};
+use crate::metrics::{Bound, Metrics, Scope};
+use crate::name::{ClientAddr, LimitName, ListenerName};
+use cidr::AccessList;
+use clients::Slot;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What is asked for each connection of one listener.
+#[derive(Debug)]
+pub struct Gate {
+    share: Share,
+    /// `None` where only the process has limits.
+    own: Option<Box<Own>>,
+    /// What was configured.
+    overload: Option<Overload>,
+    /// Whether clients wait where the process has no place.
+    process_waits: bool,
+    bounded_by_fds: bool,
+}
+
+/// The limits of a listener, its own and those that it shares.
+#[derive(Debug)]
+struct Own {
+    access: Option<AccessList>,
+    /// The listener's own first.
+    limiters: Box<[Arc<Limiter>]>,
+    dry_run: bool,
+}
+
+/// Why a client isn't served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub scope: Scope,
+    pub bound: Bound,
+}
+
+/// Why nobody is accepted now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    pub why: Refusal,
+    /// When it is worth to ask again, where that is known.
+    pub retry_in: Option<Nanos>,
+}
+
+/// All limits that listeners share, by name.
+#[derive(Debug, Default)]
+pub struct SharedLimits(Vec<(LimitName, Arc<Limiter>)>);
+
+impl SharedLimits {
+    /// Keeps the counts of a limit of `previous` that is the same.
+    #[must_use]
+    pub fn new(config: &Config, metrics: &Arc<Metrics>, previous: Option<&Self>) -> Self {
+        let limiter = |wanted: &config::SharedLimit| {
+            let known = previous.and_then(|previous| previous.get(&wanted.name));
+            if let Some(known) = known.filter(|known| known.limits == wanted.limits) {
+                return (wanted.name.clone(), Arc::clone(known));
+            }
+            let new = Limiter::new(Scope::Shared, wanted.name.as_str(), wanted.limits, metrics);
+            (wanted.name.clone(), Arc::new(new))
+        };
+        Self(config.limits.iter().map(limiter).collect())
+    }
+
+    fn get(&self, name: &LimitName) -> Option<&Arc<Limiter>> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, limiter)| limiter)
+    }
+}
+
+/// What gates are made from, besides their listener.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    pub process: &'a Arc<Process>,
+    pub shared: &'a SharedLimits,
+    pub metrics: &'a Arc<Metrics>,
+    /// Whether nothing but the file descriptors bounds the process: clients wait for these.
+    pub bounded_by_fds: bool,
+}
+
+impl Gate {
+    /// The listener's own limits keep their counts if they are those of `previous`.
+    #[must_use]
+    pub fn new(name: &ListenerName, wanted: &config::Admission, around: Around<'_>, previous: Option<&Self>) -> Self {
+        let Around { process, shared, metrics, bounded_by_fds } = around;
+        let access = AccessList::new(&wanted.allow, &wanted.deny);
+        let has_limits = access.is_some() || !wanted.shared.is_empty() || Limiter::bounds_something(&wanted.limits);
+        let own = has_limits.then(|| {
+            let kept = previous.and_then(|gate| gate.limiters().first()).filter(|kept| kept.limits == wanted.limits);
+            let new = || Arc::new(Limiter::new(Scope::Listener, name.as_str(), wanted.limits, metrics));
+            let listener = kept.map_or_else(new, Arc::clone);
+            let shared = wanted.shared.iter().filter_map(|name| shared.get(name).cloned());
+            let limiters = std::iter::once(listener).chain(shared).collect();
+            Box::new(Own { access, limiters, dry_run: wanted.dry_run })
+        });
+        Self {
+            share: Share::new(process, wanted.reserved_connections),
+            own,
+            overload: wanted.overload,
+            process_waits: wanted.overload.map_or(bounded_by_fds, |overload| overload == Overload::Wait),
+            bounded_by_fds,
+        }
+    }
+
+    /// Of a listener without limits, in a process that takes so many connections and refuses others.
+    #[cfg(test)]
+    pub fn open(name: &ListenerName, max: usize, metrics: &Arc<Metrics>) -> Self {
+        let process = &Arc::new(Process::new(max, Pressure::default(), metrics));
+        let around = Around { process, shared: &SharedLimits::default(), metrics, bounded_by_fds: false };
+        Self::new(name, &config::Admission::default(), around, None)
+    }
+
+    /// What is asked before a client is accepted: all that makes clients wait. The answer holds what was asked for
+    /// until it is used; a client that waits is not refused, and not counted as such.
+    pub fn before_accept(self: &Arc<Self>, now: Nanos) -> Result<Early<'_>, Full> {
+        let mut early = Early { gate: self, process: false, limits: false, entries: Vec::new() };
+        if self.overload == Some(Overload::Wait) {
+            if self.process().pressure.is_low() {
+                return Err(Full { why: LOW_MEMORY, retry_in: None });
+            }
+            if let Some(own) = self.own.as_ref().filter(|own| !own.dry_run) {
+                own.enter(now).map_err(|no| Full { why: no.refusal, retry_in: no.retry_in })?;
+                early.limits = true;
+            }
+        }
+        if self.process_waits {
+            early.process = self.share.enter();
+            if !early.process {
+                return Err(Full { why: PROCESS_FULL, retry_in: None });
+            }
+        }
+        Ok(early)
+    }
+
+    /// Whether a client that is refused gets a FIN instead of a reset.
+    #[must_use]
+    pub fn refuses_by_fin(&self) -> bool {
+        self.overload == Some(Overload::Close)
+    }
+
+    /// Whether [`before_accept`](Self::before_accept) needs to know the time.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.overload == Some(Overload::Wait)
+    }
+
+    /// Whether clients wait for this because there are too few file descriptors, and not by the operator's word.
+    #[must_use]
+    pub fn waits_for_descriptors(&self, why: Refusal) -> bool {
+        self.bounded_by_fds && why == PROCESS_FULL
+    }
+
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        self.share.process()
+    }
+
+    #[must_use]
+    pub fn reserved(&self) -> usize {
+        self.share.reserved()
+    }
+
+    /// The listener's own limits, then those that it shares.
+    #[must_use]
+    pub fn limiters(&self) -> &[Arc<Limiter>] {
+        self.own.as_ref().map_or(&[], |own| &own.limiters)
+    }
+
+    /// Shows in the metrics how things stand.
+    pub fn publish(&self) {
+        self.process().publish();
+        self.limiters().iter().for_each(|limiter| limiter.publish());
+    }
+}
+
+const PROCESS_FULL: Refusal = Refusal { scope: Scope::Process, bound: Bound::Connections };
+const LOW_MEMORY: Refusal = Refusal { scope: Scope::Process, bound: Bound::Memory };
+
+/// What a limiter of a listener says no to.
+struct No {
+    /// Which limiter's refusal it is.
+    at: usize,
+    refusal: Refusal,
+    retry_in: Option<Nanos>,
+}
+
+impl Own {
+    fn no(&self, at: usize, bound: Bound, retry_in: Option<Nanos>) -> No {
+        No { at, refusal: Refusal { scope: self.limiters[at].scope, bound }, retry_in }
+    }
+
+    /// What concerns no single client.
+    fn enter(&self, now: Nanos) -> Result<(), No> {
+        for (at, limiter) in self.limiters.iter().enumerate() {
+            if let Err(reached) = limiter.enter(now) {
+                self.limiters[..at].iter().for_each(|entered| entered.give_back());
+                return Err(self.no(at, reached.bound, reached.retry_in));
+            }
+        }
+        Ok(())
+    }
+
+    /// What concerns this client. Whatever it has entered is in `slots`, also if it is refused after all.
+    fn enter_client(&self, address: IpAddr, now: Nanos, slots: &mut Vec<Entry>) -> Result<(), No> {
+        if self.access.as_ref().is_some_and(|access| !access.allows(address)) {
+            return Err(self.no(0, Bound::Access, None));
+        }
+        for (at, limiter) in self.limiters.iter().enumerate() {
+            match limiter.enter_client(address, now) {
+                Ok(slot) => slots.extend(slot.map(|slot| Entry { at, slot })),
+                Err(bound) => return Err(self.no(at, bound, None)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A client's connection in the table of one limiter.
+#[derive(Debug)]
+struct Entry {
+    at: usize,
+    slot: Slot,
+}
+
+/// What a client has taken that may yet come to nothing: dropped, all of it is given back.
+#[derive(Debug)]
+pub struct Early<'a> {
+    gate: &'a Arc<Gate>,
+    process: bool,
+    limits: bool,
+    entries: Vec<Entry>,
+}
+
+impl Early<'_> {
+    /// The right to a session for a client that was accepted, or why there is none.
+    pub fn admit(mut self, client: ClientAddr, now: Nanos) -> Result<Permit, Refusal> {
+        let gate = self.gate;
+        if let Some(own) = &gate.own {
+            self.enter(own, client, now)?;
+        }
+        if gate.process().pressure.is_low() {
+            return Err(gate.process().refuse(LOW_MEMORY));
+        }
+        if !self.process && !gate.share.enter() {
+            return Err(gate.process().refuse(PROCESS_FULL));
+        }
+        let held = match (std::mem::take(&mut self.limits), std::mem::take(&mut self.entries)) {
+            (true, entries) if !entries.is_empty() => Held::Clients(entries.into()),
+            (true, _) => Held::Limits,
+            (false, _) => Held::Nothing,
+        };
+        self.process = false;
+        Ok(Permit { gate: Arc::clone(gate), held })
+    }
+
+    /// Asks the listener's limits; all of them say yes, or nothing is held of any.
+    fn enter(&mut self, own: &Own, client: ClientAddr, now: Nanos) -> Result<(), Refusal> {
+        let answer = match client {
+            ClientAddr::Tcp(address) => own.enter_client(address.ip(), now, &mut self.entries),
+            // It has no address: its permission is that of the socket's file.
+            ClientAddr::Unix => Ok(()),
+        };
+        let answer = answer.and_then(|()| if self.limits { Ok(()) } else { own.enter(now) });
+        match answer {
+            Ok(()) => {
+                self.limits = true;
+                Ok(())
+            }
+            Err(no) => {
+                own.limiters[no.at].metrics.refused(no.refusal.bound, own.dry_run);
+                self.give_back_entries();
+                if own.dry_run { Ok(()) } else { Err(no.refusal) }
+            }
+        }
+    }
+
+    fn give_back_entries(&mut self) {
+        for Entry { at, slot } in self.entries.drain(..) {
+            self.gate.limiters()[at].give_back_client(&slot);
+        }
+    }
+}
+
+impl Drop for Early<'_> {
+    fn drop(&mut self) {
+        self.give_back_entries();
+        if self.limits {
+            self.gate.limiters().iter().for_each(|limiter| limiter.give_back());
+        }
+        if self.process {
+            self.gate.share.leave();
+        }
+    }
+}
+
+/// The right to one session, until it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    gate: Arc<Gate>,
+    held: Held,
+}
+
+/// What it holds besides its place in the process.
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    /// A connection of each limiter.
+    Limits,
+    /// And one of its client, in some of their tables.
+    Clients(Box<[Entry]>),
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.share.leave();
+        let limiters = self.gate.limiters();
+        if let Held::Clients(entries) = &self.held {
+            entries.iter().for_each(|Entry { at, slot }| limiters[*at].leave_client(slot));
+        }
+        if !matches!(self.held, Held::Nothing) {
+            limiters.iter().for_each(|limiter| limiter.leave());
+        }
+    }
+}

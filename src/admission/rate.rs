@@ -5,11 +5,9 @@
 //! the burst allows doesn't conform, and changes nothing. Source: ITU-T I.371 (2004), annex A, the virtual scheduling
 //! algorithm. A limit of one bucket in one word can't lose its balance to a crash or a race.
 
+use crate::clock::Nanos;
 use crate::config::Rate;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Nanoseconds of a clock that only goes forward.
-pub type Nanos = u64;
 
 /// A rate and its burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +19,11 @@ pub struct Gcra {
 }
 
 impl Gcra {
-    /// Of `burst` connections at most, as many may come at once after a while without any; without it, a tenth of a
-    /// second's worth, and at least one.
+    /// With so many that may come at once after a while without any; `None` is the rate's own default.
     #[must_use]
     pub fn new(rate: Rate, burst: Option<u32>) -> Self {
         let interval = rate.interval_nanos().max(1);
-        let burst = burst.map_or_else(|| TENTH / interval, u64::from).max(1);
+        let burst = u64::from(burst.unwrap_or_else(|| rate.default_burst()).max(1));
         Self { interval, tolerance: interval.saturating_mul(burst - 1) }
     }
 
@@ -45,9 +42,6 @@ impl Gcra {
         due.saturating_sub(self.interval)
     }
 }
-
-/// A tenth of a second.
-const TENTH: Nanos = 100_000_000;
 
 /// One limit that all connections share.
 #[derive(Debug)]

@@ -59,8 +59,17 @@ pub fn plan(config: &Config, workers: usize, limit: u64) -> Result<Plan, String>
     // With a very small limit the reserve is a hope: half goes to sessions whatever it says.
     let left = limit.saturating_sub(reserve.min(limit / 2));
     let max_pipes = (left / PIPE_SHARE).min(most_pipes);
-    let max_sessions = (left - PER_PIPE * max_pipes) / PER_SESSION;
-    Ok(Plan { max_sessions: max_sessions.max(1) as usize, max_pipes: max_pipes as usize })
+    let max_sessions = ((left - PER_PIPE * max_pipes) / PER_SESSION).max(1) as usize;
+    // With `max_connections` the config itself says whether they fit.
+    let reserved = config.listeners.iter().map(|listener| listener.admission.reserved_connections);
+    let reserved = reserved.fold(0, usize::saturating_add);
+    if reserved > max_sessions {
+        return Err(format!(
+            "the listeners' reserved_connections are {reserved} together, but the limit of {limit} file descriptors \
+             carries {max_sessions} connections; raise the limit (LimitNOFILE= in the unit, `ulimit -Hn`) or reserve less"
+        ));
+    }
+    Ok(Plan { max_sessions, max_pipes: max_pipes as usize })
 }
 
 #[cfg(test)]
@@ -109,6 +118,19 @@ mod tests {
         config.listeners = Config::parse("lb.toml", text.as_bytes()).unwrap().config.listeners;
         assert!(plan(&config, 2, bare + 3).is_err(), "two addresses are four sockets for two workers");
         assert!(plan(&config, 2, bare + 4).is_ok());
+    }
+
+    #[test]
+    fn reserves_that_the_descriptors_do_not_carry_are_refused() {
+        let mut config = config(None);
+        let fits = plan(&config, 2, 20_000).unwrap().max_sessions;
+        let text = "[listeners.a]\nbind = \"127.0.0.1:1\"\npool = \"p\"\n[pools.p]\nbackends = []\n";
+        config.listeners = Config::parse("lb.toml", text.as_bytes()).unwrap().config.listeners;
+        config.listeners[0].admission.reserved_connections = fits + 1;
+        let error = plan(&config, 2, 20_000).unwrap_err();
+        assert!(error.contains(&(fits + 1).to_string()) && error.contains("20000"), "{error}");
+        config.listeners[0].admission.reserved_connections = fits / 2;
+        assert!(plan(&config, 2, 20_000).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! allocations, of each thread apart, for ever: without this, a process keeps the size of its largest hour. Giving it
 //! back costs milliseconds and the faults of the next burst, so it is done only when most of a large burst is over.
 
-use crate::session::admission::Admission;
+use crate::admission::Process;
 use crate::sys;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,14 +38,14 @@ impl Ebb {
 }
 
 /// Looks for ever. What reading the config has left behind goes first.
-pub async fn keep_small(admission: Arc<Admission>) {
+pub async fn keep_small(process: Arc<Process>) {
     let mut ebb = Ebb::default();
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sys::release_free_memory();
     loop {
         tick.tick().await;
-        if ebb.is_low(admission.active(), admission.take_peak()) {
+        if ebb.is_low(process.active(), process.take_peak()) {
             sys::release_free_memory();
         }
     }

@@ -7,6 +7,7 @@ use super::fds;
 use super::gates::Announcement;
 use super::pipes;
 
+use crate::admission::{Around, Gate, Pressure, Process, SharedLimits};
 use crate::clock::Now;
 use crate::config::{Address, Config, Mistake, RelayMode, limits};
 use crate::every::Every;
@@ -16,7 +17,6 @@ use crate::name::BindAddr;
 use crate::net::listen::{AtClose, ListenSocket, Options, SocketAccess, bind_all};
 use crate::net::relay::PipeBounds;
 use crate::net::resolve;
-use crate::session::admission::{Admission, Overflow};
 use crate::session::balance::SharedSocket;
 use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable};
@@ -35,7 +35,7 @@ const SHORTAGE_LOG: Duration = Duration::from_secs(10);
 pub struct Shared {
     pub table: Arc<ArcSwap<RoutingTable>>,
     pub metrics: Arc<Metrics>,
-    pub admission: Arc<Admission>,
+    pub process: Arc<Process>,
     pub access: Option<AccessLog>,
     pub shortage: Arc<Every>,
     pub workers: usize,
@@ -69,7 +69,9 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
     let limit = fds::raise_limit();
     let plan = fds::plan(config, workers, limit).map_err(Failure::System)?;
     let admin = bind_admin(config)?;
-    let (sockets, listeners) = bind_listeners(config, workers, &metrics)?;
+    warn_of_limits_out_of_reach(config, plan.max_sessions);
+    let process = Arc::new(Process::new(plan.max_sessions, Pressure::default(), &metrics));
+    let (sockets, listeners) = bind_listeners(config, workers, &metrics, &process)?;
     let announcement = Announcement::new(admin.as_ref().map(|socket| &socket.address), &listeners);
 
     let built = RoutingTable::build(config, &resolution, listeners, &metrics, None, Now::read());
@@ -87,7 +89,6 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
              at fs.pipe-user-pages-soft (relay = \"copy\" silences this)"
         );
     }
-    let overflow = if config.runtime.max_connections.is_some() { Overflow::Refuse } else { Overflow::Wait };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         workers,
@@ -101,7 +102,7 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
         shared: Shared {
             table: Arc::new(ArcSwap::from_pointee(built.table)),
             metrics,
-            admission: Arc::new(Admission::new(plan.max_sessions, overflow)),
+            process,
             access,
             shortage: Arc::new(Every::new(SHORTAGE_LOG, Instant::now())),
             workers,
@@ -112,6 +113,18 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
         pipes,
         log,
     })
+}
+
+/// A limit that the process reaches first is hardly meant.
+fn warn_of_limits_out_of_reach(config: &Config, max_sessions: usize) {
+    for listener in &config.listeners {
+        if let Some(own) = listener.admission.limits.max_connections.filter(|&own| own > max_sessions) {
+            tracing::warn!(
+                "listeners.{}: max_connections = {own} is never reached: the process serves {max_sessions} at most",
+                listener.name
+            );
+        }
+    }
 }
 
 /// Resolves every host name of the config; all that fail are named at once.
@@ -154,7 +167,15 @@ fn bind_admin(config: &Config) -> Result<Option<ListenSocket>, Failure> {
 
 type Bound = (Vec<WorkerSockets>, Vec<Arc<Listener>>);
 
-fn bind_listeners(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound, Failure> {
+fn bind_listeners(
+    config: &Config,
+    workers: usize,
+    metrics: &Arc<Metrics>,
+    process: &Arc<Process>,
+) -> Result<Bound, Failure> {
+    let shared = SharedLimits::new(config, metrics, None);
+    let bounded_by_fds = config.runtime.max_connections.is_none();
+    let around = Around { process, shared: &shared, metrics, bounded_by_fds };
     let mut by_worker: Vec<WorkerSockets> = (0..workers).map(|_| Vec::new()).collect();
     let mut listeners = Vec::new();
     let mut refused = Vec::new();
@@ -169,7 +190,8 @@ fn bind_listeners(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Re
         }
         let addresses: Vec<BindAddr> = bound.iter().filter_map(|sockets| sockets.first()).map(address_of).collect();
         let handles = metrics.listener(&wanted.name, &CloseReason::LABELS);
-        let listener = Arc::new(Listener::new(wanted.clone(), handles, addresses));
+        let gate = Gate::new(&wanted.name, &wanted.admission, around, None);
+        let listener = Arc::new(Listener::new(wanted.clone(), handles, addresses, gate));
         for sockets in bound {
             for (socket, share) in sockets.into_iter().zip(&mut by_worker) {
                 share.push(SharedSocket::new(socket, options, Arc::clone(&listener)));

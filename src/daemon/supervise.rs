@@ -46,9 +46,9 @@ impl Control {
         let keeper = keep_running("keeper", Arc::clone(&shared.metrics), move || {
             health::keep(Arc::clone(&table), asked.clone())
         });
-        let admission = Arc::clone(&shared.admission);
+        let process = Arc::clone(&shared.process);
         let memory =
-            keep_running("memory", Arc::clone(&shared.metrics), move || memory::keep_small(Arc::clone(&admission)));
+            keep_running("memory", Arc::clone(&shared.metrics), move || memory::keep_small(Arc::clone(&process)));
         let (stop, stopped) = watch::channel(false);
         let admin = match admin.map(admin::Listener::new).transpose() {
             Ok(socket) => socket.map(|socket| {

@@ -57,7 +57,6 @@ pub fn spawn_all(
             index,
             seats: Arc::clone(&seats),
             table: Arc::clone(&shared.table),
-            admission: Arc::clone(&shared.admission),
             access: shared.access.clone(),
             pipes,
             relay,

@@ -9,12 +9,14 @@ mod family;
 mod handles;
 mod kernel;
 mod labels;
+mod limit;
 pub mod names;
 mod value;
 
 pub use family::Series;
 pub use handles::{BackendMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics};
 pub use labels::{CheckResult, ConnectErrorReason, LogKind, TrafficFailure};
+pub use limit::{Bound, LimitMetrics, Scope};
 pub use value::{Counter, Gauge, Histogram};
 
 use crate::name::{Direction, ListenerName, PoolName};
@@ -59,6 +61,7 @@ pub struct Metrics {
 const SPARE: usize = 4 << 10;
 
 struct Families {
+    limits: limit::Families,
     task_restarts: Family<Counter>,
     worker_sessions: Family<Gauge>,
     worker_handed_over: Family<Counter>,
@@ -234,6 +237,7 @@ impl Registry {
 impl Families {
     fn register(registry: &mut Registry) -> Result<Self, Error> {
         Ok(Self {
+            limits: limit::Families::register(registry)?,
             task_restarts: registry.add(&names::TASK_RESTARTS)?,
             worker_sessions: registry.add(&names::WORKER_SESSIONS)?,
             worker_handed_over: registry.add(&names::WORKER_HANDED_OVER)?,

@@ -56,6 +56,21 @@ names! {
     ADMIN_REFUSED = "tidegate_admin_connections_refused_total" []:
         "Connections to the admin endpoint closed unserved because too many were open.";
 
+    LIMIT_CONNECTIONS = "tidegate_limit_connections" ["scope", "name"]:
+        "Client connections that count towards the limit now.";
+    LIMIT_MAX_CONNECTIONS = "tidegate_limit_max_connections" ["scope", "name"]:
+        "Client connections at most, where the limit says so.";
+    LIMIT_CLIENTS = "tidegate_limit_clients" ["scope", "name"]:
+        "Clients that the limit remembers now.";
+    LIMIT_MAX_CLIENTS = "tidegate_limit_max_clients" ["scope", "name"]:
+        "Clients that the limit can remember at most.";
+    LIMIT_REFUSALS = "tidegate_limit_refusals_total" ["scope", "name", "dry_run", "reason"]:
+        "Client connections that the limit refused, or in a dry run would have refused, by the bound that was reached.";
+    LIMIT_EVICTIONS = "tidegate_limit_evictions_total" ["scope", "name"]:
+        "Clients forgotten to make room for others although their rate limit still held something against them.";
+    LIMIT_UNTRACKED = "tidegate_limit_untracked_total" ["scope", "name"]:
+        "Client connections let in without being counted for their client, because all that are remembered have some.";
+
     WORKER_SESSIONS = "tidegate_worker_sessions" ["worker"]:
         "Sessions that the worker serves.";
     WORKER_HANDED_OVER = "tidegate_worker_handed_over_total" ["worker"]:

@@ -4,12 +4,13 @@
 //! out, because readiness doesn't come back by itself then. Invariant: accepting never ends but by a stop; a socket
 //! that is broken is bound again, with backoff, while the other listeners go on.
 
-use super::admission::{Overflow, Permit};
 use super::balance::SharedSocket;
 use super::close::CloseReason;
 use super::record::Record;
 use super::{Arrival, Worker};
+use crate::admission::{Early, Full, Permit, Refusal};
 use crate::backoff::Backoff;
+use crate::clock;
 use crate::drain::{Drain, Stage};
 use crate::name::ClientAddr;
 use crate::net::listen::{ListenSocket, bind_again};
@@ -34,7 +35,7 @@ const LOST_PER_TURN: usize = 64;
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 /// The shortest and longest pause while file descriptors or memory are short.
 const SHORTAGE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
-/// How long the accept queue is left alone while as many sessions run as the file descriptors carry.
+/// How long the accept queue is left alone while clients wait for a limit.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 /// The shortest and longest time between two tries to bind a broken listener again.
 const REBIND: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -56,8 +57,8 @@ enum Verdict {
 
 /// Why a turn of accepting stopped early.
 enum Halt {
-    /// As many sessions run as the process can carry.
-    Full,
+    /// A limit is reached, for which clients wait.
+    Full(Full),
     Error(Errno),
 }
 
@@ -156,7 +157,7 @@ impl Acceptor {
         for _ in 0..TURNS {
             match self.accept_some(socket) {
                 Ok(()) => tokio::task::yield_now().await,
-                Err(Halt::Full) => return false,
+                Err(Halt::Full(_)) => return false,
                 Err(Halt::Error(error)) => return judge(error) != Verdict::Shortage,
             }
         }
@@ -165,18 +166,15 @@ impl Acceptor {
 
     /// Accepts a turn's worth; `Ok` if there may be more.
     fn accept_some(&mut self, socket: &ListenSocket) -> Result<(), Halt> {
+        let listener = Arc::clone(&self.listener);
+        let gate = &listener.gate;
+        // For what is asked before there is a client: a turn is short.
+        let begun = if gate.waits() { clock::nanos(Instant::now()) } else { 0 };
         for _ in 0..ACCEPTS_PER_TURN {
-            let admission = &self.worker.admission;
-            // Who may refuse must not hold a permit for a client that isn't there: another worker's would be refused.
-            let early = match admission.overflow() {
-                Overflow::Wait => Some(admission.admit().ok_or(Halt::Full)?),
-                Overflow::Refuse => None,
-            };
+            // Who may refuse must hold nothing for a client that isn't there: another worker's would be refused.
+            let early = gate.before_accept(begun).map_err(Halt::Full)?;
             match socket.accept() {
-                Ok((client, address)) => {
-                    let permit = early.or_else(|| admission.admit());
-                    self.serve(client, address, permit);
-                }
+                Ok((client, address)) => self.judge_client(client, address, early),
                 Err(error) if judge(error) == Verdict::Lost => {
                     self.listener.metrics.accept_error(name_of(error));
                     self.lost += 1;
@@ -191,24 +189,41 @@ impl Acceptor {
         Ok(())
     }
 
-    fn serve(&mut self, client: Stream, address: ClientAddr, permit: Option<Permit>) {
+    fn judge_client(&mut self, client: Stream, address: ClientAddr, early: Early<'_>) {
         (self.lost, self.shortage) = (0, SHORTAGE_PAUSE.0);
-        let (listener, accepted) = (Arc::clone(&self.listener), Instant::now());
-        if let Some(permit) = permit {
-            self.worker.place(Arrival { client, address, listener, permit, place: None, accepted });
+        let accepted = Instant::now();
+        match early.admit(address, clock::nanos(accepted)) {
+            Ok(permit) => self.serve(client, address, permit, accepted),
+            Err(refusal) => self.refuse(client, address, refusal, accepted),
+        }
+    }
+
+    fn serve(&self, client: Stream, address: ClientAddr, permit: Permit, accepted: Instant) {
+        let listener = Arc::clone(&self.listener);
+        self.worker.place(Arrival { client, address, listener, permit, place: None, accepted });
+    }
+
+    /// Ends a client that isn't served, before any backend hears of it.
+    fn refuse(&self, client: Stream, address: ClientAddr, refusal: Refusal, accepted: Instant) {
+        if self.listener.gate.refuses_by_fin() {
+            client.close();
         } else {
             drop(client);
-            Record::new(address, listener, accepted, &self.worker).finish(CloseReason::MaxConnections);
         }
+        let listener = Arc::clone(&self.listener);
+        Record::new(address, listener, accepted, &self.worker).finish(CloseReason::of_refusal(refusal));
     }
 
     /// Pauses as the halt asks for; an error only if the socket is broken.
     async fn after(&mut self, halt: Halt) -> Result<(), Errno> {
         let error = match halt {
             Halt::Error(error) => error,
-            Halt::Full => {
-                self.say_shortage("as many sessions run as the file descriptor limit carries");
-                self.pause(FULL_PAUSE).await;
+            Halt::Full(full) => {
+                if self.listener.gate.waits_for_descriptors(full.why) {
+                    self.say_shortage("as many sessions run as the file descriptor limit carries");
+                }
+                let retry = full.retry_in.map_or(FULL_PAUSE, Duration::from_nanos);
+                self.pause(retry.min(FULL_PAUSE)).await;
                 return Ok(());
             }
         };
@@ -230,7 +245,7 @@ impl Acceptor {
 
     fn say_shortage(&self, what: &str) {
         if self.worker.shortage.is_due(Instant::now()) {
-            let sessions = self.worker.admission.active();
+            let sessions = self.listener.gate.process().active();
             let listener = &self.listener.name;
             tracing::warn!(%listener, sessions, "{what}; clients wait; raise the limit (LimitNOFILE, ulimit -n)");
         }

@@ -2,6 +2,8 @@
 //!
 //! Owns the words. [`CloseReason::Complete`] is the only end in order; every other one is a reset.
 
+use crate::admission::Refusal;
+use crate::metrics::{Bound, Scope};
 use crate::name::Side;
 use crate::net::relay::{Order, RelayEnd};
 
@@ -195,6 +197,20 @@ impl CloseReason {
             | Self::Lifetime
             | Self::Rebalanced
             | Self::Panic => "balancer",
+        }
+    }
+
+    #[must_use]
+    pub fn of_refusal(Refusal { scope, bound }: Refusal) -> Self {
+        match (bound, scope) {
+            (Bound::Connections, Scope::Process) => Self::MaxConnections,
+            (Bound::Connections, Scope::Listener) => Self::ListenerMaxConnections,
+            (Bound::Connections, Scope::Shared) => Self::SharedMaxConnections,
+            (Bound::ConnectionsPerClient, _) => Self::ClientMaxConnections,
+            (Bound::Rate, _) => Self::AcceptRate,
+            (Bound::RatePerClient, _) => Self::ClientAcceptRate,
+            (Bound::Access, _) => Self::Denied,
+            (Bound::Memory, _) => Self::LowMemory,
         }
     }
 

@@ -1,6 +1,6 @@
 //! One client connection, from the moment it was accepted to the hand-over to the relay.
 //!
-//! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` permits, `balance`
+//! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` admits, `balance`
 //! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects,
 //! `replay` may wait for the first answer, the worker's relay engine moves the bytes, and `record` ends it, once,
 //! whatever happened; `report` tells the pool what became of its backend, and `mover` ends what must go elsewhere. Owns
@@ -9,7 +9,6 @@
 //! it in order.
 
 pub mod acceptor;
-pub mod admission;
 pub mod balance;
 pub mod close;
 mod connect;
@@ -22,13 +21,13 @@ mod worker;
 
 pub use worker::{Worker, WorkerSetup};
 
+use crate::admission::Permit;
 use crate::name::{ClientAddr, Direction, Side};
 use crate::net::keepalive::{give_up_after, idle_before_probe};
 use crate::net::relay::{self, Handover, RelayEnd, Terms, Timeouts};
 use crate::net::stream::Stream;
 use crate::pool::{Backend, Pool, Slot};
 use crate::table::{Facts, Listener};
-use admission::Permit;
 use balance::Place;
 use close::CloseReason;
 use connect::Search;

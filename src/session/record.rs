@@ -4,11 +4,11 @@
 //! with the reason that [`Record::finish`] was given, or, in a task that panicked or was cancelled at the drain
 //! deadline, with that. The fields of the line stand in [`Record::write`], in the order of the line.
 
-use super::admission::Permit;
 use super::balance::Place;
 use super::close::CloseReason;
 use super::report::{self, Traffic};
 use super::worker::Worker;
+use crate::admission::Permit;
 use crate::config::OnDown;
 use crate::drain::Alive;
 use crate::log::Line;

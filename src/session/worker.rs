@@ -2,7 +2,6 @@
 //!
 //! Owns no task: the daemon's worker thread drives the engine and runs the acceptors with this in hand.
 
-use super::admission::Admission;
 use super::balance::{self, Seat, Seats};
 use super::mover::Mover;
 use super::{Arrival, Relayed, Session, hook};
@@ -28,7 +27,6 @@ pub struct WorkerSetup {
     pub index: u16,
     pub seats: Arc<Seats>,
     pub table: Arc<ArcSwap<RoutingTable>>,
-    pub admission: Arc<Admission>,
     pub access: Option<AccessLog>,
     pub pipes: PipeBounds,
     pub relay: RelayMode,
@@ -44,7 +42,6 @@ pub struct Worker {
     /// This worker's own.
     pub seat: Arc<Seat>,
     pub table: Arc<ArcSwap<RoutingTable>>,
-    pub admission: Arc<Admission>,
     pub engine: Rc<RefCell<Engine<Relayed>>>,
     pub rng: RefCell<Rng>,
     pub access: Option<RefCell<AccessWriter>>,
@@ -68,7 +65,6 @@ impl Worker {
             seat,
             seats: setup.seats,
             table: setup.table,
-            admission: setup.admission,
             engine: Rc::new(RefCell::new(Engine::new(setup.pipes, setup.relay, Instant::now())?)),
             rng: RefCell::new(Rng::from_entropy()),
             access: setup.access.map(|log| RefCell::new(log.writer())),

@@ -2,6 +2,7 @@
 //!
 //! Owns no socket: acceptors hold those.
 
+use crate::admission::Gate;
 use crate::config;
 use crate::metrics::ListenerMetrics;
 use crate::name::{BindAddr, ListenerName};
@@ -14,15 +15,17 @@ pub struct Listener {
     pub metrics: ListenerMetrics,
     /// The actual addresses, with the ports that the kernel picked.
     pub bound: Vec<BindAddr>,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
     /// A lock and not an atomic, so that the metric always agrees with it.
     broken: Mutex<usize>,
 }
 
 impl Listener {
     #[must_use]
-    pub fn new(config: config::Listener, metrics: ListenerMetrics, bound: Vec<BindAddr>) -> Self {
+    pub fn new(config: config::Listener, metrics: ListenerMetrics, bound: Vec<BindAddr>, gate: Gate) -> Self {
         metrics.up.set(1);
-        Self { name: config.name.clone(), config, metrics, bound, broken: Mutex::new(0) }
+        Self { name: config.name.clone(), config, metrics, bound, gate: Arc::new(gate), broken: Mutex::new(0) }
     }
 
     /// Sockets that can't accept just now; they are being bound again.

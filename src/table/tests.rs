@@ -1,6 +1,7 @@
 //! Tables built from small configs: routes, the expansion of host names, and what is kept.
 
 use super::{Built, Facts, Listener, Resolution, RoutingTable, Warning};
+use crate::admission::Gate;
 use crate::clock::Now;
 use crate::config::{self, Address, Balance, Config, Group, Initial};
 use crate::metrics::Metrics;
@@ -40,8 +41,10 @@ fn config(pools: Vec<config::Pool>) -> Config {
 
 fn listener(name: &str, pool: &str) -> Arc<Listener> {
     let config = config::Listener::new(ListenerName::new(name), Vec::new(), PoolName::new(pool));
-    let metrics = Arc::new(Metrics::new().unwrap()).listener(&config.name, &[]);
-    Arc::new(Listener::new(config, metrics, Vec::new()))
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let gate = Gate::open(&config.name, 1, &metrics);
+    let handles = metrics.listener(&config.name, &[]);
+    Arc::new(Listener::new(config, handles, Vec::new(), gate))
 }
 
 /// `a` is one address, `b` is two, `none` is known to have none.

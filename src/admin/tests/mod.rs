@@ -8,6 +8,7 @@ mod clock;
 mod hostile;
 
 use super::*;
+use crate::admission::Gate;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::name::BindAddr;
@@ -115,7 +116,8 @@ fn table(config: &str, metrics: &Arc<Metrics>) -> RoutingTable {
     let config = Config::parse("lb.toml", config.as_bytes()).unwrap().config;
     let listeners = config.listeners.iter().map(|listener| {
         let handles = metrics.listener(&listener.name, &["complete"]);
-        Arc::new(table::Listener::new(listener.clone(), handles, listener.bind.clone()))
+        let gate = Gate::open(&listener.name, 1, &metrics);
+        Arc::new(table::Listener::new(listener.clone(), handles, listener.bind.clone(), gate))
     });
     let listeners = listeners.collect();
     let now = Now { millis: 1, unix_ms: 1_600_000_000_000 };

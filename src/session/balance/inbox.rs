@@ -122,6 +122,6 @@ mod tests {
         assert!(inbox.take().is_empty());
         drop(left);
         assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(bench.admission.active(), 0);
+        assert_eq!(bench.process().active(), 0);
     }
 }

@@ -2,9 +2,9 @@
 
 use super::share::share;
 use super::*;
+use crate::admission::{Gate, Process};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::session::admission::{Admission, Overflow};
 use crate::table::Listener;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 /// What a connection needs to be handed over.
 pub struct Bench {
-    pub admission: Arc<Admission>,
     seats: Seats,
     listener: Arc<Listener>,
     socket: TcpListener,
@@ -29,15 +28,19 @@ impl Bench {
         let config = Config::parse("lb.toml", CONFIG.as_bytes()).unwrap().config.listeners.remove(0);
         let handles = metrics.listener(&config.name, &[]);
         let since = Instant::now();
+        let gate = Gate::open(&config.name, usize::MAX, &metrics);
         let bench = Self {
-            admission: Arc::new(Admission::new(usize::MAX, Overflow::Refuse)),
             seats: Seats::new((0..workers).map(|_| Vec::new()).collect(), &metrics, since),
-            listener: Arc::new(Listener::new(config, handles, Vec::new())),
+            listener: Arc::new(Listener::new(config, handles, Vec::new(), gate)),
             socket: TcpListener::bind("127.0.0.1:0").unwrap(),
             since,
         };
         bench.beat(0..workers, 1);
         bench
+    }
+
+    pub fn process(&self) -> &Process {
+        self.listener.gate.process()
     }
 
     fn beat(&self, workers: impl IntoIterator<Item = usize>, millis: u64) {
@@ -50,11 +53,12 @@ impl Bench {
     pub fn arrival(&self) -> (Arrival, TcpStream) {
         let client = TcpStream::connect(self.socket.local_addr().unwrap()).unwrap();
         let (socket, address) = self.socket.accept().unwrap();
+        let address = crate::name::ClientAddr::tcp(address);
         let arrival = Arrival {
             client: crate::net::stream::Stream::new(socket.into()).unwrap(),
-            address: crate::name::ClientAddr::tcp(address),
+            address,
             listener: Arc::clone(&self.listener),
-            permit: self.admission.admit().unwrap(),
+            permit: self.listener.gate.before_accept(1).unwrap().admit(address, 1).unwrap(),
             place: None,
             accepted: Instant::now(),
         };
@@ -94,7 +98,7 @@ fn what_one_worker_accepts_is_shared_by_all_and_every_count_returns_to_zero() {
     }
     drop(kept);
     bench.forget();
-    assert_eq!((bench.counts(), bench.admission.active()), (vec![0; 4], 0));
+    assert_eq!((bench.counts(), bench.process().active()), (vec![0; 4], 0));
 }
 
 #[test]
