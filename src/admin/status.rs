@@ -4,10 +4,12 @@
 //! Owns the names of the JSON's fields and the gates of readiness. Takes no lock that traffic takes.
 
 use super::{Phase, State};
+use crate::admission::{Limiter, Process};
 use crate::clock::Now;
+use crate::metrics::Scope;
 use crate::name::Direction;
 use crate::pool::{Backend, LastError, Pool, PoolView, Standing, WHOLE_SHARE};
-use crate::table;
+use crate::table::{self, RoutingTable};
 use serde::{Serialize, Serializer};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +26,26 @@ pub struct Status {
     pub started: Moment,
     pub now: Moment,
     pub listeners: Vec<Listener>,
+    /// Of the process, then those of the listeners and what they share.
+    pub limits: Vec<LimitStatus>,
     pub pools: Vec<PoolStatus>,
+}
+
+/// What a limit counts, and what it has refused.
+#[derive(Serialize)]
+pub struct LimitStatus {
+    /// `process`, `listener` or `shared`.
+    pub scope: &'static str,
+    /// Of the listener, or of the limit that several share.
+    pub name: String,
+    pub connections: usize,
+    pub max_connections: Option<usize>,
+    /// How many clients are remembered, and how many may be; `None` where none are.
+    pub clients: Option<usize>,
+    pub max_clients: Option<usize>,
+    pub refused: u64,
+    /// Would have been, by dry runs.
+    pub refused_dry_run: u64,
 }
 
 #[derive(Serialize)]
@@ -37,6 +58,8 @@ pub struct Listener {
     pub sockets_broken: usize,
     pub active: i64,
     pub total: u64,
+    /// Of the process's connections, kept for this listener.
+    pub reserved: usize,
 }
 
 #[derive(Serialize)]
@@ -148,6 +171,7 @@ impl Status {
             started: Moment::of(state.started),
             now: Moment::of(now),
             listeners,
+            limits: limits(&table),
             pools,
         }
     }
@@ -181,6 +205,48 @@ impl Listener {
             sockets_broken: broken,
             active: listener.metrics.active.get(),
             total: listener.metrics.connections_total.get(),
+            reserved: listener.gate.reserved(),
+        }
+    }
+}
+
+/// Each limit once, in the order of the listeners that have it.
+fn limits(table: &RoutingTable) -> Vec<LimitStatus> {
+    let process = table.listeners.first().map(|listener| LimitStatus::of_process(listener.gate.process()));
+    let mut limits: Vec<LimitStatus> = process.into_iter().collect();
+    for limiter in table.listeners.iter().flat_map(|listener| listener.gate.limiters()) {
+        if !limits.iter().any(|known| known.scope == limiter.scope.as_str() && known.name == limiter.name) {
+            limits.push(LimitStatus::of(limiter));
+        }
+    }
+    limits
+}
+
+impl LimitStatus {
+    fn of_process(process: &Process) -> Self {
+        Self {
+            scope: Scope::Process.as_str(),
+            name: String::new(),
+            connections: process.active(),
+            max_connections: Some(process.max()),
+            clients: None,
+            max_clients: None,
+            refused: process.metrics.refusals(false),
+            refused_dry_run: 0,
+        }
+    }
+
+    fn of(limiter: &Limiter) -> Self {
+        let clients = limiter.clients();
+        Self {
+            scope: limiter.scope.as_str(),
+            name: limiter.name.clone(),
+            connections: limiter.connections(),
+            max_connections: limiter.limits.max_connections,
+            clients: clients.map(|(remembered, _)| remembered),
+            max_clients: clients.map(|(_, most)| most),
+            refused: limiter.metrics.refusals(false),
+            refused_dry_run: limiter.metrics.refusals(true),
         }
     }
 }

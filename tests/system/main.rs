@@ -10,6 +10,7 @@ mod kit;
 
 mod access;
 mod admin;
+mod admission;
 mod agents;
 mod bytes;
 mod choice;
