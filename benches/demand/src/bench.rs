@@ -49,9 +49,9 @@ pub fn run(options: &Options) -> Result<()> {
     raise_descriptor_limit(options)?;
     let contestants: Vec<&Contestant> = CONTESTANTS
         .iter()
-        .filter(|contestant| match options.only.is_empty() {
-            true => !options.quick || contestant.is_quick,
-            false => options.only.iter().any(|name| name == contestant.name),
+        .filter(|contestant| {
+            let named = options.only.iter().any(|name| name == contestant.name);
+            named || options.only.is_empty() && (contestant.is_quick || !options.quick)
         })
         .collect();
     let programs = Programs::find(options);

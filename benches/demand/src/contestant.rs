@@ -200,8 +200,8 @@ impl Contestant {
         let mut process = Process::start(self.name, &command, Ending::Kill, setup.directory)?;
         let announces = matches!(self.kind, Kind::Tidegate(_));
         process.wait_until("listening", START_TIMEOUT, |process| {
-            let announced = !announces || process.output().contains("\"ready\":true");
-            Ok(announced && ports::listened_by(setup.listen, &process.tree())?)
+            let ready = !announces || process.output().contains("\"ready\":true");
+            Ok(ready && ports::listened_by(setup.listen, &process.tree())?)
         })?;
         ask_once(setup.listen).with_context(|| format!("through {}{}", self.name, process.last_words()))?;
         Ok(Running { process: Some(process), targets: vec![setup.listen], admin: announces.then_some(setup.admin) })
