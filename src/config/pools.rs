@@ -22,7 +22,7 @@ pub(super) fn pool(findings: &Findings, mut given: file::Pool) -> Pool {
     let tcp_only = judge::tcp_only(&given.health);
     let protection = protection(&given.protection);
     let backend_max_connections = given.backend_max_connections.or(None);
-    let shed = demand::judge::shed(findings, &given.shed, given.queue.is_some());
+    let shed = demand::judge::shed(findings, &given.shed, given.queue.as_ref());
     let (queue, hold) = (given.queue.take(), given.hold.take());
     let (balance, members) = members(findings, given);
     judge::check_unix_members(findings, &tcp_only, &members);

@@ -267,11 +267,16 @@ impl<'t, 'f> Section<'t, 'f> {
 
     /// A text that means something else.
     pub fn parsed<T>(&self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, Complaint>) -> Given<T> {
-        match self.text(key) {
-            Given::Good(Placed { at, value }) => self.judged(at, parse(&value)),
-            Given::Absent => Given::Absent,
-            Given::Bad => Given::Bad,
-        }
+        let Some(value) = self.value(key) else { return Given::Absent };
+        let verdict = match (self.text_of(value), value.get_ref()) {
+            (Ok(text), _) => parse(&text),
+            // What is said of the text with that number is nearer to what should be there.
+            (Err(complaint), DeValue::Integer(_) | DeValue::Float(_)) => {
+                Err(parse(self.raw(value)).err().unwrap_or(complaint))
+            }
+            (Err(complaint), _) => Err(complaint),
+        };
+        self.judged(self.at_value(key, value), verdict)
     }
 
     /// One of a few words.

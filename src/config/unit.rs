@@ -47,9 +47,13 @@ pub(super) fn byte_rate(text: &str) -> Result<u64, Complaint> {
     if let Some(size) = text.trim().strip_suffix("/s") {
         return sized(size, "/s", &limits::BYTE_RATE);
     }
-    let is_size = sized(text, "", &(0..=u64::MAX)).is_ok();
-    let example = if is_size { text.trim() } else { "1MiB" };
-    let hint = if is_size { format!("write \"{example}/s\"") } else { format!("write one such as \"{example}/s\"") };
+    let plain = text.trim();
+    let is_number = !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_digit());
+    let hint = match sized(text, "", &(0..=u64::MAX)) {
+        Ok(_) => format!("write \"{plain}/s\""),
+        Err(_) if is_number => format!("write \"{plain}B/s\""),
+        Err(_) => "write one such as \"1MiB/s\"".to_owned(),
+    };
     Err(Complaint::new(format!("{} is no number of bytes a second", words::quoted(text)), hint))
 }
 
@@ -177,8 +181,8 @@ mod tests {
             ("", format!("\"\" is not a size; {way_out}")),
             ("much", format!("\"much\" is not a size; {way_out}")),
             ("-1KiB", format!("\"-1KiB\" is not a size; {way_out}")),
-            ("0B", "\"0B\" is out of range; use 1B to 1.0MiB".to_owned()),
-            ("2MiB", "\"2MiB\" is out of range; use 1B to 1.0MiB".to_owned()),
+            ("0B", "\"0B\" is out of range; use 1B to 1MiB".to_owned()),
+            ("2MiB", "\"2MiB\" is out of range; use 1B to 1MiB".to_owned()),
         ] {
             assert_eq!(words(&bytes(text, &any).unwrap_err()), expected);
         }

@@ -4,6 +4,8 @@
 
 /// The longest piece of a file that a message repeats, in characters.
 const MAX_SHOWN: usize = 100;
+/// A part of a name that is shorter says too little about which is meant.
+const MIN_PART: usize = 4;
 /// Among more names than this nobody looks for the one that was meant.
 const MAX_CANDIDATES: usize = 1_000;
 
@@ -61,8 +63,9 @@ pub(super) fn any_of<S: AsRef<str>>(words: &[S]) -> String {
     }
 }
 
-/// The candidate that `word` is probably a slip of: one edit off, or one for each three characters.
-pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// The candidate that `word` is probably a slip of: one edit off, or one for each three characters; or else the one
+/// that it is a part of, as the plain name of a thing is of the full one.
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     if word.len() > 2 * MAX_SHOWN {
         return None;
     }
@@ -80,8 +83,19 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
         let edits = strsim::damerau_levenshtein(&word, &candidate);
         (edits <= most && edits < candidate.len()).then_some(edits)
     };
-    let near = candidates.take(MAX_CANDIDATES).filter_map(|candidate| Some((edits(candidate)?, candidate)));
-    near.min_by_key(|&(edits, _)| edits).map(|(_, candidate)| candidate)
+    let near = candidates.clone().take(MAX_CANDIDATES).filter_map(|candidate| Some((edits(candidate)?, candidate)));
+    let slip = near.min_by_key(|&(edits, _)| edits).map(|(_, candidate)| candidate);
+    slip.or_else(|| whole(&plain(&word), candidates.take(MAX_CANDIDATES).map(|name| (plain(name), name))))
+}
+
+/// The candidate that has `part` in it, if all others that do have this one in them. Each comes with its plain letters.
+fn whole<'a>(part: &str, candidates: impl Iterator<Item = (String, &'a str)>) -> Option<&'a str> {
+    if part.len() < MIN_PART {
+        return None;
+    }
+    let whole: Vec<_> = candidates.filter(|(plain, _)| plain.contains(part)).collect();
+    let (shortest, name) = whole.iter().min_by_key(|(plain, _)| plain.len())?;
+    whole.iter().all(|(plain, _)| plain.contains(shortest.as_str())).then_some(*name)
 }
 
 #[cfg(test)]
@@ -112,6 +126,20 @@ mod tests {
             assert_eq!(nearest(stranger, keys.into_iter()), None, "{stranger}");
         }
         assert_eq!(nearest("ab", ["a"].into_iter()), None, "a candidate of one letter is a slip of nothing");
+    }
+
+    #[test]
+    fn a_part_finds_the_whole_and_an_ambiguous_one_does_not() {
+        let keys = ["backend_max_connections", "accept_rate", "accept_rate_per_client", "burst_per_client"];
+        for (part, meant) in [
+            ("max_connections", Some("backend_max_connections")),
+            ("maxconn", Some("backend_max_connections")),
+            ("accept", Some("accept_rate")),
+            ("per_client", None),
+            ("max", None),
+        ] {
+            assert_eq!(nearest(part, keys.into_iter()), meant, "{part}");
+        }
     }
 
     #[test]

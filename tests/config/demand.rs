@@ -165,6 +165,10 @@ fn mistakes_of_whom_a_listener_serves_and_how_fast() {
             &["6:18: listeners.web.rate_to_client: \"1MiB\" is no number of bytes a second; write \"1MiB/s\""],
         ),
         (
+            "rate_to_client = 1000",
+            &["6:18: listeners.web.rate_to_client: \"1000\" is no number of bytes a second; write \"1000B/s\""],
+        ),
+        (
             "rate_to_client = \"fast\"",
             &["6:18: listeners.web.rate_to_client: \"fast\" is no number of bytes a second; write one such as \
                    \"1MiB/s\""],
@@ -204,7 +208,7 @@ fn mistakes_of_queue_shedding_and_hold() {
                 "6:9: pools.web.queue: warning: no backend has a maximum, so that nobody ever waits in the queue; \
                    add backend_max_connections, or max_connections to a backend",
                 "6:19: pools.web.queue.order: \"random\" is not known here; use \"fifo\", \"lifo\" or \"adaptive\"",
-                "6:29: pools.web.queue.wait: unknown key; the keys here are max_wait, max_waiting, order, client_fin",
+                "6:29: pools.web.queue.wait: unknown key; did you mean \"max_wait\"?",
             ],
         ),
         (
@@ -212,6 +216,18 @@ fn mistakes_of_queue_shedding_and_hold() {
             &["6:23: pools.web.shed.queue_time: the pool has no queue; add the table queue, or use connect_time \
                    or first_byte"],
         ),
+        (
+            "backend_max_connections = 1\nqueue.max_wait = \"1s\"\nshed.queue_time = \"1s\"",
+            &[
+                "8:19: pools.web.shed.queue_time: warning: nobody waits for longer than queue.max_wait, so that this has \
+                   no effect; choose a target well below it",
+            ],
+        ),
+        (
+            "max_connections = 20",
+            &["6:1: pools.web.max_connections: unknown key; did you mean \"backend_max_connections\"?"],
+        ),
+        ("hold = { max_bytes = 10 }", &["6:22: pools.web.hold.max_bytes: \"10\" has no unit; write \"10B\""]),
         (
             "shed = { window = \"1s\", dry_run = true }",
             &[

@@ -77,8 +77,7 @@ fn mistakes_of_backends() {
             "backends = [{ weight = 2 }, { addr = \"a:1\", address = 5 }]",
             &[
                 "5:13: pools.web.backends[0]: address is missing; write address = \"10.0.0.1:80\"",
-                "5:31: pools.web.backends[1].addr: unknown key; the keys here are address, weight, name, tier, \
-                 backup, max_connections",
+                "5:31: pools.web.backends[1].addr: unknown key; did you mean \"address\"?",
                 "5:55: pools.web.backends[1].address: 5 is an integer, but a string is wanted; write \"5\"",
             ],
         ),

@@ -45,7 +45,7 @@ fn a_syntax_mistake_hides_no_other_and_brings_no_false_one() {
         &[
             "6:6: key with no value; expected `=`",
             "8:2: \"log\" is defined twice; keep one of the two",
-            "9:9: log.level: 1 is an integer, but a string is wanted; write \"1\"",
+            "9:9: log.level: \"1\" is not known here; use \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         ],
     );
     // A key that is there twice hides nothing at all.

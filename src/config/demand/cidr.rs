@@ -86,6 +86,10 @@ pub(super) fn parse(text: &str) -> Result<Cidr, Complaint> {
         let message = format!("{quoted} says something behind its prefix");
         return Err(Complaint::new(message, format!("write \"{cidr}\", or \"{address}\" for that address alone")));
     }
+    if cidr.address.is_unspecified() && cidr.prefix == longest {
+        let hint = format!("write \"{address}/0\" for everybody");
+        return Err(Complaint::new(format!("{quoted} is the address of nobody"), hint));
+    }
     Ok(cidr.canonical())
 }
 
@@ -118,6 +122,8 @@ mod tests {
                 "\"10.1.0.0/8\" says something behind its prefix; write \"10.0.0.0/8\", or \"10.1.0.0\" for that \
                  address alone",
             ),
+            ("0.0.0.0", "\"0.0.0.0\" is the address of nobody; write \"0.0.0.0/0\" for everybody"),
+            ("::/128", "\"::/128\" is the address of nobody; write \"::/0\" for everybody"),
             ("10.0.0", "\"10.0.0\" is not a network; write one such as \"10.0.0.0/8\" or \"2001:db8::/32\""),
             ("10.0.0.0/+8", "\"10.0.0.0/+8\" is not a network; write one such as \"10.0.0.0/8\" or \"2001:db8::/32\""),
         ] {

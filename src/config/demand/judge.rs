@@ -141,7 +141,7 @@ pub fn queue(
     }
 }
 
-pub fn shed(findings: &Findings, given: &given::Shed, has_queue: bool) -> Option<Shed> {
+pub fn shed(findings: &Findings, given: &given::Shed, queue: Option<&given::Queue>) -> Option<Shed> {
     let shed = Shed {
         connect_time: given.connect_time.or(None),
         first_byte: given.first_byte.or(None),
@@ -149,8 +149,18 @@ pub fn shed(findings: &Findings, given: &given::Shed, has_queue: bool) -> Option
         window: given.window.or(Shed::DEFAULT_WINDOW),
         dry_run: given.dry_run.or(false),
     };
-    if let (Some(Placed { at, .. }), Some(_), false) = (given.queue_time.good(), shed.queue_time, has_queue) {
-        findings.missing(at, "the pool has no queue", "add the table queue, or use connect_time or first_byte");
+    if let (Some(Placed { at, .. }), Some(target)) = (given.queue_time.good(), shed.queue_time) {
+        match queue {
+            None => {
+                findings.missing(at, "the pool has no queue", "add the table queue, or use connect_time or first_byte");
+            }
+            Some(queue) if target >= queue.max_wait.or(Queue::default().max_wait) => findings.warning(
+                at,
+                "nobody waits for longer than queue.max_wait, so that this has no effect",
+                "choose a target well below it",
+            ),
+            Some(_) => {}
+        }
     }
     let has_target = shed.connect_time.or(shed.first_byte).or(shed.queue_time).is_some();
     if !has_target {
