@@ -1,9 +1,9 @@
 //! The contestants: a proxy with one setting each. Every setting is a row of `CONTESTANTS`; how it is written down for
 //! its proxy, and how that is started, is here as well.
 //!
-//! What a setting has in numbers follows from the pool and the users of the run, by the rules that docs/demand.md gives:
-//! a maximum is what a backend works on at a time, a wait in a queue is at most half of a user's patience, and shedding
-//! aims at twice the time of one request.
+//! What a setting has in numbers follows from the pool and the users of the run, by the rules that docs/demand.md
+//! gives: a maximum is what a backend works on at a time, a wait in a queue is at most half of a user's patience, and
+//! shedding aims at twice the time of one request.
 
 use std::fmt::Write as _;
 use std::fs;

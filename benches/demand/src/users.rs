@@ -2,9 +2,9 @@
 //!
 //! Open loop: users come by chance (Poisson) at a rate of their own, however slow the answers are. Each connects, sends
 //! a request and waits for the answer; after `patience` it gives up (closes) and tries again at once, as people and
-//! libraries do; when it is turned away it tries again after a pause of about `patience`, so that a refusal brings a user
-//! back as late as a time-out does. After `retries` more it goes. So late answers and refusals alike raise the load.
-//! Knows nothing of who is asked.
+//! libraries do; when it is turned away it tries again after a pause of about `patience`, so that a refusal brings a
+//! user back as late as a time-out does. After `retries` more it goes. So late answers and refusals alike raise the
+//! load. Knows nothing of who is asked.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
