@@ -5,6 +5,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use tidegate::admission::Gate;
 use tidegate::clock::Now;
 use tidegate::config::{self, Address, Balance, Config, Group};
 use tidegate::metrics::Metrics;
@@ -70,7 +71,8 @@ fn route(criterion: &mut Criterion) {
         let config = many_listeners(count);
         let listener = |config: &config::Listener| {
             let handles = metrics.listener(&config.name, &[]);
-            Arc::new(Listener::new(config.clone(), handles, Vec::new()))
+            let gate = Gate::open(&config.name, usize::MAX, &metrics);
+            Arc::new(Listener::new(config.clone(), handles, Vec::new(), gate))
         };
         let listeners = config.listeners.iter().map(listener).collect();
         let table = RoutingTable::build(&config, &Resolution::default(), listeners, &metrics, None, NOW).table;

@@ -21,12 +21,13 @@
 //! phases and deadlines (accepting, connecting, failing over) is async code that reads top to bottom. Once both sockets
 //! are connected, the session moves into the worker's relay engine: an epoll of its own, watched by the runtime, where
 //! a session is one small slab entry without task, timer, buffer or pipe. Workers share the table, the pools, the
-//! counts of admission and the metrics, through atomics and a few small locks. Of each other they know a *seat*: how many sessions it has, when it
-//! last lived, an inbox for fresh connections, and its listening sockets. The kernel spreads connections by a hash; a
-//! worker that has got more than its share hands the next one over before it is a session, and a worker that is stuck
-//! has a sibling that accepts for it. An established session never changes its thread. The *control thread* runs the
-//! daemon's loop, the health checker, the keeper of the pools, the admin endpoint and the task that gives memory back
-//! after a burst. Log lines are written by threads of their own, behind bounded queues.
+//! counts of admission and the metrics, through atomics and a few small locks. Of each other they know a *seat*: how
+//! many sessions it has, when it last lived, an inbox for fresh connections, and its listening sockets. The kernel
+//! spreads connections by a hash; a worker that has got more than its share hands the next one over before it is a
+//! session, and a worker that is stuck has a sibling that accepts for it. An established session never changes its
+//! thread. The *control thread* runs the daemon's loop, the health checker, the keeper of the pools, the admin endpoint
+//! and the task that gives memory back after a burst. Log lines are written by threads of their own, behind bounded
+//! queues.
 //!
 //! # Layers
 //!

@@ -1,10 +1,10 @@
 //! What is remembered of each client: how many connections it has, and what its rate limit holds against it. Bounded,
 //! also under a flood of a million addresses.
 //!
-//! Owns the table. A client is an address cut to a prefix ([`Key`]). The table is in shards, each with a lock of its own,
-//! and found by a keyed hash, so that nobody can choose addresses that meet in one place. Who goes when it is full: of
-//! those without connections the one that came longest ago, and among the first few of these rather one that its
-//! limit holds nothing against.
+//! Owns the table. A client is an address cut to a prefix ([`Key`]). The table is in shards, each with a lock of its
+//! own, and found by a keyed hash, so that nobody can choose addresses that meet in one place. Who goes when it is
+//! full: of those without connections the one that came longest ago, and among the first few of these rather one that
+//! its limit holds nothing against.
 //!
 //! Invariants: no more entries than the maximum, ever; one with connections is never forgotten, so that its count is
 //! right; a newcomer that finds only such ones is let in unseen, and both that and the loss of a debt are told to the

@@ -127,8 +127,8 @@ impl Gate {
         }
     }
 
-    /// Of a listener without limits, in a process that takes so many connections and refuses others.
-    #[cfg(test)]
+    /// Of a listener without limits, alone in a process that takes so many connections and refuses others.
+    #[must_use]
     pub fn open(name: &ListenerName, max: usize, metrics: &Arc<Metrics>) -> Self {
         let process = &Arc::new(Process::new(max, Pressure::default(), metrics));
         let around = Around { process, shared: &SharedLimits::default(), metrics, bounded_by_fds: false };
@@ -343,7 +343,9 @@ impl Drop for Permit {
             entries.iter().for_each(|Entry { at, slot }| limiters[*at].leave_client(slot));
         }
         if !matches!(self.held, Held::Nothing) {
-            limiters.iter().for_each(|limiter| limiter.leave());
+            for limiter in limiters {
+                limiter.leave();
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The metrics of one limit: of the process, of a listener, or of several listeners together.
 //!
 //! Owns the words for what can be limited. A limit's series of refusals appear with the first one of each kind; from
-//! then on counting takes neither lock nor look-up. The gauges are set when somebody looks, by those who own the counts.
+//! then on counting takes neither lock nor look-up. The gauges are set when somebody looks, by those who own the
+//! counts.
 
 use super::family::{Family, Labels, Series};
 use super::names;

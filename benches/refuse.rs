@@ -1,0 +1,222 @@
+//! What refusing a client costs beside serving one: `cargo bench --bench refuse`.
+//!
+//! One tidegate with a listener for each way to be refused, one worker on a core of its own; clients and the backend
+//! have the other core. Each way gets a window in each of several rounds, in turn. What is measured is the CPU time of
+//! tidegate's process, user and kernel, for each connection that a client has seen end as it should. On loopback the
+//! kernel handles a packet on the time of whoever sends it, so that a reset's whole way to the client counts here.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark that fails is done")]
+
+#[path = "../tests/kit/mod.rs"]
+mod kit;
+
+use kit::{Addr, Backend, Config, Conn, Tidegate};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use socket2::{Domain, Socket, Type};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 5;
+const WINDOW: Duration = Duration::from_millis(1_500);
+const WARM_UP: Duration = Duration::from_millis(300);
+const CLIENTS: u32 = 16;
+/// What a served client sends and gets back.
+const MESSAGE: [u8; 64] = [7; 64];
+
+/// A listener: its name, what it is for, the lines that make it so, and how its clients end.
+struct Way {
+    name: &'static str,
+    title: &'static str,
+    lines: &'static str,
+    end: Outcome,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Served,
+    Reset,
+    Finished,
+}
+
+const WAYS: [Way; 7] = [
+    Way { name: "web", title: "served: connect, 64 bytes there and back, close", lines: "", end: Outcome::Served },
+    Way {
+        name: "all",
+        title: "served, with every kind of limit asked and none reached",
+        lines: "max_connections = 100000\nmax_connections_per_client = 10000\naccept_rate = \"1000000/s\"\n\
+                accept_rate_per_client = \"1000000/s\"\nallow = [\"127.0.0.0/8\"]\ndeny = [\"10.0.0.0/8\"]",
+        end: Outcome::Served,
+    },
+    Way {
+        name: "reset",
+        title: "refused by max_connections, overload = \"reset\"",
+        lines: "max_connections = 1",
+        end: Outcome::Reset,
+    },
+    Way {
+        name: "close",
+        title: "refused by max_connections, overload = \"close\"",
+        lines: "max_connections = 1\noverload = \"close\"",
+        end: Outcome::Finished,
+    },
+    Way {
+        name: "rate",
+        title: "refused by accept_rate",
+        lines: "accept_rate = \"1/h\"\nburst = 1",
+        end: Outcome::Reset,
+    },
+    Way {
+        name: "client",
+        title: "refused by accept_rate_per_client",
+        lines: "accept_rate_per_client = \"1/h\"\nburst_per_client = 1",
+        end: Outcome::Reset,
+    },
+    Way {
+        name: "deny",
+        title: "refused by a list of networks",
+        lines: "deny = [\"127.0.0.0/8\"]",
+        end: Outcome::Reset,
+    },
+];
+
+fn main() {
+    let cores = allowed_cores();
+    let split = cores.len() > 1;
+    pin(&cores[cores.len() - 1..]);
+    let backend = pinned_backend(&cores, split);
+    let listeners: Vec<String> = WAYS[1..]
+        .iter()
+        .map(|Way { name, lines, .. }| format!("[listeners.{name}]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n{lines}\n"))
+        .collect();
+    let config = Config::over([&backend]).only_runtime("workers = 1\nmax_connections = 5000").more(&listeners.concat());
+    let tidegate = Tidegate::start(config);
+    if split {
+        pin(&cores[..cores.len() - 1]);
+    }
+    let address = |way: &Way| if way.name == "web" { tidegate.addr() } else { tidegate.addr_of(way.name, 0) };
+    // What uses the limits up.
+    let _held: Vec<Conn> = WAYS[2..4].iter().map(|way| hold(&address(way))).collect();
+    for way in &WAYS[4..6] {
+        drive(&address(way), Outcome::Served, 1, Duration::ZERO);
+        drive(&address(way), Outcome::Reset, CLIENTS, Duration::ZERO);
+    }
+
+    let mut costs = vec![Vec::new(); WAYS.len()];
+    for _ in 0..ROUNDS {
+        for (way, costs) in WAYS.iter().zip(&mut costs) {
+            drive(&address(way), way.end, CLIENTS, WARM_UP);
+            let before = cpu(tidegate.pid);
+            let count = drive(&address(way), way.end, CLIENTS, WINDOW);
+            let used = cpu(tidegate.pid).saturating_sub(before);
+            costs.push((used.as_secs_f64() * 1e6 / count as f64, count as f64 / WINDOW.as_secs_f64()));
+        }
+    }
+    let place = if split { "on a core of its own" } else { "on the only core" };
+    println!("{ROUNDS} windows of {WINDOW:?} each, {CLIENTS} clients, one worker {place}; medians:\n");
+    println!("{:<62}{:>12}{:>12}{:>12}", "", "CPU µs/conn", "of serving", "conn/s");
+    let served = median(costs[0].iter().map(|(cost, _)| *cost));
+    for (way, costs) in WAYS.iter().zip(&costs) {
+        let cost = median(costs.iter().map(|(cost, _)| *cost));
+        let rate = median(costs.iter().map(|(_, rate)| *rate));
+        println!("{:<62}{cost:>12.2}{:>10.1} %{rate:>12.0}", way.title, 100.0 * cost / served);
+    }
+}
+
+/// A client that stays.
+fn hold(address: &Addr) -> Conn {
+    let mut conn = Conn::to(address);
+    conn.send("x");
+    conn.expect("x");
+    conn
+}
+
+/// Connects again and again for `span`, and once at least, from so many addresses; how many ended as they should.
+fn drive(address: &Addr, end: Outcome, clients: u32, span: Duration) -> u64 {
+    let to = address.tcp();
+    std::thread::scope(|scope| {
+        let client = |number: u32| {
+            move || {
+                let (begun, mut count) = (Instant::now(), 0);
+                while count == 0 || begun.elapsed() < span {
+                    // One of many addresses, since each has so many ports only.
+                    let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + 256 * number + count as u32 % 8);
+                    once(source, to, end);
+                    count += 1;
+                }
+                count
+            }
+        };
+        let threads: Vec<_> = (0..clients).map(|number| scope.spawn(client(number))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    })
+}
+
+/// One connection, which must end as expected.
+fn once(source: Ipv4Addr, to: SocketAddr, end: Outcome) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into()).unwrap();
+    let refused = match socket.connect(&to.into()) {
+        Ok(()) => false,
+        // Reset as soon as it was established.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+        Err(error) => panic!("{error}"),
+    };
+    let mut stream = TcpStream::from(socket);
+    let mut buffer = [0; MESSAGE.len()];
+    let found = match end {
+        Outcome::Served => {
+            stream.write_all(&MESSAGE).unwrap();
+            stream.read_exact(&mut buffer).unwrap();
+            Outcome::Served
+        }
+        Outcome::Reset | Outcome::Finished if refused => Outcome::Reset,
+        Outcome::Reset | Outcome::Finished => match stream.read(&mut buffer) {
+            Ok(0) => Outcome::Finished,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Outcome::Reset,
+            other => panic!("{other:?}"),
+        },
+    };
+    assert!(found == end, "a client ended otherwise than it should");
+}
+
+/// The CPU time of all threads of a process, to the nanosecond.
+fn cpu(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nanos = tasks.map(|task| {
+        let text = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+        text.split(' ').next().unwrap().parse::<u64>().unwrap()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn allowed_cores() -> Vec<usize> {
+    let set = sched_getaffinity(None).unwrap();
+    (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
+/// This thread, and the threads and processes that it starts from now on.
+fn pin(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    for &core in cores {
+        set.set(core);
+    }
+    sched_setaffinity(None, &set).unwrap();
+}
+
+/// The backend with its threads on the clients' cores.
+fn pinned_backend(cores: &[usize], split: bool) -> Backend {
+    if split {
+        pin(&cores[..cores.len() - 1]);
+    }
+    let backend = Backend::echo();
+    pin(&cores[cores.len() - 1..]);
+    backend
+}
