@@ -36,7 +36,13 @@ pub fn pool(balance: Balance, size: usize) -> Pool {
         .map(|index| {
             let label = format!("b{index}");
             let address = BackendAddr(Endpoint::Unix(Path::new(&label).into()));
-            ResolvedMember { address, weight: (index % 4 + 1) as u16, tier: 0, label: label.into() }
+            ResolvedMember {
+                address,
+                weight: (index % 4 + 1) as u16,
+                tier: 0,
+                max_connections: None,
+                label: label.into(),
+            }
         })
         .collect();
     let config = config::Pool {

@@ -54,11 +54,17 @@ impl Page<'_> {
     }
 
     fn pool(&self, pool: &PoolStatus, f: &mut Formatter<'_>) -> fmt::Result {
-        let PoolStatus { name, balance, available, panic, tier, backends } = pool;
+        let PoolStatus { name, balance, available, panic, tier, queue, shed, backends, .. } = pool;
         write!(f, "<h2>Pool {} <small>{}", Escaped(name), Escaped(balance))?;
         write!(f, ", {available} of {} available", backends.len())?;
         if *tier > 0 {
             write!(f, ", tiers up to {tier} in use")?;
+        }
+        if let Some(queue) = queue {
+            write!(f, ", {} of at most {} wait", queue.waiting, queue.max_waiting)?;
+        }
+        if let Some(share) = shed.filter(|share| *share > 0.0) {
+            write!(f, ", <span class=\"down\">{:.0} % of new connections are refused</span>", share * 100.0)?;
         }
         if *panic {
             write!(f, ", <span class=\"down\">panic: all enabled are used</span>")?;

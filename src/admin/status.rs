@@ -1,7 +1,8 @@
 //! The state of the process at one moment, for people and programs: the one view behind `/status`, `/readyz` and
 //! the page.
 //!
-//! Owns the names of the JSON's fields and the gates of readiness. Takes no lock that traffic takes.
+//! Owns the names of the JSON's fields and the gates of readiness. Takes no lock that traffic takes, but for
+//! that of a queue in which somebody waits.
 
 use super::{Phase, State};
 use crate::admission::{Limiter, Process};
@@ -71,7 +72,20 @@ pub struct PoolStatus {
     pub panic: bool,
     /// The last tier in use.
     pub tier: u8,
+    /// If it has one.
+    pub queue: Option<QueueStatus>,
+    /// The share of new connections that is refused because a latency is too high, if the pool looks for that.
+    pub shed: Option<f64>,
     pub backends: Vec<BackendStatus>,
+}
+
+#[derive(Serialize)]
+pub struct QueueStatus {
+    pub waiting: usize,
+    pub max_waiting: usize,
+    /// How long the one that waits longest has waited.
+    pub oldest_ms: Option<u64>,
+    pub max_wait_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -87,6 +101,7 @@ pub struct BackendStatus {
     /// Since when it is in that state.
     pub since: Moment,
     pub active: u32,
+    pub max_connections: Option<u32>,
     pub total: u64,
     pub bytes: Bytes,
     pub load: Load,
@@ -262,6 +277,13 @@ impl PoolStatus {
             available: backends.iter().filter(|backend| backend.available()).count(),
             panic: mode.panic,
             tier: mode.tier,
+            queue: pool.queue.map(|queue| QueueStatus {
+                waiting: pool.waiting.len(),
+                max_waiting: queue.max_waiting,
+                oldest_ms: pool.waiting.oldest().map(|since| now.millis.saturating_sub(since)),
+                max_wait_ms: queue.max_wait.as_millis() as u64,
+            }),
+            shed: pool.shed_probability(),
             backends: backends
                 .iter()
                 .zip(weights.iter().zip(tiers))
@@ -283,6 +305,7 @@ impl BackendStatus {
             share: f64::from(backend.share()) / f64::from(WHOLE_SHARE),
             since: Moment::of_unix_ms(backend.state_since(now)),
             active: backend.active(),
+            max_connections: backend.max_active(),
             total: backend.metrics.connections_total.get(),
             bytes: Bytes { to_backend: bytes(Direction::ToBackend), to_client: bytes(Direction::ToClient) },
             load: Load {

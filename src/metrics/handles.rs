@@ -3,6 +3,7 @@
 //! Owns what a worker, a listener, a pool and a backend have of their own; `Metrics` gives them out.
 
 use super::Metrics;
+use super::demand::{QueueMetrics, ShedMetrics};
 use super::family::{Labels, Series};
 use super::labels::{CheckResult, ConnectErrorReason, TrafficFailure};
 use super::value::{Counter, Gauge, Histogram};
@@ -68,6 +69,22 @@ pub struct PoolMetrics {
     pub hedges_won: Series<Counter>,
     pub replays: Series<Counter>,
     pub rebalanced: Series<Counter>,
+    pub(super) queue: OnceLock<QueueMetrics>,
+    pub(super) shed: OnceLock<ShedMetrics>,
+    pub(super) labels: Labels,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl PoolMetrics {
+    /// Of the pool's queue; they show from the first call on.
+    pub fn queue(&self) -> &QueueMetrics {
+        self.queue.get_or_init(|| self.metrics.families.demand.queue(&self.labels))
+    }
+
+    /// Of the pool's shedding; they show from the first call on.
+    pub fn shed(&self) -> &ShedMetrics {
+        self.shed.get_or_init(|| self.metrics.families.demand.shed(&self.labels))
+    }
 }
 
 /// One backend's handles. The series of errors and probe results appear with the first of each: a large pool would
@@ -79,6 +96,8 @@ pub struct BackendMetrics {
     pub active: Series<Gauge>,
     /// Indexed by [`Direction`].
     pub bytes: [Series<Counter>; 2],
+    /// Only where there is a maximum.
+    pub(super) max_connections: Mutex<Option<Series<Gauge>>>,
     pub(super) connect_errors: Seen,
     pub(super) health_checks: Seen,
     /// Made with the first failure of real traffic.
@@ -88,6 +107,17 @@ pub struct BackendMetrics {
 }
 
 impl BackendMetrics {
+    /// Shows the most connections at once, or that there is no such limit.
+    pub fn set_max_connections(&self, max: Option<u32>) {
+        let mut shown = self.max_connections.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = max.map(|max| {
+            let family = &self.metrics.families.backend_max_connections;
+            let series = shown.take().unwrap_or_else(|| family.series(&self.labels));
+            series.set(max.into());
+            series
+        });
+    }
+
     /// Takes a lock, as does the next: not for a connect that succeeds.
     pub fn connect_error(&self, reason: ConnectErrorReason) {
         let (label, family) = (reason.as_str(), &self.metrics.families.backend_connect_errors);

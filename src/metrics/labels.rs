@@ -101,3 +101,22 @@ labels! {
 impl LogKind {
     pub(super) const BOTH: [Self; 2] = [Self::Access, Self::Ops];
 }
+
+labels! {
+    /// What became of a client that came to the queue.
+    QueueOutcome {
+        Served = "served",
+        /// As many waited as may.
+        Full = "full",
+        /// It would not have been served in time.
+        Hopeless = "hopeless",
+        /// It has waited for as long as one may.
+        Timeout = "timeout",
+        /// Its connection was reset, or the process stopped.
+        Gone = "gone",
+        /// It shut down its side.
+        Left = "left",
+        /// There was no backend any more that could have been waited for.
+        NoBackend = "no_backend",
+    }
+}

@@ -5,6 +5,7 @@
 //! a look-up; when it drops them, their series go with the last handle (`family`). Names, helps, labels and
 //! buckets are in [`names`].
 
+mod demand;
 mod family;
 mod handles;
 mod kernel;
@@ -13,11 +14,12 @@ mod limit;
 pub mod names;
 mod value;
 
+pub use demand::{QueueMetrics, ShedMetrics};
 pub use family::Series;
 pub use handles::{BackendMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics};
-pub use labels::{CheckResult, ConnectErrorReason, LogKind, TrafficFailure};
+pub use labels::{CheckResult, ConnectErrorReason, LogKind, QueueOutcome, TrafficFailure};
 pub use limit::{Bound, LimitMetrics, Scope};
-pub use value::{Counter, Gauge, Histogram};
+pub use value::{Counter, Gauge, Histogram, Ratio};
 
 use crate::name::{Direction, ListenerName, PoolName};
 use family::{Exposed, Family, Labels};
@@ -28,7 +30,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Error, TextEncoder};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use value::Kind;
 
 /// All metrics of the process: those that exist once as fields, the others by the handles that it gives out.
@@ -83,7 +85,9 @@ struct Families {
     pool_hedges_won: Family<Counter>,
     pool_replays: Family<Counter>,
     pool_rebalanced: Family<Counter>,
+    demand: demand::Families,
     backend_up: Family<Gauge>,
+    backend_max_connections: Family<Gauge>,
     backend_state_changes: Family<Counter>,
     backend_connections: Family<Counter>,
     backend_active: Family<Gauge>,
@@ -166,6 +170,10 @@ impl Metrics {
             hedges_won: families.pool_hedges_won.series(&labels),
             replays: families.pool_replays.series(&labels),
             rebalanced: families.pool_rebalanced.series(&labels),
+            queue: OnceLock::new(),
+            shed: OnceLock::new(),
+            labels,
+            metrics: Arc::clone(self),
         }
     }
 
@@ -186,6 +194,7 @@ impl Metrics {
                 };
                 families.backend_bytes.with(&labels, direction)
             }),
+            max_connections: Mutex::default(),
             connect_errors: Seen::default(),
             health_checks: Seen::default(),
             traffic: OnceLock::new(),
@@ -259,7 +268,9 @@ impl Families {
             pool_hedges_won: registry.add(&names::POOL_HEDGES_WON)?,
             pool_replays: registry.add(&names::POOL_REPLAYS)?,
             pool_rebalanced: registry.add(&names::POOL_REBALANCED)?,
+            demand: demand::Families::register(registry)?,
             backend_up: registry.add(&names::BACKEND_UP)?,
+            backend_max_connections: registry.add(&names::BACKEND_MAX_CONNECTIONS)?,
             backend_state_changes: registry.add(&names::BACKEND_STATE_CHANGES)?,
             backend_connections: registry.add(&names::BACKEND_CONNECTIONS)?,
             backend_active: registry.add(&names::BACKEND_ACTIVE)?,

@@ -115,8 +115,23 @@ names! {
     POOL_REBALANCED = "tidegate_pool_rebalanced_total" ["pool"]:
         "Sessions reset so that their clients find a backend with less load.";
 
+    POOL_QUEUE_WAITING = "tidegate_pool_queue_waiting" ["pool"]:
+        "Clients that wait for a place on a backend.";
+    POOL_QUEUE_MAX_WAITING = "tidegate_pool_queue_max_waiting" ["pool"]:
+        "Clients that may wait at once.";
+    POOL_QUEUE_WAIT = "tidegate_pool_queue_wait_seconds" ["pool"] in QUEUE_WAIT_BUCKETS:
+        "Time that clients which were served had waited in the queue.";
+    POOL_QUEUE_OUTCOMES = "tidegate_pool_queue_outcomes_total" ["pool", "outcome"]:
+        "Clients that came to the queue, by what became of them.";
+    POOL_SHED_PROBABILITY = "tidegate_pool_shed_probability" ["pool"]:
+        "The share of new connections that is refused because a latency is above its target, 0 to 1.";
+    POOL_SHED = "tidegate_pool_shed_total" ["pool", "dry_run"]:
+        "Connections refused because a latency was above its target; in a dry run, those that would have been.";
+
     BACKEND_UP = "tidegate_backend_up" ["pool", "backend"]:
         "1 while the backend's health verdict is up, else 0.";
+    BACKEND_MAX_CONNECTIONS = "tidegate_backend_max_connections" ["pool", "backend"]:
+        "Connections that the backend may have at once; only where there is a maximum.";
     BACKEND_STATE_CHANGES = "tidegate_backend_state_changes_total" ["pool", "backend"]:
         "Times that the backend's health verdict went from up to down or back.";
     BACKEND_CONNECTIONS = "tidegate_backend_connections_total" ["pool", "backend"]:
@@ -149,6 +164,9 @@ pub const DURATION_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0,
 /// 2 s later, so 1 and 3 s part "none lost" from "one lost" from "two lost".
 pub const CONNECT_WAIT_BUCKETS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
+
+/// Of a queue, from a place that comes free at once to the longest waits that anybody bears.
+pub const QUEUE_WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 #[cfg(test)]
 mod tests {

@@ -87,6 +87,36 @@ impl Kind for Gauge {
     }
 }
 
+/// A gauge from 0 to 1.
+#[derive(Debug, Default)]
+pub struct Ratio(
+    /// The bits of an `f64`.
+    AtomicU64,
+);
+
+impl Ratio {
+    pub fn set(&self, value: f64) {
+        self.0.store(value.to_bits(), Relaxed);
+    }
+
+    #[must_use]
+    pub fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Relaxed))
+    }
+}
+
+impl Kind for Ratio {
+    const TYPE: &'static str = "gauge";
+
+    fn zero(_: &Name) -> Self {
+        Self::default()
+    }
+
+    fn write(&self, name: &Name, labels: &str, out: &mut String) {
+        sample(out, name.name, "", labels, self.get());
+    }
+}
+
 /// How many observations lie at or below each of some bounds, and their sum.
 #[derive(Debug)]
 pub struct Histogram {

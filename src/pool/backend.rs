@@ -7,9 +7,11 @@
 //! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `slot`, `health`,
 //! `ejection`.
 
+use super::count::{Count, UNLIMITED};
 use super::ejection::{Ejected, Ejection, Standing};
 use super::health::{AgentAdmin, AgentReport, Damper, Outcome};
 use super::load::{Pace, PeakEwma};
+use super::queue::WaitingList;
 use super::slot::{Full, Slot};
 use crate::clock::{Millis, Now};
 use crate::config;
@@ -63,9 +65,9 @@ pub struct Backend {
     /// See [`flag`]; and the number of the last trial, in one word with them, so that only that trial's end takes it
     /// back.
     flags: AtomicU32,
-    active: AtomicU32,
-    /// The most connections at once; nothing configures one yet.
-    max_active: u32,
+    count: Count,
+    /// Those that may wait for a place on it, be it on this or on another backend of its pool.
+    waiting: Arc<WaitingList>,
     /// Of [`WHOLE_SHARE`]; counts only with [`flag::REDUCED`].
     share: AtomicU32,
     /// Failures of real traffic in a row.
@@ -131,7 +133,14 @@ pub struct LastError {
 
 impl Backend {
     #[must_use]
-    pub fn new(address: &BackendAddr, label: &Arc<str>, metrics: BackendMetrics, health: Health, now: Now) -> Self {
+    pub fn new(
+        address: &BackendAddr,
+        label: &Arc<str>,
+        metrics: BackendMetrics,
+        waiting: Arc<WaitingList>,
+        health: Health,
+        now: Now,
+    ) -> Self {
         let rest = Rest {
             damper: Damper::new(health),
             ejection: Ejection::new(),
@@ -149,8 +158,8 @@ impl Backend {
             metrics,
             health: AtomicU64::new(0),
             flags: AtomicU32::new(0),
-            active: AtomicU32::new(0),
-            max_active: u32::MAX,
+            count: Count::new(UNLIMITED),
+            waiting,
             share: AtomicU32::new(WHOLE_SHARE),
             failures: AtomicU32::new(0),
             connect_time: PeakEwma::default(),
@@ -182,13 +191,25 @@ impl Backend {
 
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.active.load(Relaxed) >= self.max_active
+        self.count.is_full()
     }
 
     /// Sessions that hold a slot, connecting ones included.
     #[must_use]
     pub fn active(&self) -> u32 {
-        self.active.load(Relaxed)
+        self.count.active()
+    }
+
+    /// The most sessions at once, if there is a limit.
+    #[must_use]
+    pub fn max_active(&self) -> Option<u32> {
+        Some(self.count.max()).filter(|max| *max != UNLIMITED)
+    }
+
+    /// Sets that limit. Those that it has already stay, also if they are more; those that wait have to be told.
+    pub(super) fn set_max_active(&self, max: Option<u32>) {
+        self.count.set_max(max.unwrap_or(UNLIMITED));
+        self.metrics.set_max_connections(max);
     }
 
     /// What it gets of its weight just now, of [`WHOLE_SHARE`].
@@ -331,16 +352,18 @@ impl Backend {
 
     /// The right to one connection, if there is one left.
     pub fn claim(self: &Arc<Self>) -> Result<Slot, Full> {
-        self.active
-            .fetch_update(Relaxed, Relaxed, |active| (active < self.max_active).then_some(active + 1))
-            .map_err(|_| Full)?;
+        if !self.count.claim() {
+            return Err(Full);
+        }
         self.metrics.active.inc();
         Ok(Slot::new(Arc::clone(self)))
     }
 
     pub(super) fn release(&self) {
         self.metrics.active.dec();
-        self.active.fetch_sub(1, Relaxed);
+        if self.count.release() {
+            self.waiting.nudge_seen(false);
+        }
     }
 
     /// The number of the trial that this caller may make of a half-open backend, if nobody else makes one.
@@ -360,6 +383,8 @@ impl Backend {
         let _ = self
             .flags
             .fetch_update(Relaxed, Relaxed, |word| ((word / TRIAL) as u16 == number).then_some(word & !flag::ON_TRIAL));
+        // Another may try it now.
+        self.waiting.nudge(false);
     }
 
     /// One more failure of real traffic; how many in a row there are now.

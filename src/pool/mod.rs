@@ -14,15 +14,20 @@
 
 mod backend;
 mod candidates;
+mod count;
 mod ejection;
 pub mod health;
 mod hedge;
 mod load;
 mod mode;
 mod pick;
+pub mod queue;
 mod slot;
+mod sync;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_queue;
 #[cfg(test)]
 mod tests_state;
 
@@ -42,6 +47,7 @@ use health::{AgentReport, Outcome};
 use hedge::HedgeBudget;
 use mode::{Count, Judge};
 use pick::Picker;
+use queue::{Terms, WaitingList};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +56,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// them change together, as at a start, that would be the square of their number.
 const REVIEWED_AT_ONCE: usize = 1_000;
 
+/// What of a session takes time, and may be the sign of too much work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latency {
+    /// A connect that has succeeded.
+    Connect,
+    /// From the client's first byte to the first byte of the answer.
+    FirstByte,
+    /// In the queue; zero for whoever needn't.
+    Queue,
+}
+
 /// Backends and the policy among them.
 pub struct Pool {
     pub name: PoolName,
@@ -57,7 +74,10 @@ pub struct Pool {
     pub protection: config::Protection,
     pub ejection: config::Ejection,
     pub health: config::Health,
+    pub queue: Option<config::Queue>,
     pub metrics: Arc<PoolMetrics>,
+    /// Empty without a queue.
+    pub waiting: Arc<WaitingList>,
     view: ArcSwap<PoolView>,
     /// A [`Mode`], as the last review found it.
     mode: AtomicU32,
@@ -80,7 +100,9 @@ impl Pool {
         previous: Option<&Pool>,
         now: Now,
     ) -> Self {
-        let view = PoolView::new(config, members, metrics, previous.map(Pool::view).as_deref(), now);
+        let waiting = previous.map_or_else(Arc::default, |pool| Arc::clone(&pool.waiting));
+        waiting.renew(Terms::new(&config.queue.unwrap_or_default()));
+        let view = PoolView::new(config, members, metrics, &waiting, previous.map(Pool::view).as_deref(), now);
         let judge = previous.map_or_else(|| Judge::new(now.millis), |pool| pool.judge().clone());
         let pool = Self {
             name: config.name.clone(),
@@ -88,6 +110,8 @@ impl Pool {
             protection: config.protection,
             ejection: config.ejection,
             health: config.health.clone(),
+            queue: config.queue,
+            waiting,
             metrics: previous.map_or_else(|| Arc::new(metrics.pool(&config.name)), |pool| pool.metrics.clone()),
             view: ArcSwap::from_pointee(view),
             mode: AtomicU32::new(Mode::default().to_bits()),
@@ -95,6 +119,9 @@ impl Pool {
             hedges: HedgeBudget::new(),
             falls: AtomicU32::new(previous.map_or(0, Self::falls)),
         };
+        if let Some(queue) = pool.queue {
+            pool.metrics.queue().max_waiting.set(queue.max_waiting as i64);
+        }
         pool.review(now.millis);
         pool
     }
@@ -118,8 +145,11 @@ impl Pool {
         }
         view.claim_further(&ask, patience, mode, rng).or_else(|| {
             // The last one may have gone a moment ago, and whoever saw to that is about to find that the pool panics.
-            let is_panic_due = tried.is_empty() && !self.protection.panic_threshold.is_zero() && !view.has_good();
-            if is_panic_due { view.claim(&ask, Reach::Enabled(limits::MAX_TIER), 0, rng) } else { None }
+            if self.is_panic_due(tried, &view) {
+                view.claim(&ask, Reach::Enabled(limits::MAX_TIER), 0, rng)
+            } else {
+                None
+            }
         })
     }
 
@@ -127,6 +157,24 @@ impl Pool {
     #[must_use]
     pub fn claim(&self, tried: &Tried, now: Millis, rng: &mut Rng) -> Option<Slot> {
         self.claim_within(tried, self.connect.budget.as_millis() as Millis, now, rng)
+    }
+
+    /// Whether a session that has found nothing to claim would find something if a backend that is full weren't: then
+    /// it may wait for that.
+    #[must_use]
+    pub fn is_worth_waiting(&self, tried: &Tried, patience: Millis, now: Millis) -> bool {
+        let mode = self.mode();
+        let view = self.view.load();
+        let ask = Ask { tried, now, max_rate: self.connect.max_rate };
+        let any = |reach| Candidates { view: &view, ask: &ask, reach, patience, by_share: false }.any_would_do();
+        any(Reach::Everywhere)
+            || mode.panic && any(Reach::Enabled(mode.tier))
+            || self.is_panic_due(tried, &view) && any(Reach::Enabled(limits::MAX_TIER))
+    }
+
+    /// Between the fall of the last backend and the review that finds that the pool panics.
+    fn is_panic_due(&self, tried: &Tried, view: &PoolView) -> bool {
+        tried.is_empty() && !self.protection.panic_threshold.is_zero() && !view.has_good()
     }
 
     /// What the last [`review`](Self::review) found.
@@ -161,6 +209,8 @@ impl Pool {
         metrics.ejected.set(ejected);
         metrics.panic.set(i64::from(mode.panic));
         metrics.tier.set(i64::from(mode.tier));
+        // Whatever has changed, somebody may get a place now, or has none left to wait for.
+        self.waiting.review(now);
         mode
     }
 
@@ -239,6 +289,12 @@ impl Pool {
         true
     }
 
+    /// Takes in how long something of a session took.
+    pub fn took(&self, _latency: Latency, _took: std::time::Duration) {}
+    pub fn shed_probability(&self) -> Option<f64> {
+        None
+    }
+
     /// Counts a connection, of which a share may have a second attempt.
     pub fn count_for_hedging(&self) {
         self.hedges.earn(self.connect.hedge_share);
@@ -302,6 +358,8 @@ pub struct ResolvedMember {
     pub address: BackendAddr,
     pub weight: u16,
     pub tier: u8,
+    /// Connections at once; `None` is without a limit.
+    pub max_connections: Option<u32>,
     /// What logs, metrics and `/status` call it.
     pub label: Arc<str>,
 }
@@ -323,12 +381,13 @@ impl PoolView {
         config: &config::Pool,
         members: &Members,
         metrics: &Arc<Metrics>,
+        waiting: &Arc<WaitingList>,
         previous: Option<&PoolView>,
         now: Now,
     ) -> Self {
         let kept: HashMap<&BackendAddr, &Arc<Backend>> =
             previous.iter().flat_map(|view| &view.backends).map(|backend| (&backend.address, backend)).collect();
-        let backends: Box<[_]> = members
+        let backends: Box<[Arc<Backend>]> = members
             .list
             .iter()
             .map(|member| match kept.get(&member.address) {
@@ -338,11 +397,15 @@ impl PoolView {
                     &member.address,
                     &member.label,
                     metrics.backend(&config.name, &member.label),
+                    Arc::clone(waiting),
                     Health::initial(&config.health),
                     now,
                 )),
             })
             .collect();
+        for (backend, member) in backends.iter().zip(&members.list) {
+            backend.set_max_active(member.max_connections);
+        }
         let weights: Box<[_]> = members.list.iter().map(|member| member.weight).collect();
         let picker = Picker::prepare(&members.balance, &backends, &weights, previous.map(|view| &view.picker));
         let tiers = members.list.iter().map(|member| member.tier).collect();

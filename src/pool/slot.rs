@@ -54,9 +54,9 @@ impl Deref for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.backend.release();
         if let Some(number) = self.trial {
             self.backend.end_trial(number);
         }
-        self.backend.release();
     }
 }

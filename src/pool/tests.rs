@@ -45,7 +45,7 @@ fn rebuilt(balance: Balance, list: Vec<ResolvedMember>, previous: Option<&Pool>)
 
 fn member(path: &str, label: &str, weight: u16) -> ResolvedMember {
     let address = BackendAddr(Endpoint::Unix(std::path::Path::new(path).into()));
-    ResolvedMember { address, weight, tier: 0, label: label.into() }
+    ResolvedMember { address, weight, tier: 0, max_connections: None, label: label.into() }
 }
 
 /// Claims once and lets go; the label of what was claimed.

@@ -8,6 +8,7 @@
 //! Next: `report`, for what a failure does to the backend.
 
 use super::close::CloseReason;
+use super::queue::Watch;
 use super::record::{FailedAttempt, Record};
 use super::report::{self, Traffic};
 use super::worker::Worker;
@@ -15,18 +16,14 @@ use crate::clock::{millis, unix_ms};
 use crate::metrics::{ConnectErrorReason, TrafficFailure};
 use crate::net::connect::{self as net, ConnectError};
 use crate::net::stream::Stream;
-use crate::pool::{Pool, Slot, Tried};
-use crate::sys;
+use crate::pool::queue::Ticket;
+use crate::pool::{Latency, Pool, Slot, Tried};
 use rustix::io::Errno;
 use std::future::Future;
-use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::Interest;
 
-/// A connect that takes longer than this is worth watching the client for a reset meanwhile.
-const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(20);
 /// What the access log says of an attempt that another one has overtaken.
 const SLOWER: &str = "slower";
 
@@ -39,14 +36,15 @@ pub async fn connect(
 ) -> Result<(Stream, Slot), CloseReason> {
     super::hook::connect(record.id);
     record.pool = Some(Arc::clone(&search.pool));
-    let started = Instant::now();
+    let (started, waited) = (Instant::now(), record.waited);
     let deadline = started + search.pool.connect.budget;
+    let watch = Watch::new(&search.pool);
     let connected = tokio::select! {
         biased;
-        connected = search.next(record, worker, deadline) => connected,
-        () = is_reset(client) => Err(CloseReason::ClientReset),
+        connected = search.next(record, worker, deadline, Some(&watch)) => connected,
+        () = watch.is_reset(client) => Err(CloseReason::ClientReset),
     };
-    let wait = started.elapsed();
+    let wait = started.elapsed().saturating_sub(record.waited.saturating_sub(waited));
     record.connect_wait = Some(wait);
     if connected.is_ok() {
         search.pool.metrics.connect_wait.observe(wait.as_secs_f64());
@@ -64,10 +62,14 @@ pub struct Search {
     /// Nor could any other backend be connected to.
     hopeless: bool,
     verdict: CloseReason,
+    /// In the pool's queue, so far.
+    pub waited: Duration,
+    /// The place in that queue that it had last.
+    pub(super) place: Option<Ticket>,
 }
 
 /// One connect try.
-struct Attempt {
+pub(super) struct Attempt {
     slot: Slot,
     begun: Instant,
     /// It was believed to be up.
@@ -89,15 +91,19 @@ impl Search {
             failing: false,
             hopeless: false,
             verdict: CloseReason::NoBackend,
+            waited: Duration::ZERO,
+            place: None,
         }
     }
 
-    /// The next connected backend; every attempt that came to nothing goes into the record.
+    /// The next connected backend; every attempt that came to nothing goes into the record. `deadline` is without the
+    /// time in the queue, of which the client's FIN is watched for in `watch`.
     pub async fn next(
         &mut self,
         record: &mut Record,
         worker: &Worker,
-        deadline: Instant,
+        mut deadline: Instant,
+        watch: Option<&Watch>,
     ) -> Result<(Stream, Slot), CloseReason> {
         while self.attempts_left > 0 {
             let begun = Instant::now();
@@ -105,11 +111,15 @@ impl Search {
             if left.is_zero() {
                 return Err(CloseReason::ConnectBudget);
             }
-            let Some(mut attempt) = self.claim(worker, begun, left) else {
-                if self.tried.is_empty() {
-                    self.pool.metrics.no_backend.inc();
+            let mut attempt = match self.claim_at_once(worker, begun, left) {
+                Some(attempt) => attempt,
+                None => {
+                    let before = self.waited;
+                    // Boxed, so that it takes no room where nobody waits.
+                    let attempt = Box::pin(self.queue(record, worker, left, watch)).await?;
+                    deadline += self.waited - before;
+                    attempt
                 }
-                return Err(self.verdict);
             };
             if attempt.slot.wait > 0 {
                 let wait = Duration::from_millis(attempt.slot.wait);
@@ -151,8 +161,38 @@ impl Search {
         self.verdict = CloseReason::ConnectFailed;
     }
 
+    /// A backend for the next attempt, unless others wait for one.
+    fn claim_at_once(&mut self, worker: &Worker, begun: Instant, patience: Duration) -> Option<Attempt> {
+        let queues = self.pool.queue.is_some();
+        if queues && !self.pool.waiting.is_empty() {
+            return None;
+        }
+        let attempt = self.claim(worker, begun, patience);
+        if queues && attempt.is_some() {
+            self.pool.took(Latency::Queue, Duration::ZERO);
+        }
+        attempt
+    }
+
+    /// See [`Pool::is_worth_waiting`].
+    pub(super) fn is_worth_waiting(&self, now: Instant, patience: Duration) -> bool {
+        self.pool.is_worth_waiting(&self.tried, patience.as_millis() as u64, millis(now))
+    }
+
+    pub(super) fn has_tried_none(&self) -> bool {
+        self.tried.is_empty()
+    }
+
+    /// The end of a search that has no backend left.
+    pub(super) fn nobody(&self) -> CloseReason {
+        if self.tried.is_empty() {
+            self.pool.metrics.no_backend.inc();
+        }
+        self.verdict
+    }
+
     /// A backend for the next attempt, whose turn comes within `patience`.
-    fn claim(&mut self, worker: &Worker, begun: Instant, patience: Duration) -> Option<Attempt> {
+    pub(super) fn claim(&mut self, worker: &Worker, begun: Instant, patience: Duration) -> Option<Attempt> {
         let patience = patience.as_millis() as u64;
         let slot = self.pool.claim_within(&self.tried, patience, millis(begun), &mut worker.rng.borrow_mut())?;
         self.tried.push(slot.id);
@@ -198,7 +238,8 @@ impl Search {
 
     /// The second attempt, if there may be one.
     fn hedge(&mut self, worker: &Worker) -> Option<Attempt> {
-        if !self.pool.may_hedge() {
+        // Those that wait come first.
+        if !self.pool.waiting.is_empty() || !self.pool.may_hedge() {
             return None;
         }
         // One that would have to wait for its turn is no help.
@@ -231,6 +272,7 @@ impl Search {
         let took = now - begun;
         slot.connect_succeeded();
         slot.connect_time.observe(took.as_secs_f32() * 1_000.0, millis(now));
+        self.pool.took(Latency::Connect, took);
         let slow = self.pool.ejection.slow_connect.is_some_and(|bound| took > bound);
         if slow {
             report::failed(&self.pool, &slot, slot.is_on_trial(), TrafficFailure::SlowConnect);
@@ -263,17 +305,4 @@ fn overtaken(Attempt { slot, begun, .. }: &Attempt, record: &mut Record) {
     // At least as long as this it would have taken.
     slot.connect_time.observe(took.as_secs_f32() * 1_000.0, millis(Instant::now()));
     record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome: SLOWER, took });
-}
-
-/// Completes when the client has reset the connection; its FIN alone says nothing.
-async fn is_reset(client: &Stream) {
-    tokio::time::sleep(WATCH_CLIENT_AFTER).await;
-    if let Ok(watched) = sys::watch(client.as_fd(), Interest::ERROR)
-        && let Ok(mut ready) = watched.ready(Interest::ERROR).await
-    {
-        ready.retain_ready();
-    } else {
-        // Without a watch the connect's own limits still hold.
-        std::future::pending::<()>().await;
-    }
 }

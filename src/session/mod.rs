@@ -14,6 +14,7 @@ pub mod close;
 mod connect;
 mod hook;
 mod mover;
+mod queue;
 mod record;
 mod replay;
 mod report;

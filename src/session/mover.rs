@@ -132,7 +132,7 @@ mod tests {
         let member = |index: u8| {
             let label = char::from(b'a' + index).to_string();
             let address = BackendAddr(Endpoint::Unix(std::path::Path::new(&label).into()));
-            ResolvedMember { address, weight: 1, tier: 0, label: label.into() }
+            ResolvedMember { address, weight: 1, tier: 0, max_connections: None, label: label.into() }
         };
         let mut config = config::Pool::new(PoolName::new("web"), Balance::RoundRobin, Vec::new());
         config.health.initial = Initial::Up;

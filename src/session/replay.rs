@@ -143,11 +143,13 @@ impl Unanswered<'_> {
             search.disappointed(&slot, UNANSWERED, failure, self.record);
             let noted = self.record.failed.len();
             self.record.phase = record::Phase::Connect;
+            let waited = search.waited;
             let next = tokio::select! {
                 biased;
-                next = search.next(self.record, self.worker, self.until) => next,
+                next = search.next(self.record, self.worker, self.until, None) => next,
                 _ = self.client.ready(Interest::ERROR) => Err(CloseReason::ClientReset),
             };
+            self.until += search.waited - waited;
             match next {
                 Ok(next) => {
                     search.pool.metrics.replays.inc();

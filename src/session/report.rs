@@ -9,7 +9,7 @@ use crate::clock::millis;
 use crate::metrics::TrafficFailure;
 use crate::name::{Direction, Side};
 use crate::net::relay::RelayEnd;
-use crate::pool::{Backend, Pool};
+use crate::pool::{Backend, Latency, Pool};
 use std::time::{Duration, Instant};
 
 /// A backend that ends a connection within this time, without a word and without having been asked anything, does not
@@ -83,7 +83,9 @@ pub fn moved(record: &mut Record, direction: Direction) {
             let (on_trial, asked) = (traffic.on_trial, traffic.asked);
             if let (Some(pool), Some((backend, _))) = (&record.pool, &record.connected) {
                 if let Some(asked) = asked {
-                    backend.answer_time.observe((now - asked).as_secs_f32() * 1_000.0, millis(now));
+                    let took = now - asked;
+                    backend.answer_time.observe(took.as_secs_f32() * 1_000.0, millis(now));
+                    pool.took(Latency::FirstByte, took);
                 }
                 if !traffic.slow {
                     served(pool, backend, on_trial, now);

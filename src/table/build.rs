@@ -167,7 +167,9 @@ impl<'a> Expansion<'a> {
             };
             self.sources.insert(address.clone(), &member.address);
             indices.push(self.list.len());
-            self.list.push(ResolvedMember { address, weight: member.weight, tier: member.tier, label });
+            let (weight, tier) = (member.weight, member.tier);
+            let max_connections = member.max_connections.or(pool.backend_max_connections);
+            self.list.push(ResolvedMember { address, weight, tier, max_connections, label });
         }
         indices
     }

@@ -196,5 +196,5 @@ fn member(next_label: &mut usize, most_weight: u64, tiers: u64, dice: &mut Dice)
 
 pub fn member_of(label: &str, weight: u16, tier: u8) -> ResolvedMember {
     let address = BackendAddr(Endpoint::Unix(std::path::Path::new(label).into()));
-    ResolvedMember { address, weight, tier, label: label.into() }
+    ResolvedMember { address, weight, tier, max_connections: None, label: label.into() }
 }

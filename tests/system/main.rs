@@ -27,6 +27,7 @@ mod moving;
 mod panics;
 mod policies;
 mod probes;
+mod queue;
 mod quiet;
 mod relay;
 mod replay;

@@ -11,7 +11,7 @@ fn at(unix_ms: u64) -> Now {
 fn backend(health: Health) -> Backend {
     let address = BackendAddr(Endpoint::Tcp("192.0.2.1:80".parse().unwrap()));
     let metrics = Arc::new(Metrics::new().unwrap()).backend(&PoolName::new("web"), "a");
-    Backend::new(&address, &"a".into(), metrics, health, at(5))
+    Backend::new(&address, &"a".into(), metrics, Arc::default(), health, at(5))
 }
 
 #[test]
@@ -26,7 +26,8 @@ fn a_slot_counts_while_it_lives() {
 
 #[test]
 fn slots_never_exceed_the_maximum() {
-    let backend = Arc::new(Backend { max_active: 3, ..backend(Health::Up) });
+    let backend = Arc::new(backend(Health::Up));
+    backend.set_max_active(Some(3));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

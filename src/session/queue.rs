@@ -1,0 +1,184 @@
+//! Waiting for a place on a backend, in pools with a queue.
+//!
+//! Owns the wait of one session: how long it may take, what the client does meanwhile, and what became of it. Whose
+//! turn it is, is decided in `pool::queue`; a place is claimed as any other. Invariants: a session waits for no longer
+//! than `max_wait` in all; while it waits it holds no place; a wait that ends, however it does, is counted once.
+
+use super::close::CloseReason;
+use super::connect::{Attempt, Search};
+use super::record::{Phase, Record};
+use super::worker::Worker;
+use crate::clock::millis;
+use crate::config::ClientFin;
+use crate::metrics::QueueOutcome;
+use crate::net::stream::Stream;
+use crate::pool::queue::{Refused, Turn};
+use crate::pool::{Latency, Pool};
+use crate::sys;
+use std::cell::Cell;
+use std::os::fd::AsFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{Interest, Ready};
+use tokio::sync::Notify;
+use tokio::time::sleep_until;
+
+/// A search that takes longer than this is worth watching the client for a reset meanwhile.
+const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(20);
+
+impl Search {
+    /// A backend for a session that may not have one just now, as soon as it is its turn; one that is paced by no more
+    /// than `patience`. The reason, if it may not wait or has waited in vain.
+    pub(super) async fn queue(
+        &mut self,
+        record: &mut Record,
+        worker: &Worker,
+        patience: Duration,
+        watch: Option<&Watch>,
+    ) -> Result<Attempt, CloseReason> {
+        let begun = Instant::now();
+        let pool = Arc::clone(&self.pool);
+        let waits = self.is_worth_waiting(begun, patience);
+        let Some(config) = pool.queue else {
+            return Err(if waits && self.has_tried_none() { CloseReason::BackendsFull } else { self.nobody() });
+        };
+        if !waits {
+            return Err(self.nobody());
+        }
+        record.phase = Phase::Queue;
+        let metrics = pool.metrics.queue();
+        let left = config.max_wait.saturating_sub(self.waited);
+        if left.is_zero() {
+            metrics.outcome(QueueOutcome::Timeout).inc();
+            return Err(CloseReason::QueueTimeout);
+        }
+        let mut waiter = match pool.waiting.enter(self.place, !self.has_tried_none(), millis(begun)) {
+            Ok(waiter) => waiter,
+            Err(Refused::Full) => {
+                metrics.outcome(QueueOutcome::Full).inc();
+                return Err(CloseReason::QueueFull);
+            }
+            Err(Refused::Hopeless) => {
+                metrics.outcome(QueueOutcome::Hopeless).inc();
+                return Err(CloseReason::QueueHopeless);
+            }
+        };
+        self.place = Some(waiter.place());
+        let mut stay = Stay::begin(&pool, record, begun);
+        let mut deadline = pin!(sleep_until((begun + left).into()));
+        let ended = loop {
+            tokio::select! {
+                biased;
+                turn = waiter.turn() => if turn == Turn::Evicted {
+                    break Err((QueueOutcome::Full, CloseReason::QueueFull));
+                },
+                () = has_left(watch) => break Err((QueueOutcome::Left, CloseReason::ClientLeft)),
+                () = &mut deadline => break Err((QueueOutcome::Timeout, CloseReason::QueueTimeout)),
+            }
+            let now = Instant::now();
+            if let Some(attempt) = self.claim(worker, now, patience) {
+                waiter.served(millis(now));
+                break Ok(attempt);
+            }
+            if !self.is_worth_waiting(now, patience) {
+                break Err((QueueOutcome::NoBackend, self.nobody()));
+            }
+            waiter.failed();
+        };
+        self.waited += begun.elapsed();
+        match ended {
+            Ok(attempt) => {
+                stay.outcome = QueueOutcome::Served;
+                stay.record.phase = Phase::Connect;
+                Ok(attempt)
+            }
+            Err((outcome, reason)) => {
+                stay.outcome = outcome;
+                Err(reason)
+            }
+        }
+    }
+}
+
+/// One wait, from its beginning until it is dropped.
+struct Stay<'a> {
+    pool: &'a Pool,
+    record: &'a mut Record,
+    begun: Instant,
+    /// Gone, unless somebody says otherwise.
+    outcome: QueueOutcome,
+}
+
+impl<'a> Stay<'a> {
+    fn begin(pool: &'a Pool, record: &'a mut Record, begun: Instant) -> Self {
+        pool.metrics.queue().waiting.inc();
+        Self { pool, record, begun, outcome: QueueOutcome::Gone }
+    }
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        let took = self.begun.elapsed();
+        self.record.waited += took;
+        let metrics = self.pool.metrics.queue();
+        metrics.waiting.dec();
+        metrics.outcome(self.outcome).inc();
+        if self.outcome == QueueOutcome::Served {
+            metrics.wait.observe(took.as_secs_f64());
+            self.pool.took(Latency::Queue, took);
+        }
+    }
+}
+
+/// What a client does while its session looks for a backend.
+pub struct Watch {
+    /// Its FIN means that it has left.
+    fin_leaves: bool,
+    left: Cell<bool>,
+    told: Notify,
+}
+
+impl Watch {
+    pub fn new(pool: &Pool) -> Self {
+        let fin_leaves = pool.queue.is_some_and(|queue| queue.client_fin == ClientFin::Leave);
+        Self { fin_leaves, left: Cell::new(false), told: Notify::new() }
+    }
+
+    /// Completes when the client has reset the connection. Its FIN is noted, where it means something; nothing is read.
+    pub async fn is_reset(&self, client: &Stream) {
+        tokio::time::sleep(WATCH_CLIENT_AFTER).await;
+        let mut interest = Interest::ERROR;
+        if self.fin_leaves {
+            interest |= Interest::READABLE;
+        }
+        if let Ok(watched) = sys::watch(client.as_fd(), interest) {
+            while let Ok(mut ready) = watched.ready(interest).await {
+                let state = ready.ready();
+                if state.is_error() {
+                    return;
+                }
+                if state.is_read_closed() {
+                    self.left.set(true);
+                    self.told.notify_waiters();
+                    interest = Interest::ERROR;
+                }
+                ready.clear_ready_matching(Ready::READABLE);
+            }
+        }
+        // Without a watch the search's own limits still hold.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Completes when the client has left; never where nobody watches for that.
+async fn has_left(watch: Option<&Watch>) {
+    match watch {
+        Some(watch) => {
+            while !watch.left.get() {
+                watch.told.notified().await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}

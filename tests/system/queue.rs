@@ -1,0 +1,133 @@
+//! The queue before a pool whose backends are all full: who waits, who is next, who is refused, and what is told of it.
+
+use crate::kit::{Config, Conn, End, Listening, Tidegate, eventually, eventually_eq};
+
+/// One backend that the test plays itself, with room for so many.
+fn config(backend: &Listening, room: u32, queue: &str) -> Config {
+    Config::over([&backend.addr])
+        .pool(&format!("backend_max_connections = {room}"))
+        .more(&format!("[pools.web.queue]\n{queue}"))
+        .logged()
+}
+
+fn waiting(tidegate: &Tidegate) -> u64 {
+    tidegate.count("tidegate_pool_queue_waiting")
+}
+
+fn outcome(tidegate: &Tidegate, outcome: &str) -> u64 {
+    let labels = [("pool", "web"), ("outcome", outcome)];
+    tidegate.metrics().sum("tidegate_pool_queue_outcomes_total", &labels) as u64
+}
+
+/// Clients that wait one behind the other; each has said its number.
+fn line_up(tidegate: &Tidegate, count: u8) -> Vec<Conn> {
+    let before = waiting(tidegate);
+    (0..count)
+        .map(|number| {
+            let mut client = tidegate.connect();
+            client.send([b'0' + number]);
+            eventually_eq("it waits", &(before + u64::from(number) + 1), || waiting(tidegate));
+            client
+        })
+        .collect()
+}
+
+#[test]
+fn who_waits_longest_is_next() {
+    for (order, expected) in [("fifo", ["0", "1", "2"]), ("lifo", ["2", "1", "0"]), ("adaptive", ["0", "1", "2"])] {
+        let backend = Listening::new();
+        let tidegate = Tidegate::start(config(&backend, 1, &format!("max_wait = \"60s\"\norder = \"{order}\"")));
+        let first = tidegate.connect();
+        let mut served = backend.accept();
+        let clients = line_up(&tidegate, 3);
+        assert_eq!(tidegate.pool_status()["queue"]["waiting"], 3);
+        assert_eq!(tidegate.backend_status(&backend)["max_connections"], 1);
+        first.finish();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            assert!(backend.accept_now().is_none(), "one at a time");
+            served.reset();
+            served = backend.accept();
+            seen.push(String::from_utf8(served.receive(1)).unwrap());
+        }
+        assert_eq!(seen, expected, "{order}");
+        served.reset();
+        drop(clients);
+        tidegate.until_idle();
+        assert_eq!((outcome(&tidegate, "served"), waiting(&tidegate)), (3, 0));
+        let waits: Vec<f64> = tidegate.records(4).iter().map(|record| record["wait"].as_f64().unwrap()).collect();
+        assert_eq!(waits.iter().filter(|wait| **wait > 0.0).count(), 3, "{waits:?}");
+    }
+}
+
+#[test]
+fn who_waits_too_long_is_reset() {
+    let backend = Listening::new();
+    let tidegate = Tidegate::start(config(&backend, 1, "max_wait = \"300ms\""));
+    let _first = tidegate.connect();
+    let _served = backend.accept();
+    tidegate.connect().expect_end(End::Rst);
+    let record = tidegate.records(1).remove(0);
+    assert_eq!((&record["reason"], &record["phase"]), (&"queue_timeout".into(), &"queue".into()), "{record}");
+    assert!(record["wait"].as_f64().unwrap() >= 0.3, "{record}");
+    assert_eq!((outcome(&tidegate, "timeout"), tidegate.closed("queue_timeout")), (1, 1));
+}
+
+#[test]
+fn no_more_wait_than_may() {
+    let backend = Listening::new();
+    let tidegate = Tidegate::start(config(&backend, 1, "max_wait = \"60s\"\nmax_waiting = 2"));
+    let _first = tidegate.connect();
+    let _served = backend.accept();
+    let _clients = line_up(&tidegate, 2);
+    tidegate.connect().expect_end(End::Rst);
+    let record = tidegate.records(1).remove(0);
+    assert_eq!((&record["reason"], &record["phase"]), (&"queue_full".into(), &"queue".into()), "{record}");
+    assert_eq!(outcome(&tidegate, "full"), 1);
+}
+
+#[test]
+fn without_a_queue_who_finds_no_room_is_reset() {
+    let backend = Listening::new();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]).pool("backend_max_connections = 1").logged());
+    let _first = tidegate.connect();
+    let _served = backend.accept();
+    tidegate.connect().expect_end(End::Rst);
+    assert_eq!(tidegate.records(1)[0]["reason"], "backends_full");
+    assert_eq!(tidegate.count("tidegate_pool_no_backend_total"), 0, "there is one");
+}
+
+#[test]
+fn who_hangs_up_leaves_at_once() {
+    let backend = Listening::new();
+    let tidegate = Tidegate::start(config(&backend, 1, "max_wait = \"60s\""));
+    let _first = tidegate.connect();
+    let served = backend.accept();
+    let mut clients = line_up(&tidegate, 3);
+    clients.remove(0).reset();
+    eventually_eq("one less", &2, || waiting(&tidegate));
+    let record = tidegate.records(1).remove(0);
+    assert_eq!((&record["reason"], &record["phase"]), (&"client_reset".into(), &"queue".into()), "{record}");
+    assert_eq!(outcome(&tidegate, "gone"), 1);
+    // One that has said all waits for its answer.
+    clients[0].finish();
+    served.reset();
+    let mut served = backend.accept();
+    assert_eq!(served.rest().text(), "1");
+}
+
+#[test]
+fn a_client_that_shuts_down_its_side_leaves_where_that_is_asked_for() {
+    let backend = Listening::new();
+    let tidegate = Tidegate::start(config(&backend, 1, "max_wait = \"60s\"\nclient_fin = \"leave\""));
+    let _first = tidegate.connect();
+    let served = backend.accept();
+    let mut clients = line_up(&tidegate, 2);
+    clients[0].finish();
+    clients[0].expect_end(End::Rst);
+    eventually_eq("one less", &1, || waiting(&tidegate));
+    assert_eq!((outcome(&tidegate, "left"), tidegate.closed("client_left")), (1, 1));
+    served.reset();
+    assert_eq!(backend.accept().receive(1), b"1");
+    eventually("the other is served", || outcome(&tidegate, "served") == 1);
+}
