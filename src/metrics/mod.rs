@@ -8,6 +8,7 @@
 mod demand;
 mod family;
 mod handles;
+mod hold;
 mod kernel;
 mod labels;
 mod limit;
@@ -17,6 +18,7 @@ mod value;
 pub use demand::{QueueMetrics, ShedMetrics};
 pub use family::Series;
 pub use handles::{BackendMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics};
+pub use hold::{HoldMetrics, HoldOutcome};
 pub use labels::{CheckResult, ConnectErrorReason, LogKind, QueueOutcome, TrafficFailure};
 pub use limit::{Bound, LimitMetrics, Scope};
 pub use value::{Counter, Gauge, Histogram, Ratio};
@@ -96,6 +98,7 @@ struct Families {
     backend_health_checks: Family<Counter>,
     backend_ejections: Family<Counter>,
     backend_traffic_failures: Family<Counter>,
+    hold: hold::Families,
 }
 
 impl Metrics {
@@ -279,6 +282,7 @@ impl Families {
             backend_health_checks: registry.add(&names::BACKEND_HEALTH_CHECKS)?,
             backend_ejections: registry.add(&names::BACKEND_EJECTIONS)?,
             backend_traffic_failures: registry.add(&names::BACKEND_TRAFFIC_FAILURES)?,
+            hold: hold::Families::register(registry)?,
         })
     }
 }

@@ -128,6 +128,19 @@ names! {
     POOL_SHED = "tidegate_pool_shed_total" ["pool", "dry_run"]:
         "Connections refused because a latency was above its target; in a dry run, those that would have been.";
 
+    POOL_HELD = "tidegate_pool_held" ["pool"]:
+        "Clients held because no backend was up, those being connected to one just now included.";
+    POOL_HELD_BYTES = "tidegate_pool_held_bytes" ["pool"]:
+        "Bytes kept of what held clients have sent.";
+    POOL_HOLD_MAX_CONNECTIONS = "tidegate_pool_hold_max_connections" ["pool"]:
+        "Clients held at once at most.";
+    POOL_HOLD_MAX_BYTES = "tidegate_pool_hold_max_bytes" ["pool"]:
+        "Bytes kept of what held clients have sent at most.";
+    POOL_HOLD_WAIT = "tidegate_pool_hold_wait_seconds" ["pool"] in HOLD_WAIT_BUCKETS:
+        "Time for which clients that were served in the end had been held.";
+    POOL_HOLD_OUTCOMES = "tidegate_pool_hold_outcomes_total" ["pool", "outcome"]:
+        "Clients that were held, or were to be, by what became of them.";
+
     BACKEND_UP = "tidegate_backend_up" ["pool", "backend"]:
         "1 while the backend's health verdict is up, else 0.";
     BACKEND_MAX_CONNECTIONS = "tidegate_backend_max_connections" ["pool", "backend"]:
@@ -167,6 +180,9 @@ pub const CONNECT_WAIT_BUCKETS: &[f64] =
 
 /// Of a queue, from a place that comes free at once to the longest waits that anybody bears.
 pub const QUEUE_WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Around what a restart, a failover of the backends' own, or a time-out of impatient clients takes.
+pub const HOLD_WAIT_BUCKETS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ struct Busy {
     worker: WorkerMetrics,
     listener: ListenerMetrics,
     pool: PoolMetrics,
+    hold: HoldMetrics,
     backend: BackendMetrics,
 }
 
@@ -42,7 +43,9 @@ impl Busy {
         metrics.task_restarted("health");
         metrics.task_restarted("health");
         metrics.log_dropped(LogKind::Access).inc_by(3);
-        Self { metrics, worker, listener, pool, backend }
+        let hold = metrics.hold(&PoolName::new("app"));
+        hold.outcomes[HoldOutcome::Expired as usize].inc();
+        Self { metrics, worker, listener, pool, hold, backend }
     }
 
     fn text(&self) -> String {
@@ -66,6 +69,7 @@ fn every_family_shows_its_values() {
     has(&text, r#"tidegate_worker_handed_over_total{worker="1"} 1"#);
     has(&text, r#"tidegate_task_restarts_total{task="health"} 2"#);
     has(&text, r#"tidegate_backend_ejections_total{pool="app",backend="a \"quoted\"\\name"} 1"#);
+    has(&text, r#"tidegate_pool_hold_outcomes_total{pool="app",outcome="expired"} 1"#);
     has(&text, r#"tidegate_log_dropped_total{log="access"} 3"#);
     has(&text, r#"tidegate_log_dropped_total{log="ops"} 0"#);
     has(&text, &format!(r#"tidegate_build_info{{version="{}"}} 1"#, env!("CARGO_PKG_VERSION")));
@@ -95,8 +99,8 @@ fn every_sample_has_the_labels_of_its_family() {
 
 #[test]
 fn series_go_with_their_handles() {
-    let Busy { metrics, worker, listener, pool, backend } = Busy::new();
-    drop((worker, listener, pool, backend));
+    let Busy { metrics, worker, listener, pool, hold, backend } = Busy::new();
+    drop((worker, listener, pool, hold, backend));
     let text = metrics.encode().unwrap();
     for label in ["worker=", "listener=", "pool=", "backend="] {
         assert!(!text.contains(label), "{label} is left over:\n{text}");

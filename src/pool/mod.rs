@@ -18,6 +18,7 @@ mod count;
 mod ejection;
 pub mod health;
 mod hedge;
+pub mod hold;
 mod load;
 mod mode;
 mod pick;
