@@ -10,6 +10,7 @@
 //! | route | [`table`] | the listener's pool, from the immutable routing table |
 //! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget; a hedge beside a slow one |
 //! | claim | [`pool`], `pool/pick/` | an available backend by the pool's policy; a slot is a guard |
+//! | hold | `session/hold.rs`, [`pool::hold`] | where the pool wants it: while no backend is up, clients and what they send are kept, and released in order |
 //! | replay | `session/replay.rs` | where the pool wants it: until the first byte of the answer, the next backend gets the same |
 //! | relay | [`net::relay`] | bytes both ways, by copy or splice, in the worker's engine |
 //! | close | [`session::close`], `net/relay/entry.rs` | the reason, a closed list; FIN or RST follows from it |
@@ -73,12 +74,13 @@
 //! 2. Half-close works both ways, with a timer that bytes reset.
 //! 3. Accepting never ends; a broken listening socket is bound again.
 //! 4. One session harms one session: a panic is one reset and a counter.
-//! 5. Memory is bounded: a slow reader throttles its peer, an idle session holds neither buffer nor pipe.
+//! 5. Memory is bounded: a slow reader throttles its peer, an idle session holds neither buffer nor pipe, and of
+//!    clients that wait for a backend no more is read than the pool says.
 //! 6. A bad config never replaces a good one, and every mistake in it is named at once.
 //! 7. Nothing established is cut before the drain deadline, and the accept queues are emptied before they close, also
 //!    those of a worker that is stuck.
 //! 8. Log, disk and metrics failures never touch traffic: bounded queues that drop and count.
-//! 9. Counts return to zero: permits, slots, trials, sessions and pipes are guards.
+//! 9. Counts return to zero: permits, slots, trials, sessions, pipes and places in a hold are guards.
 //! 10. Finding a backend takes no longer than the pool's budget, whatever fails, with at most two connects at once.
 //! 11. Nothing is sent to a second backend unless the pool says so, nor after the first byte of an answer.
 //! 12. What this host lacks, and what a client does, never counts against a backend.

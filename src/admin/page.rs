@@ -54,7 +54,7 @@ impl Page<'_> {
     }
 
     fn pool(&self, pool: &PoolStatus, f: &mut Formatter<'_>) -> fmt::Result {
-        let PoolStatus { name, balance, available, panic, tier, queue, shed, backends, .. } = pool;
+        let PoolStatus { name, balance, available, panic, tier, queue, shed, hold, backends, .. } = pool;
         write!(f, "<h2>Pool {} <small>{}", Escaped(name), Escaped(balance))?;
         write!(f, ", {available} of {} available", backends.len())?;
         if *tier > 0 {
@@ -68,6 +68,9 @@ impl Page<'_> {
         }
         if *panic {
             write!(f, ", <span class=\"down\">panic: all enabled are used</span>")?;
+        }
+        if let Some(hold) = hold.as_ref().filter(|hold| hold.held > 0) {
+            write!(f, ", <span class=\"down\">{} clients are held</span>", hold.held)?;
         }
         writeln!(f, "</small></h2>")?;
         f.write_str(

@@ -7,8 +7,9 @@
 use super::{Phase, State};
 use crate::admission::{Limiter, Process};
 use crate::clock::Now;
-use crate::metrics::Scope;
+use crate::metrics::{HoldOutcome, Scope};
 use crate::name::Direction;
+use crate::pool::hold::Hold;
 use crate::pool::{Backend, LastError, Pool, PoolView, Standing, WHOLE_SHARE};
 use crate::table::{self, RoutingTable};
 use serde::{Serialize, Serializer};
@@ -76,6 +77,8 @@ pub struct PoolStatus {
     pub queue: Option<QueueStatus>,
     /// The share of new connections that is refused because a latency is too high, if the pool looks for that.
     pub shed: Option<f64>,
+    /// Where the pool is told to hold clients while no backend is up.
+    pub hold: Option<HoldStatus>,
     pub backends: Vec<BackendStatus>,
 }
 
@@ -86,6 +89,19 @@ pub struct QueueStatus {
     /// How long the one that waits longest has waited.
     pub oldest_ms: Option<u64>,
     pub max_wait_ms: u64,
+}
+
+#[derive(Serialize)]
+pub struct HoldStatus {
+    pub held: usize,
+    pub max_connections: usize,
+    pub bytes: u64,
+    pub max_bytes: u64,
+    /// What has become of clients since the start.
+    pub served: u64,
+    pub expired: u64,
+    pub overflow: u64,
+    pub gone: u64,
 }
 
 #[derive(Serialize)]
@@ -284,11 +300,27 @@ impl PoolStatus {
                 max_wait_ms: queue.max_wait.as_millis() as u64,
             }),
             shed: pool.shed_probability(),
+            hold: pool.hold.as_deref().map(HoldStatus::of),
             backends: backends
                 .iter()
                 .zip(weights.iter().zip(tiers))
                 .map(|(backend, (&weight, &tier))| BackendStatus::of(backend, weight, tier, now))
                 .collect(),
+        }
+    }
+}
+
+impl HoldStatus {
+    fn of(hold: &Hold) -> Self {
+        Self {
+            held: hold.held(),
+            max_connections: hold.config.max_connections,
+            bytes: hold.bytes(),
+            max_bytes: hold.config.max_bytes,
+            served: hold.count(HoldOutcome::Served),
+            expired: hold.count(HoldOutcome::Expired),
+            overflow: hold.count(HoldOutcome::Overflow),
+            gone: hold.count(HoldOutcome::Gone),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What a pool's queue and its shedding are counted with; only pools that have them show these.
 
 use super::family::{Family, Labels, Series};
-use super::value::{Counter, Gauge, Histogram, Ratio};
 use super::labels::QueueOutcome;
+use super::value::{Counter, Gauge, Histogram, Ratio};
 use super::{Registry, names};
 use prometheus::Error;
 

@@ -10,7 +10,8 @@
 //! that stays available.
 //!
 //! Next: `candidates` for what a claim may have, `pick` for the policies, `backend` for the state of one backend,
-//! `health` and `ejection` for the verdicts on it, `mode` for what the pool does as a whole.
+//! `health` and `ejection` for the verdicts on it, `mode` for what the pool does as a whole, `hold` for the clients
+//! that wait while nobody is up.
 
 mod backend;
 mod candidates;
@@ -46,6 +47,7 @@ use arc_swap::ArcSwap;
 use candidates::{Candidates, Reach, is_good};
 use health::{AgentReport, Outcome};
 use hedge::HedgeBudget;
+use hold::Hold;
 use mode::{Count, Judge};
 use pick::Picker;
 use queue::{Terms, WaitingList};
@@ -79,6 +81,8 @@ pub struct Pool {
     pub metrics: Arc<PoolMetrics>,
     /// Empty without a queue.
     pub waiting: Arc<WaitingList>,
+    /// Where clients wait while no backend is up, if the pool wants that.
+    pub hold: Option<Arc<Hold>>,
     view: ArcSwap<PoolView>,
     /// A [`Mode`], as the last review found it.
     mode: AtomicU32,
@@ -105,6 +109,8 @@ impl Pool {
         waiting.renew(Terms::new(&config.queue.unwrap_or_default()));
         let view = PoolView::new(config, members, metrics, &waiting, previous.map(Pool::view).as_deref(), now);
         let judge = previous.map_or_else(|| Judge::new(now.millis), |pool| pool.judge().clone());
+        let before = previous.and_then(|pool| pool.hold.as_deref());
+        let hold = config.hold.map(|hold| Arc::new(Hold::new(hold, || metrics.hold(&config.name), before)));
         let pool = Self {
             name: config.name.clone(),
             connect: config.connect,
@@ -114,6 +120,7 @@ impl Pool {
             queue: config.queue,
             waiting,
             metrics: previous.map_or_else(|| Arc::new(metrics.pool(&config.name)), |pool| pool.metrics.clone()),
+            hold,
             view: ArcSwap::from_pointee(view),
             mode: AtomicU32::new(Mode::default().to_bits()),
             judge: Mutex::new(judge),
@@ -135,8 +142,12 @@ impl Pool {
     /// among the better ones comes before going on to the others.
     #[must_use]
     pub fn claim_within(&self, tried: &Tried, patience: Millis, now: Millis, rng: &mut Rng) -> Option<Slot> {
-        let mode = self.mode();
+        let mut mode = self.mode();
         let view = self.view.load();
+        if mode.panic && self.hold.is_some() {
+            // The last one may have gone since the review.
+            mode.panic = view.has_good();
+        }
         let ask = Ask { tried, now, max_rate: self.connect.max_rate };
         if !mode.panic {
             let slot = view.claim(&ask, Reach::Tiers(mode.tier), 0, rng);
@@ -175,7 +186,8 @@ impl Pool {
 
     /// Between the fall of the last backend and the review that finds that the pool panics.
     fn is_panic_due(&self, tried: &Tried, view: &PoolView) -> bool {
-        tried.is_empty() && !self.protection.panic_threshold.is_zero() && !view.has_good()
+        let may_panic = self.hold.is_none() && !self.protection.panic_threshold.is_zero();
+        tried.is_empty() && may_panic && !view.has_good()
     }
 
     /// What the last [`review`](Self::review) found.
@@ -184,9 +196,9 @@ impl Pool {
         Mode::from_bits(self.mode.load(Relaxed))
     }
 
-    /// Looks at every backend: ends ejections and slow starts that are over, and finds out which tiers are in use and
-    /// whether to panic. To be called now and then; what changes a backend's state calls it as well, unless the pool is
-    /// large.
+    /// Looks at every backend: ends ejections and slow starts that are over, finds out which tiers are in use and
+    /// whether to panic, and lets held clients go if there is a backend for them. To be called now and then; what
+    /// changes a backend's state calls it as well, unless the pool is large.
     pub fn review(&self, now: Millis) -> Mode {
         // Held while it counts, or the mode of an earlier moment could be stored last.
         let mut judge = self.judge();
@@ -202,7 +214,7 @@ impl Pool {
             available += i64::from(backend.available());
             ejected += i64::from(flags & (flag::EJECTED | flag::HALF_OPEN) != 0);
         }
-        let mode = judge.judge(&tiers, &self.protection, now);
+        let mode = judge.judge(&tiers, &self.protection, self.hold.is_some(), now);
         self.mode.store(mode.to_bits(), Relaxed);
         drop(judge);
         let metrics = &self.metrics;
@@ -212,6 +224,12 @@ impl Pool {
         metrics.tier.set(i64::from(mode.tier));
         // Whatever has changed, somebody may get a place now, or has none left to wait for.
         self.waiting.review(now);
+        if let Some(hold) = &self.hold
+            && hold.has_waiting()
+            && view.has_good()
+        {
+            hold.release(now);
+        }
         mode
     }
 
@@ -311,6 +329,12 @@ impl Pool {
     #[must_use]
     pub fn view(&self) -> Arc<PoolView> {
         self.view.load_full()
+    }
+
+    /// Whether there is a backend that a client could be given, or one whose trial it could be.
+    #[must_use]
+    pub fn has_good(&self) -> bool {
+        self.view.load().has_good()
     }
 
     /// How many backends are available.

@@ -55,8 +55,9 @@ impl Judge {
         Self { began: now, tier: 0, enough_since: [None; TIERS] }
     }
 
-    /// The mode for these tiers, by their number.
-    pub fn judge(&mut self, tiers: &[Count], config: &Protection, now: Millis) -> Mode {
+    /// The mode for these tiers, by their number. A pool that `holds` clients while no backend is up doesn't use the
+    /// dead: it panics only as long as somebody is available.
+    pub fn judge(&mut self, tiers: &[Count], config: &Protection, holds: bool, now: Millis) -> Mode {
         let (needed, last) = (needed(tiers, config.min_available.into()), tiers.len().saturating_sub(1) as u8);
         let span = config.tier_hold.as_millis() as u64;
         for (tier, since) in (0..).zip(&mut self.enough_since) {
@@ -75,7 +76,7 @@ impl Judge {
             available: sum.available + tier.available,
         });
         let mut in_use = tiers.iter().take(usize::from(self.tier) + 1).filter(|tier| tier.enabled > 0);
-        let panic = is_short(whole) && in_use.all(|tier| is_short(*tier));
+        let panic = is_short(whole) && in_use.all(|tier| is_short(*tier)) && !(holds && whole.available == 0);
         Mode { tier: self.tier, panic }
     }
 }
@@ -124,7 +125,7 @@ mod tests {
     fn a_tier_joins_at_once_and_leaves_late() {
         let mut judge = Judge::new(0);
         let mut tier =
-            |available, now| judge.judge(&tiers([(available, 3), (2, 2), (1, 1)]), &CONFIG, LATER + now).tier;
+            |available, now| judge.judge(&tiers([(available, 3), (2, 2), (1, 1)]), &CONFIG, false, LATER + now).tier;
         assert_eq!(tier(3, 0), 0);
         assert_eq!(tier(1, 1), 1);
         assert_eq!(tier(2, 2), 1, "held");
@@ -137,8 +138,9 @@ mod tests {
     #[test]
     fn each_tier_is_held_for_itself() {
         let mut judge = Judge::new(0);
-        let mut tier =
-            |counts: [usize; 3], now| judge.judge(&tiers(counts.map(|each| (each, 3))), &CONFIG, LATER + now).tier;
+        let mut tier = |counts: [usize; 3], now| {
+            judge.judge(&tiers(counts.map(|each| (each, 3))), &CONFIG, false, LATER + now).tier
+        };
         assert_eq!(tier([0, 0, 2], 0), 2);
         assert_eq!(tier([0, 2, 2], 1_000), 2);
         assert_eq!(tier([2, 2, 2], 9_000), 2);
@@ -150,20 +152,20 @@ mod tests {
     #[test]
     fn at_the_start_nothing_is_held() {
         let mut judge = Judge::new(LATER);
-        assert_eq!(judge.judge(&tiers([(0, 3), (2, 2)]), &CONFIG, LATER).tier, 1);
-        assert_eq!(judge.judge(&tiers([(2, 3), (2, 2)]), &CONFIG, LATER + 1).tier, 0);
+        assert_eq!(judge.judge(&tiers([(0, 3), (2, 2)]), &CONFIG, false, LATER).tier, 1);
+        assert_eq!(judge.judge(&tiers([(2, 3), (2, 2)]), &CONFIG, false, LATER + 1).tier, 0);
     }
 
     #[test]
     fn with_too_few_in_all_the_last_tier_is_in_use() {
         let mut judge = Judge::new(0);
-        assert_eq!(judge.judge(&tiers([(0, 3), (1, 2), (0, 1)]), &CONFIG, LATER).tier, 2);
-        assert_eq!(judge.judge(&[], &CONFIG, LATER), Mode::default(), "what is gone isn't held");
+        assert_eq!(judge.judge(&tiers([(0, 3), (1, 2), (0, 1)]), &CONFIG, false, LATER).tier, 2);
+        assert_eq!(judge.judge(&[], &CONFIG, false, LATER), Mode::default(), "what is gone isn't held");
     }
 
     #[test]
     fn panic_is_a_matter_of_every_tier_in_use() {
-        let panics = |counts: &[Count], config: &Protection| Judge::new(0).judge(counts, config, LATER).panic;
+        let panics = |counts: &[Count], config: &Protection| Judge::new(0).judge(counts, config, false, LATER).panic;
         for (counts, expected) in [
             (&tiers([(4, 8)])[..], false),
             (&tiers([(3, 8)]), true),
@@ -177,6 +179,8 @@ mod tests {
         ] {
             assert_eq!(panics(counts, &CONFIG), expected, "{counts:?}");
         }
+        let holds = |counts: &[Count]| Judge::new(0).judge(counts, &CONFIG, true, LATER).panic;
+        assert!(holds(&tiers([(3, 8)])) && !holds(&tiers([(0, 8)])) && !holds(&tiers([(0, 3), (0, 2)])));
         let never = Protection { panic_threshold: Percent::whole(0), ..CONFIG };
         assert!(!panics(&tiers([(0, 8)]), &never));
     }

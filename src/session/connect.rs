@@ -185,9 +185,6 @@ impl Search {
 
     /// The end of a search that has no backend left.
     pub(super) fn nobody(&self) -> CloseReason {
-        if self.tried.is_empty() {
-            self.pool.metrics.no_backend.inc();
-        }
         self.verdict
     }
 

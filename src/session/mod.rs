@@ -1,17 +1,18 @@
 //! One client connection, from the moment it was accepted to the hand-over to the relay.
 //!
 //! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` admits, `balance`
-//! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects,
-//! `replay` may wait for the first answer, the worker's relay engine moves the bytes, and `record` ends it, once,
-//! whatever happened; `report` tells the pool what became of its backend, and `mover` ends what must go elsewhere. Owns
-//! no pool and no table; it asks them. Invariants: every count is held by a guard in [`Session`] or in what it turns
-//! into, so that a cancelled task or a panic gives everything back; the client's stream resets unless the relay closes
-//! it in order.
+//! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects, `hold`
+//! may keep it while no backend is up, `replay` may wait for the first answer, the worker's relay engine moves the
+//! bytes, and `record` ends it, once, whatever happened; `report` tells the pool what became of its backend, and
+//! `mover` ends what must go elsewhere. Owns no pool and no table; it asks them. Invariants: every count is held by a
+//! guard in [`Session`] or in what it turns into, so that a cancelled task or a panic gives everything back; the
+//! client's stream resets unless the relay closes it in order.
 
 pub mod acceptor;
 pub mod balance;
 pub mod close;
 mod connect;
+mod hold;
 mod hook;
 mod mover;
 mod queue;
@@ -81,15 +82,24 @@ impl Session {
         let Some(pool) = pool else { return self.close(CloseReason::NoBackend) };
 
         self.record.phase = Phase::Connect;
-        let kept = pool.protection.replay;
         let mut search = Search::new(pool);
-        match (connect::connect(&self.client, &mut search, &mut self.record, &self.worker).await, kept) {
+        match connect::connect(&self.client, &mut search, &mut self.record, &self.worker).await {
+            Ok((backend, slot)) => self.begin(search, backend, slot, Handover::default()).await,
+            Err(reason) => match hold::of(&search.pool, reason, &self.record) {
+                // Boxed, so that it takes no room where it isn't used.
+                Some(hold) => Box::pin(hold::run(self, hold, reason)).await,
+                None => self.close(reason),
+            },
+        }
+    }
+
+    /// Goes on with a backend that is connected; `handover` is what the client has sent already.
+    async fn begin(self, search: Search, backend: Stream, slot: Slot, handover: Handover) {
+        match search.pool.protection.replay {
             // Its verdict came while the connect was under way: nobody will look again.
-            (Ok((_, slot)), None) if self.record.has_lost(&slot) => self.close(CloseReason::BackendDown),
-            (Ok((backend, slot)), None) => self.relay(backend, slot, Handover::default()),
-            // Boxed, so that it takes no room where it isn't used.
-            (Ok((backend, slot)), Some(limit)) => Box::pin(replay::run(self, search, backend, slot, limit)).await,
-            (Err(reason), _) => self.close(reason),
+            None if self.record.has_lost(&slot) => self.close(CloseReason::BackendDown),
+            None => self.relay(backend, slot, handover),
+            Some(limit) => Box::pin(replay::run(self, search, backend, slot, limit, handover)).await,
         }
     }
 
@@ -125,6 +135,9 @@ impl Session {
     /// Resets the client; the guards and the record do the rest.
     fn close(self, reason: CloseReason) {
         drop(self.client);
+        if let (CloseReason::NoBackend, Some(pool)) = (reason, &self.record.pool) {
+            pool.metrics.no_backend.inc();
+        }
         self.record.finish(reason);
     }
 }

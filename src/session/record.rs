@@ -6,6 +6,7 @@
 
 use super::balance::Place;
 use super::close::CloseReason;
+use super::hold::Kept;
 use super::report::{self, Traffic};
 use super::worker::Worker;
 use crate::admission::Permit;
@@ -13,6 +14,8 @@ use crate::config::OnDown;
 use crate::drain::Alive;
 use crate::log::Line;
 use crate::name::{ClientAddr, Direction, SessionId};
+use crate::net::relay::Handover;
+use crate::pool::hold::HeldBytes;
 use crate::pool::{Backend, Pool, Slot};
 use crate::table::Listener;
 use std::fmt;
@@ -27,7 +30,6 @@ pub enum Phase {
     Route,
     #[allow(dead_code, reason = "until there is a queue")]
     Queue,
-    #[allow(dead_code, reason = "until there is a hold")]
     Hold,
     Connect,
     Relay,
@@ -69,6 +71,8 @@ pub struct Record {
     pub connect_wait: Option<Duration>,
     /// In the pool's queue and hold together.
     pub waited: Duration,
+    /// What was kept of it while it was held, as far as no backend has got it yet.
+    held: Option<HeldBytes>,
     bytes: [u64; 2],
     accepted: Instant,
     reason: Option<CloseReason>,
@@ -93,6 +97,7 @@ impl Record {
             traffic: None,
             connect_wait: None,
             waited: Duration::ZERO,
+            held: None,
             bytes: [0; 2],
             accepted,
             reason: None,
@@ -114,7 +119,22 @@ impl Record {
         if let Some((backend, _)) = &self.connected {
             backend.metrics.bytes[direction as usize].inc_by(bytes);
         }
+        if direction == Direction::ToBackend
+            && let Some(held) = &mut self.held
+        {
+            held.shrink(bytes as usize);
+            if held.is_empty() {
+                self.held = None;
+            }
+        }
         report::moved(self, direction);
+    }
+
+    /// What was kept while the client was held, for whoever gives it to a backend.
+    pub fn hand_over(&mut self, kept: Kept) -> Handover {
+        let (handover, held) = kept.into_handover();
+        self.held = Some(held).filter(|held| !held.is_empty());
+        handover
     }
 
     /// What the backend so far has been given begins anew with the next one: each byte of the client's counts once.

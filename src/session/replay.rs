@@ -35,20 +35,22 @@ const UNANSWERED: &str = "unanswered";
 /// The smallest and the largest read.
 const READ: (usize, usize) = (4 << 10, 16 << 10);
 
-/// Serves `session` on `backend`, and on what `search` finds when that dies, until the engine can have it.
-pub async fn run(mut session: Session, search: Search, backend: Stream, slot: Slot, limit: u32) {
+/// Serves `session` on `backend`, and on what `search` finds when that dies, until the engine can have it. `handover`
+/// is what the client has sent already.
+pub async fn run(mut session: Session, search: Search, backend: Stream, slot: Slot, limit: u32, handover: Handover) {
+    let limit = limit as usize;
     let worker = Rc::clone(&session.worker);
     let listener = &session.record.listener.config;
     let (idle, half_close) = (listener.idle_timeout, listener.half_close_timeout);
     let now = Instant::now();
     let outcome = match sys::watch(session.client.as_fd(), Interest::READABLE | Interest::ERROR) {
-        Ok(client) => {
+        Ok(client) if handover.pending.len() <= limit => {
             let budget = search.pool.connect.budget;
             let unanswered = Unanswered {
                 client,
                 record: &mut session.record,
                 worker: &worker,
-                kept: Kept::new(limit as usize),
+                kept: Kept { bytes: handover.pending.into(), fin: handover.client_fin, ..Kept::new(limit) },
                 idle,
                 half_close,
                 budget,
@@ -57,8 +59,8 @@ pub async fn run(mut session: Session, search: Search, backend: Stream, slot: Sl
             };
             unanswered.run(search, backend, slot).await
         }
-        // What can't be watched can't be waited for.
-        Err(_) => Outcome::Relay(backend, slot, Handover::default()),
+        // What can't be watched can't be waited for, and of more than the limit nothing is sent again.
+        _ => Outcome::Relay(backend, slot, handover),
     };
     match outcome {
         // Those that the engine has are told of their backend's end once, and this one would be late. One that has its
@@ -120,7 +122,8 @@ impl Unanswered<'_> {
         // Mostly the client has sent something by now, and to read it is cheaper than to be told. Then it waits for its
         // answer since the search began.
         let connect_wait = self.record.connect_wait.unwrap_or_default();
-        let mut stop = self.fetch(self.last_moved.checked_sub(connect_wait));
+        let since = self.last_moved.checked_sub(connect_wait);
+        let mut stop = if self.kept.fin == Fin::Awaited { self.fetch(since) } else { None };
         loop {
             self.record.phase = record::Phase::Relay;
             let stopped = match stop.take() {

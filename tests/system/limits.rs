@@ -10,7 +10,7 @@ use std::time::Duration;
 /// others.
 const NO_MORE: u64 = 3;
 
-fn hard_limit() -> u64 {
+pub fn hard_limit() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 

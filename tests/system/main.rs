@@ -21,6 +21,8 @@ mod ends;
 mod families;
 mod health;
 mod hedge;
+mod hold;
+mod hold_release;
 mod limits;
 mod memory;
 mod moving;
