@@ -13,6 +13,7 @@ struct Busy {
     listener: ListenerMetrics,
     pool: PoolMetrics,
     hold: HoldMetrics,
+    limit: LimitMetrics,
     backend: BackendMetrics,
 }
 
@@ -45,7 +46,12 @@ impl Busy {
         metrics.log_dropped(LogKind::Access).inc_by(3);
         let hold = metrics.hold(&PoolName::new("app"));
         hold.outcomes[HoldOutcome::Expired as usize].inc();
-        Self { metrics, worker, listener, pool, hold, backend }
+        pool.queue().outcome(QueueOutcome::Served).inc();
+        pool.shed();
+        backend.set_max_connections(Some(9));
+        let limit = LimitMetrics::new(&metrics, Scope::Shared, "all", true, true);
+        limit.refused(Bound::Connections, false);
+        Self { metrics, worker, listener, pool, hold, limit, backend }
     }
 
     fn text(&self) -> String {
@@ -70,6 +76,11 @@ fn every_family_shows_its_values() {
     has(&text, r#"tidegate_task_restarts_total{task="health"} 2"#);
     has(&text, r#"tidegate_backend_ejections_total{pool="app",backend="a \"quoted\"\\name"} 1"#);
     has(&text, r#"tidegate_pool_hold_outcomes_total{pool="app",outcome="expired"} 1"#);
+    has(&text, r#"tidegate_pool_queue_outcomes_total{pool="app",outcome="served"} 1"#);
+    has(
+        &text,
+        r#"tidegate_limit_refusals_total{scope="shared",name="all",dry_run="false",reason="max_connections"} 1"#,
+    );
     has(&text, r#"tidegate_log_dropped_total{log="access"} 3"#);
     has(&text, r#"tidegate_log_dropped_total{log="ops"} 0"#);
     has(&text, &format!(r#"tidegate_build_info{{version="{}"}} 1"#, env!("CARGO_PKG_VERSION")));
@@ -99,8 +110,8 @@ fn every_sample_has_the_labels_of_its_family() {
 
 #[test]
 fn series_go_with_their_handles() {
-    let Busy { metrics, worker, listener, pool, hold, backend } = Busy::new();
-    drop((worker, listener, pool, hold, backend));
+    let Busy { metrics, worker, listener, pool, hold, limit, backend } = Busy::new();
+    drop((worker, listener, pool, hold, limit, backend));
     let text = metrics.encode().unwrap();
     for label in ["worker=", "listener=", "pool=", "backend="] {
         assert!(!text.contains(label), "{label} is left over:\n{text}");

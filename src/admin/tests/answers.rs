@@ -133,7 +133,7 @@ async fn status_shows_the_table_and_its_state() {
             "name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 1, "tier": 0,
             "state": "up", "share": 1.0, "agent": null, "ejection": null,
             "load": { "active": 1, "connect_ms": null, "answer_ms": null },
-            "since": "2023-11-14T22:13:20.000Z", "active": 1, "total": 5,
+            "since": "2023-11-14T22:13:20.000Z", "active": 1, "max_connections": null, "total": 5,
             "bytes": { "to_backend": 70, "to_client": 80 },
             "last_error": { "text": "it broke", "at": "2022-04-15T05:20:00.123Z" },
         })
