@@ -12,6 +12,7 @@ mod access;
 mod admin;
 mod admission;
 mod agents;
+mod bandwidth;
 mod bytes;
 mod choice;
 mod connecting;
