@@ -94,6 +94,8 @@ pub struct State {
     /// Each worker has a socket for each address of a listener.
     pub workers: usize,
     pub started: SystemTime,
+    /// Brings those gauges up to date that nobody keeps; called before each scrape.
+    pub refresh: Box<dyn Fn() + Send + Sync>,
 }
 
 /// The endpoint's socket, known to the runtime.

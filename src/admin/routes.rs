@@ -112,6 +112,7 @@ fn show_readiness(state: &State) -> Answer {
 
 fn show_metrics(state: &State) -> Answer {
     state.table.load().listeners.iter().for_each(|listener| listener.gate.publish());
+    (state.refresh)();
     match state.metrics.encode() {
         Ok(text) => Answer { content_type: prometheus::TEXT_FORMAT, ..Answer::ok(text) },
         Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

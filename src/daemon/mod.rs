@@ -6,6 +6,8 @@
 //! | worker N | a thread each | its sockets, sessions, the drain signal | drained or aborted |
 //! | health checker | control thread | probes due | after the workers |
 //! | memory | control thread | a tick of a second | after the workers |
+//! | headroom | control thread | a quarter of a second | after the workers |
+//! | watchdog | control thread | half of the service manager's span | after the workers |
 //! | admin endpoint | control thread | its socket | last |
 //! | log writers | a thread each | their queues | flushed at exit |
 //!
@@ -13,12 +15,16 @@
 //! started again (what must last lives elsewhere); a worker that dies takes the process with it, non-zero, because half
 //! a balancer that looks alive is worse than a restart. Read next: `start` (what happens before), `worker`.
 
+mod accept_queues;
+mod cgroup;
 mod fds;
 mod gates;
+mod headroom;
 mod memory;
 mod pipes;
 mod start;
 mod supervise;
+mod watchdog;
 mod worker;
 
 pub use start::resolve;

@@ -9,7 +9,7 @@ use super::pipes;
 
 use crate::admission::{Around, Gate, Pressure, Process, SharedLimits};
 use crate::clock::Now;
-use crate::config::{Address, Config, Mistake, RelayMode, limits};
+use crate::config::{Address, Config, Mistake, Percent, RelayMode, limits};
 use crate::every::Every;
 use crate::log::{self, AccessLog, LogGuard};
 use crate::metrics::Metrics;
@@ -17,12 +17,12 @@ use crate::name::BindAddr;
 use crate::net::listen::{AtClose, ListenSocket, Options, SocketAccess, bind_all};
 use crate::net::relay::PipeBounds;
 use crate::net::resolve;
-use crate::session::balance::SharedSocket;
+use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// For all host names of a config together.
@@ -39,6 +39,9 @@ pub struct Shared {
     pub access: Option<AccessLog>,
     pub shortage: Arc<Every>,
     pub workers: usize,
+    pub memory_high: Option<Percent>,
+    /// Once there are workers.
+    pub seats: Arc<OnceLock<Arc<Seats>>>,
 }
 
 /// One worker's share of the listening sockets.
@@ -106,6 +109,8 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
             access,
             shortage: Arc::new(Every::new(SHORTAGE_LOG, Instant::now())),
             workers,
+            memory_high: config.runtime.memory_high,
+            seats: Arc::default(),
         },
         sockets,
         admin,

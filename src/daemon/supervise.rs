@@ -1,12 +1,12 @@
-//! The control tasks (the health checker, the keeper of the pools, the admin endpoint, and the one that keeps memory
-//! small): started, started again after a panic, stopped.
+//! The control tasks (the health checker, the keeper of the pools, the admin endpoint, those that look after memory, and
+//! the one that feeds the watchdog): started, started again after a panic, stopped.
 //!
 //! Owns their lives, not their work. What they know that must last is kept elsewhere (pools, metrics), so that starting
 //! one again is all there is to do; how often that happened is a metric.
 
-use super::Failure;
-use super::memory;
+use super::accept_queues::AcceptQueues;
 use super::start::Shared;
+use super::{Failure, headroom, memory, watchdog};
 use crate::admin::{self, Phase};
 use crate::backoff::Backoff;
 use crate::drain::spawn;
@@ -28,6 +28,8 @@ pub struct Control {
     checker: JoinHandle<()>,
     keeper: JoinHandle<()>,
     memory: JoinHandle<()>,
+    headroom: JoinHandle<()>,
+    watchdog: JoinHandle<()>,
     admin: Option<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
@@ -49,16 +51,26 @@ impl Control {
         let process = Arc::clone(&shared.process);
         let memory =
             keep_running("memory", Arc::clone(&shared.metrics), move || memory::keep_small(Arc::clone(&process)));
+        let (high, pressure) = (shared.memory_high, shared.process.pressure.clone());
+        let metrics = Arc::clone(&shared.metrics);
+        let headroom = keep_running("headroom", Arc::clone(&shared.metrics), move || {
+            headroom::watch(high, pressure.clone(), Arc::clone(&metrics))
+        });
+        let seats = Arc::clone(&shared.seats);
+        let watchdog =
+            keep_running("watchdog", Arc::clone(&shared.metrics), move || watchdog::feed(Arc::clone(&seats)));
         let (stop, stopped) = watch::channel(false);
         let admin = match admin.map(admin::Listener::new).transpose() {
             Ok(socket) => socket.map(|socket| {
                 let socket = Arc::new(socket);
+                let queues = AcceptQueues::new(Arc::clone(&shared.seats), Arc::clone(&shared.metrics));
                 let state = Arc::new(admin::State {
                     table: Arc::clone(&shared.table),
                     metrics: Arc::clone(&shared.metrics),
                     phase,
                     workers: shared.workers,
                     started: SystemTime::now(),
+                    refresh: Box::new(move || queues.refresh()),
                 });
                 let serve = move || {
                     let mut stopped = stopped.clone();
@@ -70,7 +82,9 @@ impl Control {
             }),
             Err(error) => return Err(Failure::System(format!("can't watch the admin socket: {error}"))),
         };
-        Ok(Self { checker: spawn(checker), keeper: spawn(keeper), memory: spawn(memory), admin, first_round, stop })
+        let (checker, keeper, memory) = (spawn(checker), spawn(keeper), spawn(memory));
+        let (headroom, watchdog) = (spawn(headroom), spawn(watchdog));
+        Ok(Self { checker, keeper, memory, headroom, watchdog, admin, first_round, stop })
     }
 
     /// Waits until every backend has been asked once.
@@ -84,6 +98,8 @@ impl Control {
         self.checker.abort();
         self.keeper.abort();
         self.memory.abort();
+        self.headroom.abort();
+        self.watchdog.abort();
         self.stop.send_replace(true);
         if let Some(admin) = self.admin {
             // It ends by itself within its own bound; a panic now has been logged.

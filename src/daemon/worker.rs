@@ -51,6 +51,8 @@ pub fn spawn_all(
     let mut workers = Vec::new();
     let now = Instant::now();
     let seats = Arc::new(Seats::new(sockets, &shared.metrics, now));
+    // Workers are started once.
+    let _ = shared.seats.set(Arc::clone(&seats));
     let stuck = Arc::new(Every::new(STUCK_LOG, now));
     for index in seats.iter().map(|seat| seat.index) {
         let setup = WorkerSetup {

@@ -16,6 +16,18 @@ pub struct WorkerMetrics {
     pub stuck: Series<Gauge>,
 }
 
+/// What the process's cgroup has used of its memory, and may use.
+pub struct CgroupMemoryMetrics {
+    pub used: Series<Gauge>,
+    pub limit: Series<Gauge>,
+}
+
+/// The accept queues of one listener.
+pub struct AcceptQueueMetrics {
+    pub length: Series<Gauge>,
+    pub limit: Series<Gauge>,
+}
+
 /// One listener's handles.
 pub struct ListenerMetrics {
     pub up: Series<Gauge>,

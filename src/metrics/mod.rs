@@ -17,7 +17,9 @@ mod value;
 
 pub use demand::{QueueMetrics, ShedMetrics};
 pub use family::Series;
-pub use handles::{BackendMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics};
+pub use handles::{
+    AcceptQueueMetrics, BackendMetrics, CgroupMemoryMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics,
+};
 pub use hold::{HoldMetrics, HoldOutcome};
 pub use labels::{CheckResult, ConnectErrorReason, LogKind, QueueOutcome, TrafficFailure};
 pub use limit::{Bound, LimitMetrics, Scope};
@@ -67,6 +69,8 @@ const SPARE: usize = 4 << 10;
 struct Families {
     limits: limit::Families,
     task_restarts: Family<Counter>,
+    cgroup_memory_used: Family<Gauge>,
+    cgroup_memory_limit: Family<Gauge>,
     worker_sessions: Family<Gauge>,
     worker_handed_over: Family<Counter>,
     worker_stuck: Family<Gauge>,
@@ -74,6 +78,8 @@ struct Families {
     listener_connections: Family<Counter>,
     listener_active: Family<Gauge>,
     listener_accept_errors: Family<Counter>,
+    listener_accept_queue_length: Family<Gauge>,
+    listener_accept_queue_limit: Family<Gauge>,
     connections_closed: Family<Counter>,
     connection_duration: Family<Histogram>,
     pool_failovers: Family<Counter>,
@@ -137,6 +143,24 @@ impl Metrics {
             sessions: families.worker_sessions.series(&labels),
             handed_over: families.worker_handed_over.series(&labels),
             stuck: families.worker_stuck.series(&labels),
+        }
+    }
+
+    /// The memory of a cgroup that has a limit.
+    #[must_use]
+    pub fn cgroup_memory(&self) -> CgroupMemoryMetrics {
+        let (once, families) = (Labels::none(), &self.families);
+        let (used, limit) = (families.cgroup_memory_used.series(&once), families.cgroup_memory_limit.series(&once));
+        CgroupMemoryMetrics { used, limit }
+    }
+
+    /// The accept queues of a listener that the kernel tells of.
+    #[must_use]
+    pub fn accept_queue(&self, listener: &ListenerName) -> AcceptQueueMetrics {
+        let labels = Labels::new(&[("listener", listener.as_str())]);
+        AcceptQueueMetrics {
+            length: self.families.listener_accept_queue_length.series(&labels),
+            limit: self.families.listener_accept_queue_limit.series(&labels),
         }
     }
 
@@ -251,6 +275,8 @@ impl Families {
         Ok(Self {
             limits: limit::Families::register(registry)?,
             task_restarts: registry.add(&names::TASK_RESTARTS)?,
+            cgroup_memory_used: registry.add(&names::CGROUP_MEMORY_USED)?,
+            cgroup_memory_limit: registry.add(&names::CGROUP_MEMORY_LIMIT)?,
             worker_sessions: registry.add(&names::WORKER_SESSIONS)?,
             worker_handed_over: registry.add(&names::WORKER_HANDED_OVER)?,
             worker_stuck: registry.add(&names::WORKER_STUCK)?,
@@ -258,6 +284,8 @@ impl Families {
             listener_connections: registry.add(&names::LISTENER_CONNECTIONS)?,
             listener_active: registry.add(&names::LISTENER_ACTIVE)?,
             listener_accept_errors: registry.add(&names::LISTENER_ACCEPT_ERRORS)?,
+            listener_accept_queue_length: registry.add(&names::LISTENER_ACCEPT_QUEUE_LENGTH)?,
+            listener_accept_queue_limit: registry.add(&names::LISTENER_ACCEPT_QUEUE_LIMIT)?,
             connections_closed: registry.add(&names::CONNECTIONS_CLOSED)?,
             connection_duration: registry.add(&names::CONNECTION_DURATION)?,
             pool_failovers: registry.add(&names::POOL_FAILOVERS)?,

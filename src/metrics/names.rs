@@ -71,6 +71,11 @@ names! {
     LIMIT_UNTRACKED = "tidegate_limit_untracked_total" ["scope", "name"]:
         "Client connections let in without being counted for their client, because all that are remembered have some.";
 
+    CGROUP_MEMORY_USED = "tidegate_cgroup_memory_used_bytes" []:
+        "Memory that the cgroup with the least room has used, without file cache that can go; absent without a limit.";
+    CGROUP_MEMORY_LIMIT = "tidegate_cgroup_memory_limit_bytes" []:
+        "Memory that this cgroup may use.";
+
     WORKER_SESSIONS = "tidegate_worker_sessions" ["worker"]:
         "Sessions that the worker serves.";
     WORKER_HANDED_OVER = "tidegate_worker_handed_over_total" ["worker"]:
@@ -86,6 +91,10 @@ names! {
         "Client connections being served now.";
     LISTENER_ACCEPT_ERRORS = "tidegate_listener_accept_errors_total" ["listener", "errno"]:
         "Errors of accept(2), by their symbolic name.";
+    LISTENER_ACCEPT_QUEUE_LENGTH = "tidegate_listener_accept_queue_length" ["listener"]:
+        "Connections that the kernel has completed and nobody has accepted yet, over all TCP sockets of the listener.";
+    LISTENER_ACCEPT_QUEUE_LIMIT = "tidegate_listener_accept_queue_limit" ["listener"]:
+        "Connections that the accept queues of the listener's TCP sockets hold together.";
     CONNECTIONS_CLOSED = "tidegate_connections_closed_total" ["listener", "reason"]:
         "Client connections that ended, by the reason of their end.";
     CONNECTION_DURATION = "tidegate_connection_duration_seconds" ["listener"] in DURATION_BUCKETS:

@@ -15,6 +15,8 @@ struct Busy {
     hold: HoldMetrics,
     limit: LimitMetrics,
     backend: BackendMetrics,
+    memory: CgroupMemoryMetrics,
+    queue: AcceptQueueMetrics,
 }
 
 impl Busy {
@@ -44,6 +46,9 @@ impl Busy {
         metrics.task_restarted("health");
         metrics.task_restarted("health");
         metrics.log_dropped(LogKind::Access).inc_by(3);
+        let (memory, queue) = (metrics.cgroup_memory(), metrics.accept_queue(&ListenerName::new("web")));
+        memory.limit.set(5);
+        queue.limit.set(4_096);
         let hold = metrics.hold(&PoolName::new("app"));
         hold.outcomes[HoldOutcome::Expired as usize].inc();
         pool.queue().outcome(QueueOutcome::Served).inc();
@@ -51,7 +56,7 @@ impl Busy {
         backend.set_max_connections(Some(9));
         let limit = LimitMetrics::new(&metrics, Scope::Shared, "all", true, true);
         limit.refused(Bound::Connections, false);
-        Self { metrics, worker, listener, pool, hold, limit, backend }
+        Self { metrics, worker, listener, pool, hold, limit, backend, memory, queue }
     }
 
     fn text(&self) -> String {
@@ -110,9 +115,10 @@ fn every_sample_has_the_labels_of_its_family() {
 
 #[test]
 fn series_go_with_their_handles() {
-    let Busy { metrics, worker, listener, pool, hold, limit, backend } = Busy::new();
-    drop((worker, listener, pool, hold, limit, backend));
+    let Busy { metrics, worker, listener, pool, hold, limit, backend, memory, queue } = Busy::new();
+    drop((worker, listener, pool, hold, limit, backend, memory, queue));
     let text = metrics.encode().unwrap();
+    assert!(!text.contains("cgroup_memory"), "{text}");
     for label in ["worker=", "listener=", "pool=", "backend="] {
         assert!(!text.contains(label), "{label} is left over:\n{text}");
     }

@@ -26,6 +26,27 @@ pub fn send_queue<Fd: AsFd>(socket: Fd) -> Result<u32, Errno> {
 pub fn unanswered_for<Fd: AsFd>(socket: Fd) -> Option<u32> {
     /// One probe is always on its way now and then.
     const PROBES: u8 = 3;
+    let info = tcp_info(socket)?;
+    (info.tcpi_unacked > 0 || info.tcpi_probes >= PROBES).then_some(info.tcpi_last_ack_recv)
+}
+
+/// Connections that wait for an accept(2), and how many may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AcceptQueue {
+    pub length: u32,
+    pub limit: u32,
+}
+
+/// The accept queue of a listening TCP socket; `None` for any other. Source: `tcp_get_info` in the kernel, which has two
+/// fields tell of the queue while the socket listens.
+pub fn accept_queue<Fd: AsFd>(socket: Fd) -> Option<AcceptQueue> {
+    /// `TCP_LISTEN` of the kernel's `tcp_states.h`.
+    const LISTENS: u8 = 10;
+    let info = tcp_info(socket)?;
+    (info.tcpi_state == LISTENS).then_some(AcceptQueue { length: info.tcpi_unacked, limit: info.tcpi_sacked })
+}
+
+fn tcp_info<Fd: AsFd>(socket: Fd) -> Option<libc::tcp_info> {
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `info`, which is that long.
@@ -37,8 +58,7 @@ pub fn unanswered_for<Fd: AsFd>(socket: Fd) -> Option<u32> {
         return None;
     }
     // SAFETY: every field is an integer, for which what the kernel wrote and the zeroes after it are both valid.
-    let info = unsafe { info.assume_init() };
-    (info.tcpi_unacked > 0 || info.tcpi_probes >= PROBES).then_some(info.tcpi_last_ack_recv)
+    Some(unsafe { info.assume_init() })
 }
 
 /// A descriptor that stays open, and the same one, for as long as its holder lives.
@@ -90,6 +110,20 @@ mod tests {
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert_eq!(unanswered_for(&near), None);
         assert_eq!(unanswered_for(&UnixStream::pair().unwrap().0), None);
+    }
+
+    #[test]
+    fn the_accept_queue_counts_who_waits() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, 7).unwrap();
+        assert_eq!(accept_queue(&listener), Some(AcceptQueue { length: 0, limit: 7 }));
+        let address = listener.local_addr().unwrap();
+        let waiting = [(); 3].map(|()| std::net::TcpStream::connect(address).unwrap());
+        assert_eq!(accept_queue(&listener), Some(AcceptQueue { length: 3, limit: 7 }));
+        let _first = listener.accept().unwrap();
+        assert_eq!(accept_queue(&listener).map(|queue| queue.length), Some(2));
+        assert_eq!(accept_queue(&waiting[0]), None, "it doesn't listen");
+        assert_eq!(accept_queue(&UnixStream::pair().unwrap().0), None);
     }
 
     #[test]

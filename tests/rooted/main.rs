@@ -5,6 +5,7 @@
 
 #[path = "../kit/mod.rs"]
 mod kit;
+mod memory;
 mod net;
 mod pipes;
 

@@ -28,13 +28,21 @@ pub struct Cable {
 /// # Panics
 /// Without the rights, if nobody said that this is meant.
 pub fn cable() -> Option<Cable> {
+    is_root("this test makes network namespaces").then(Cable::new)
+}
+
+/// False where the tests were told that they can't have the rights for what this one does.
+///
+/// # Panics
+/// Without the rights, if nobody said that this is meant.
+pub fn is_root(what: &str) -> bool {
     if rustix::process::geteuid().is_root() {
-        return Some(Cable::new());
+        return true;
     }
     let told = std::env::var_os("TIDEGATE_TESTS_UNPRIVILEGED").is_some_and(|value| value == "1");
-    assert!(told, "this test makes network namespaces and needs root; TIDEGATE_TESTS_UNPRIVILEGED=1 leaves it out");
-    eprintln!("left out, as TIDEGATE_TESTS_UNPRIVILEGED=1 says: it makes network namespaces and needs root");
-    None
+    assert!(told, "{what} and needs root; TIDEGATE_TESTS_UNPRIVILEGED=1 leaves it out");
+    eprintln!("left out, as TIDEGATE_TESTS_UNPRIVILEGED=1 says: {what} and needs root");
+    false
 }
 
 fn ip(arguments: &str) {

@@ -8,6 +8,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod accept_queue;
 mod access;
 mod admin;
 mod admission;
@@ -40,4 +41,5 @@ mod start;
 mod stop;
 mod tiers;
 mod time;
+mod watchdog;
 mod workers;

@@ -69,6 +69,7 @@ impl Served {
             phase: phase.subscribe(),
             workers: WORKERS,
             started: UNIX_EPOCH,
+            refresh: Box::new(|| {}),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let listener = Arc::new(Listener::new(socket).unwrap());

@@ -127,7 +127,7 @@ impl Rates {
     }
 
     /// When it has to be woken, unless it is on the list for that already.
-    fn to_be_listed(&mut self) -> Option<Millis> {
+    fn next_place(&mut self) -> Option<Millis> {
         let until = self.buckets.iter().flatten().filter_map(|bucket| bucket.until).min()?;
         if self.listed.is_some_and(|listed| listed <= until) {
             return None;
@@ -157,7 +157,7 @@ pub struct Waiting(BinaryHeap<Reverse<(Millis, usize)>>);
 impl Waiting {
     /// Puts the session of this key on the list, if it sleeps and isn't there.
     pub fn note(&mut self, key: usize, rates: &mut Rates) {
-        if let Some(at) = rates.to_be_listed() {
+        if let Some(at) = rates.next_place() {
             self.0.push(Reverse((at, key)));
         }
     }

@@ -112,6 +112,13 @@ impl Seats {
         self.all.iter()
     }
 
+    /// A worker that has been silent for too long, if there is one.
+    #[must_use]
+    pub fn stuck(&self, now: Instant) -> Option<u16> {
+        let now = now.saturating_duration_since(self.since).as_millis() as Millis;
+        self.all.iter().find(|seat| seat.is_stuck(now)).map(|seat| seat.index)
+    }
+
     /// Shows that the worker at `seat` is alive, and lets it forget what ended a while ago. For that worker alone.
     pub fn beat(&self, seat: &Seat, now: Instant) {
         let now = now.saturating_duration_since(self.since).as_millis() as Millis;
