@@ -142,12 +142,8 @@ impl Pool {
     /// among the better ones comes before going on to the others.
     #[must_use]
     pub fn claim_within(&self, tried: &Tried, patience: Millis, now: Millis, rng: &mut Rng) -> Option<Slot> {
-        let mut mode = self.mode();
         let view = self.view.load();
-        if mode.panic && self.hold.is_some() {
-            // The last one may have gone since the review.
-            mode.panic = view.has_good();
-        }
+        let mode = self.mode_over(&view);
         let ask = Ask { tried, now, max_rate: self.connect.max_rate };
         if !mode.panic {
             let slot = view.claim(&ask, Reach::Tiers(mode.tier), 0, rng);
@@ -175,8 +171,8 @@ impl Pool {
     /// it may wait for that.
     #[must_use]
     pub fn is_worth_waiting(&self, tried: &Tried, patience: Millis, now: Millis) -> bool {
-        let mode = self.mode();
         let view = self.view.load();
+        let mode = self.mode_over(&view);
         let ask = Ask { tried, now, max_rate: self.connect.max_rate };
         let any = |reach| Candidates { view: &view, ask: &ask, reach, patience, by_share: false }.any_would_do();
         any(Reach::Everywhere)
@@ -188,6 +184,16 @@ impl Pool {
     fn is_panic_due(&self, tried: &Tried, view: &PoolView) -> bool {
         let may_panic = self.hold.is_none() && !self.protection.panic_threshold.is_zero();
         tried.is_empty() && may_panic && !view.has_good()
+    }
+
+    /// The mode for a claim. Between the fall of the last backend and the review, a pool that holds its clients would
+    /// still panic.
+    fn mode_over(&self, view: &PoolView) -> Mode {
+        let mut mode = self.mode();
+        if mode.panic && self.hold.is_some() {
+            mode.panic = view.has_good();
+        }
+        mode
     }
 
     /// What the last [`review`](Self::review) found.

@@ -60,10 +60,13 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason) {
     let mut kept = Kept::new(hold.room());
     // Of what it has tried in vain, the record shows the first search and the last one.
     let noted = session.record.failed.len();
+    let mut waited = Duration::ZERO;
     loop {
         let begun = Instant::now();
         let stop = wait(&session.client, &place, &mut kept, &worker, &name).await;
-        session.record.waited += begun.elapsed();
+        let took = begun.elapsed();
+        waited += took;
+        session.record.waited += took;
         match stop {
             Stop::Search => {}
             Stop::Expired => {
@@ -82,7 +85,7 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason) {
         session.record.phase = Phase::Connect;
         match connect::connect(&session.client, &mut search, &mut session.record, &worker).await {
             Ok((backend, slot)) => {
-                place.serve(session.record.waited);
+                place.serve(waited);
                 let handover = session.record.hand_over(kept);
                 return session.begin(search, backend, slot, handover).await;
             }
@@ -93,9 +96,13 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason) {
     }
 }
 
-/// Whether a client that was released goes back to its place after a search that ended with `reason`.
+/// Whether a client that was released goes back to its place after a search that ended with `reason`. One that came too
+/// late for the last free connection of a backend does as well.
 fn may_wait_on(reason: CloseReason) -> bool {
-    matches!(reason, CloseReason::NoBackend | CloseReason::ConnectFailed | CloseReason::ConnectBudget)
+    matches!(
+        reason,
+        CloseReason::NoBackend | CloseReason::ConnectFailed | CloseReason::ConnectBudget | CloseReason::BackendsFull
+    )
 }
 
 /// Why a client waits no more.

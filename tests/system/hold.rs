@@ -188,6 +188,12 @@ fn the_newest_is_reset_when_as_many_are_held_as_may_be() {
     tidegate.connect().expect_end(End::Rst);
     until_closed(&tidegate, "hold_full", 1);
     assert_eq!((outcome(&tidegate, "overflow"), held(&tidegate)), (1, 2));
+    let (metrics, status) = (tidegate.metrics(), tidegate.pool_status());
+    let limit = |name: &str| metrics.one(&format!("tidegate_pool_hold_max_{name}"), &[("pool", "web")]) as u64;
+    assert_eq!((limit("connections"), limit("bytes")), (2, 10 << 20));
+    assert_eq!(status["hold"]["max_connections"], 2);
+    assert_eq!((&status["hold"]["held"], &status["hold"]["overflow"]), (&2.into(), &1.into()));
+    assert!(tidegate.get("/").body.contains("2 clients are held"));
     let _back = recovered(down);
     held_ones.iter_mut().for_each(Conn::speak);
     drop(held_ones);

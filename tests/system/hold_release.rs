@@ -1,8 +1,8 @@
 //! The end of a hold: who is released when, by what, and what is never sent twice.
 
 use crate::hold::{
-    NO_EJECTION, QUICK, all_down, held, held_bytes, holding, outcome, probed, until_closed, until_held, until_over,
-    until_up,
+    NO_EJECTION, QUICK, all_down, held, held_bytes, holding, outcome, probed, recovered, until_closed, until_held,
+    until_over, until_up,
 };
 use crate::kit::{
     Backend, Conn, End, Listening, Refusing, Silent, Tidegate, eventually, eventually_eq, kernel, outcomes, throughout,
@@ -142,6 +142,31 @@ fn an_ejected_backend_lets_them_go_through_its_trial() {
     }
     drop((clients, trial, others));
     until_over(&tidegate);
+}
+
+#[test]
+fn who_is_released_while_the_backend_is_full_waits_for_a_place_in_its_order() {
+    for queue in ["", "[pools.web.queue]\nmax_wait = \"60s\""] {
+        let (down, config) = all_down("max_wait = \"60s\"");
+        // Two that are released in the same millisecond have no order between workers.
+        let config = config.only_runtime("workers = 1").pool("backend_max_connections = 1");
+        let tidegate = Tidegate::start(config.more(queue));
+        let clients: Vec<Conn> = (1..=4)
+            .map(|count| {
+                let mut client = tidegate.connect();
+                client.send(format!("{count}"));
+                until_held(&tidegate, count);
+                client
+            })
+            .collect();
+        let _back = recovered(down);
+        for (mut client, count) in clients.into_iter().zip(1..) {
+            client.expect(format!("{count}"));
+            client.speak();
+        }
+        until_over(&tidegate);
+        assert_eq!((outcome(&tidegate, "served"), tidegate.closed("backends_full")), (4, 0));
+    }
 }
 
 #[test]
