@@ -57,7 +57,7 @@ fn queue_shedding_and_hold_are_off_until_their_tables_are_there() {
     assert_eq!((queue.order, queue.client_fin), (Order::Fifo, ClientFin::Wait));
     assert_eq!((hold.max_connections, hold.max_bytes, hold.max_bytes_each), (1_000, 10 << 20, 16 << 10));
     assert_eq!((hold.max_wait, hold.overflow), (Duration::from_secs(5), Overflow::Newest));
-    assert_eq!(hold.release_rate, Rate::per_second(100));
+    assert_eq!(hold.release_rate, Rate::per_second(500));
     let pool = &good(&with_pool(
         "backends = [{ address = \"10.0.0.1:80\", max_connections = 3 }]\n\
          queue = { order = \"adaptive\", client_fin = \"leave\" }\nshed.queue_time = \"100ms\"\n\

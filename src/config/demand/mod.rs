@@ -238,6 +238,7 @@ pub struct Hold {
 }
 
 impl Default for Hold {
+    /// As many as may be held go within two seconds, which leaves three of the five for the outage.
     fn default() -> Self {
         Self {
             max_connections: 1_000,
@@ -245,7 +246,7 @@ impl Default for Hold {
             max_bytes_each: 16 << 10,
             max_wait: Duration::from_secs(5),
             overflow: Overflow::default(),
-            release_rate: Rate::per_second(100),
+            release_rate: Rate::per_second(500),
         }
     }
 }
