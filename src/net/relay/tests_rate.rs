@@ -1,5 +1,5 @@
-//! Sessions with limited bandwidth, on a clock that the test turns: real sockets, but the engine's time passes only when
-//! a session has used up what it was given.
+//! Sessions with limited bandwidth, on a clock that the test turns: real sockets, but the engine's time passes only
+//! when a session has used up what it was given.
 
 use super::tests::{LARGE, Log, PATIENT, PIPES, Probe, Rig, SMALL, pair, pattern, read_end, reset};
 use super::*;
