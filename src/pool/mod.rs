@@ -24,6 +24,7 @@ mod load;
 mod mode;
 mod pick;
 pub mod queue;
+mod shed;
 mod slot;
 mod sync;
 #[cfg(test)]
@@ -32,16 +33,18 @@ mod tests;
 mod tests_queue;
 #[cfg(test)]
 mod tests_state;
+mod tried;
 
 pub use backend::{Backend, Health, LastError, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use mode::Mode;
 pub use slot::{Full, Slot};
+pub use tried::Tried;
 
 use crate::clock::{Millis, Now};
 use crate::config::{self, limits};
 use crate::metrics::{Metrics, PoolMetrics, TrafficFailure};
-use crate::name::{BackendAddr, BackendId, PoolName};
+use crate::name::{BackendAddr, PoolName};
 use crate::rng::Rng;
 use arc_swap::ArcSwap;
 use candidates::{Candidates, Reach, is_good};
@@ -51,9 +54,11 @@ use hold::Hold;
 use mode::{Count, Judge};
 use pick::Picker;
 use queue::{Terms, WaitingList};
+use shed::Shed;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A pool with more backends is not reviewed at each change of one, but by whoever does so now and then: when all of
 /// them change together, as at a start, that would be the square of their number.
@@ -70,6 +75,10 @@ pub enum Latency {
     Queue,
 }
 
+impl Latency {
+    const COUNT: usize = 3;
+}
+
 /// Backends and the policy among them.
 pub struct Pool {
     pub name: PoolName,
@@ -83,6 +92,7 @@ pub struct Pool {
     pub waiting: Arc<WaitingList>,
     /// Where clients wait while no backend is up, if the pool wants that.
     pub hold: Option<Arc<Hold>>,
+    shed: Option<Shed>,
     view: ArcSwap<PoolView>,
     /// A [`Mode`], as the last review found it.
     mode: AtomicU32,
@@ -119,6 +129,7 @@ impl Pool {
             health: config.health.clone(),
             queue: config.queue,
             waiting,
+            shed: config.shed.map(Shed::new),
             metrics: previous.map_or_else(|| Arc::new(metrics.pool(&config.name)), |pool| pool.metrics.clone()),
             hold,
             view: ArcSwap::from_pointee(view),
@@ -129,6 +140,9 @@ impl Pool {
         };
         if let Some(queue) = pool.queue {
             pool.metrics.queue().max_waiting.set(queue.max_waiting as i64);
+        }
+        if pool.shed.is_some() {
+            pool.metrics.shed();
         }
         pool.review(now.millis);
         pool
@@ -228,6 +242,9 @@ impl Pool {
         metrics.ejected.set(ejected);
         metrics.panic.set(i64::from(mode.panic));
         metrics.tier.set(i64::from(mode.tier));
+        if let Some(shed) = &self.shed {
+            self.look_at_latency(shed, now);
+        }
         // Whatever has changed, somebody may get a place now, or has none left to wait for.
         self.waiting.review(now);
         if let Some(hold) = &self.hold
@@ -315,9 +332,37 @@ impl Pool {
     }
 
     /// Takes in how long something of a session took.
-    pub fn took(&self, _latency: Latency, _took: std::time::Duration) {}
+    pub fn took(&self, latency: Latency, took: Duration) {
+        if let Some(shed) = &self.shed {
+            shed.observe(latency, took);
+        }
+    }
+
+    /// Whether a new session may come, or is refused because the latency is too high.
+    pub fn admits(&self, now: Millis, rng: &mut Rng) -> bool {
+        self.shed.as_ref().is_none_or(|shed| {
+            self.look_at_latency(shed, now);
+            let admitted = shed.admits(now, rng);
+            if !admitted {
+                let metrics = self.metrics.shed();
+                if shed.config.dry_run { metrics.dry_run.inc() } else { metrics.refused.inc() }
+            }
+            admitted || shed.config.dry_run
+        })
+    }
+
+    fn look_at_latency(&self, shed: &Shed, now: Millis) {
+        if shed.is_due(now) {
+            let oldest = self.waiting.oldest().map(|since| Duration::from_millis(now.saturating_sub(since)));
+            shed.look(oldest, now);
+            self.metrics.shed().probability.set(shed.share());
+        }
+    }
+
+    /// The share of new sessions that is refused for that, 0 to 1; `None` if no latency has a target.
+    #[must_use]
     pub fn shed_probability(&self) -> Option<f64> {
-        None
+        self.shed.as_ref().map(Shed::share)
     }
 
     /// Counts a connection, of which a share may have a second attempt.
@@ -469,57 +514,5 @@ impl PoolView {
             let candidates = Candidates { by_share: false, ..candidates };
             if candidates.any_usable() { self.picker.pick(&candidates, rng) } else { None }
         })
-    }
-}
-
-/// The backends that one session has tried, in order, held inline.
-#[derive(Clone, Debug)]
-pub struct Tried {
-    ids: [BackendId; Self::MAX],
-    len: u8,
-}
-
-impl Tried {
-    /// As many as a session may make attempts.
-    pub const MAX: usize = config::limits::MAX_ATTEMPTS as usize;
-
-    /// Pushing more than [`MAX`](Self::MAX) is a mistake of the caller; what exceeds is not remembered.
-    pub fn push(&mut self, id: BackendId) {
-        debug_assert!(self.len() < Self::MAX, "more attempts than the limit");
-        if let Some(place) = self.ids.get_mut(usize::from(self.len)) {
-            *place = id;
-            self.len += 1;
-        }
-    }
-
-    #[must_use]
-    pub fn contains(&self, id: BackendId) -> bool {
-        self.as_slice().contains(&id)
-    }
-
-    #[must_use]
-    pub fn last(&self) -> Option<BackendId> {
-        self.as_slice().last().copied()
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        usize::from(self.len)
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    #[must_use]
-    pub fn as_slice(&self) -> &[BackendId] {
-        &self.ids[..self.len()]
-    }
-}
-
-impl Default for Tried {
-    fn default() -> Self {
-        Self { ids: [BackendId(0); Self::MAX], len: 0 }
     }
 }

@@ -24,6 +24,7 @@ mod worker;
 pub use worker::{Worker, WorkerSetup};
 
 use crate::admission::Permit;
+use crate::clock::millis;
 use crate::name::{ClientAddr, Direction, Side};
 use crate::net::keepalive::{give_up_after, idle_before_probe};
 use crate::net::relay::{self, Handover, RelayEnd, Terms, Timeouts};
@@ -80,6 +81,10 @@ impl Session {
             table.route(&facts).cloned()
         };
         let Some(pool) = pool else { return self.close(CloseReason::NoBackend) };
+        if !pool.admits(millis(Instant::now()), &mut self.worker.rng.borrow_mut()) {
+            self.record.pool = Some(pool);
+            return self.close(CloseReason::Shed);
+        }
 
         self.record.phase = Phase::Connect;
         let mut search = Search::new(pool);

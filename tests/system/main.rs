@@ -36,6 +36,7 @@ mod quiet;
 mod relay;
 mod replay;
 mod replay_ends;
+mod shed;
 mod slow_start;
 mod start;
 mod stop;

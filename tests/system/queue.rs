@@ -19,6 +19,13 @@ fn outcome(tidegate: &Tidegate, outcome: &str) -> u64 {
     tidegate.metrics().sum("tidegate_pool_queue_outcomes_total", &labels) as u64
 }
 
+/// The record of the one session that ended so.
+fn record_of(tidegate: &Tidegate, count: usize, reason: &str) -> serde_json::Value {
+    let records = tidegate.records(count);
+    let found = records.iter().find(|record| record["reason"] == reason);
+    found.unwrap_or_else(|| panic!("no session ended by {reason}: {records:?}")).clone()
+}
+
 /// Clients that wait one behind the other; each has said its number.
 fn line_up(tidegate: &Tidegate, count: u8) -> Vec<Conn> {
     let before = waiting(tidegate);
@@ -64,11 +71,11 @@ fn who_waits_longest_is_next() {
 fn who_waits_too_long_is_reset() {
     let backend = Listening::new();
     let tidegate = Tidegate::start(config(&backend, 1, "max_wait = \"300ms\""));
-    let _first = tidegate.connect();
-    let _served = backend.accept();
+    let held = (tidegate.connect(), backend.accept());
     tidegate.connect().expect_end(End::Rst);
-    let record = tidegate.records(1).remove(0);
-    assert_eq!((&record["reason"], &record["phase"]), (&"queue_timeout".into(), &"queue".into()), "{record}");
+    drop(held);
+    let record = record_of(&tidegate, 2, "queue_timeout");
+    assert_eq!(record["phase"], "queue", "{record}");
     assert!(record["wait"].as_f64().unwrap() >= 0.3, "{record}");
     assert_eq!((outcome(&tidegate, "timeout"), tidegate.closed("queue_timeout")), (1, 1));
 }
@@ -77,12 +84,12 @@ fn who_waits_too_long_is_reset() {
 fn no_more_wait_than_may() {
     let backend = Listening::new();
     let tidegate = Tidegate::start(config(&backend, 1, "max_wait = \"60s\"\nmax_waiting = 2"));
-    let _first = tidegate.connect();
-    let _served = backend.accept();
-    let _clients = line_up(&tidegate, 2);
+    let held = (tidegate.connect(), backend.accept());
+    let clients = line_up(&tidegate, 2);
     tidegate.connect().expect_end(End::Rst);
-    let record = tidegate.records(1).remove(0);
-    assert_eq!((&record["reason"], &record["phase"]), (&"queue_full".into(), &"queue".into()), "{record}");
+    drop((clients, held));
+    let record = record_of(&tidegate, 4, "queue_full");
+    assert_eq!(record["phase"], "queue", "{record}");
     assert_eq!(outcome(&tidegate, "full"), 1);
 }
 
@@ -90,10 +97,10 @@ fn no_more_wait_than_may() {
 fn without_a_queue_who_finds_no_room_is_reset() {
     let backend = Listening::new();
     let tidegate = Tidegate::start(Config::over([&backend.addr]).pool("backend_max_connections = 1").logged());
-    let _first = tidegate.connect();
-    let _served = backend.accept();
+    let held = (tidegate.connect(), backend.accept());
     tidegate.connect().expect_end(End::Rst);
-    assert_eq!(tidegate.records(1)[0]["reason"], "backends_full");
+    drop(held);
+    assert_eq!(record_of(&tidegate, 2, "backends_full")["phase"], "connect");
     assert_eq!(tidegate.count("tidegate_pool_no_backend_total"), 0, "there is one");
 }
 
@@ -101,19 +108,20 @@ fn without_a_queue_who_finds_no_room_is_reset() {
 fn who_hangs_up_leaves_at_once() {
     let backend = Listening::new();
     let tidegate = Tidegate::start(config(&backend, 1, "max_wait = \"60s\""));
-    let _first = tidegate.connect();
+    let first = tidegate.connect();
     let served = backend.accept();
     let mut clients = line_up(&tidegate, 3);
     clients.remove(0).reset();
     eventually_eq("one less", &2, || waiting(&tidegate));
-    let record = tidegate.records(1).remove(0);
-    assert_eq!((&record["reason"], &record["phase"]), (&"client_reset".into(), &"queue".into()), "{record}");
-    assert_eq!(outcome(&tidegate, "gone"), 1);
+    assert_eq!((outcome(&tidegate, "gone"), tidegate.closed("client_reset")), (1, 1));
     // One that has said all waits for its answer.
     clients[0].finish();
     served.reset();
     let mut served = backend.accept();
     assert_eq!(served.rest().text(), "1");
+    drop((served, clients, first));
+    let record = record_of(&tidegate, 4, "client_reset");
+    assert_eq!(record["phase"], "queue", "{record}");
 }
 
 #[test]

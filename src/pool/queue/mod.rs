@@ -15,12 +15,13 @@
 
 mod flow;
 
-use super::sync::{Arc, AtomicUsize, Mutex, MutexGuard, Ordering, fence};
+use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, fence};
 use crate::clock::Millis;
 use crate::config;
 use flow::Flow;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 /// A place in the order of arrival: the lower, the earlier.
