@@ -117,12 +117,12 @@ impl Shed {
         }
         let window = (self.config.window.as_micros() as f64).max(1.0);
         let span = (self.config.window / LOOKS).as_millis().max(1) as Millis;
-        // After a pause there is one look, not all that were missed: what it finds is all from before it.
         let late = self.next_look.swap(now + span, Relaxed).saturating_add(span * 2) < now;
         for ((control, lowest), &target) in controls.iter_mut().zip(&self.lowest).zip(&self.targets) {
             let sample = lowest.swap(NONE, Relaxed);
             if late {
-                *control = Control { share: control.share * FADING, ..Control::default() };
+                // The trend is that of one look to the next.
+                control.before = None;
             }
             let sample = (sample != NONE).then_some(sample as f64 / window);
             control.look(sample, target as f64 / window);

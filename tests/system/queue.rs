@@ -87,7 +87,8 @@ fn no_more_wait_than_may() {
     let held = (tidegate.connect(), backend.accept());
     let clients = line_up(&tidegate, 2);
     tidegate.connect().expect_end(End::Rst);
-    drop((clients, held));
+    clients.into_iter().for_each(Conn::reset);
+    held.0.reset();
     let record = record_of(&tidegate, 4, "queue_full");
     assert_eq!(record["phase"], "queue", "{record}");
     assert_eq!(outcome(&tidegate, "full"), 1);
@@ -119,7 +120,9 @@ fn who_hangs_up_leaves_at_once() {
     served.reset();
     let mut served = backend.accept();
     assert_eq!(served.rest().text(), "1");
-    drop((served, clients, first));
+    first.reset();
+    clients.into_iter().for_each(Conn::reset);
+    drop(served);
     let record = record_of(&tidegate, 4, "client_reset");
     assert_eq!(record["phase"], "queue", "{record}");
 }
