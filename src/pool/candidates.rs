@@ -5,7 +5,7 @@
 
 use super::backend::{Backend, WHOLE_SHARE, flag};
 use super::slot::Slot;
-use super::{Ask, PoolView};
+use super::view::{Ask, PoolView};
 use crate::clock::Millis;
 use crate::rng::Rng;
 use std::sync::Arc;

@@ -34,31 +34,32 @@ mod tests_queue;
 #[cfg(test)]
 mod tests_state;
 mod tried;
+mod view;
 
 pub use backend::{Backend, Health, LastError, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use mode::Mode;
 pub use slot::{Full, Slot};
 pub use tried::Tried;
+pub use view::{Members, PoolView, ResolvedMember};
 
 use crate::clock::{Millis, Now};
 use crate::config::{self, limits};
 use crate::metrics::{Metrics, PoolMetrics, TrafficFailure};
-use crate::name::{BackendAddr, PoolName};
+use crate::name::PoolName;
 use crate::rng::Rng;
 use arc_swap::ArcSwap;
-use candidates::{Candidates, Reach, is_good};
+use candidates::{Candidates, Reach};
 use health::{AgentReport, Outcome};
 use hedge::HedgeBudget;
 use hold::Hold;
 use mode::{Count, Judge};
-use pick::Picker;
 use queue::{Terms, WaitingList};
 use shed::Shed;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use view::Ask;
 
 /// A pool with more backends is not reviewed at each change of one, but by whoever does so now and then: when all of
 /// them change together, as at a start, that would be the square of their number.
@@ -409,110 +410,5 @@ impl Pool {
     fn judge(&self) -> MutexGuard<'_, Judge> {
         // It is whole at each instant.
         self.judge.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a session asks a pool for.
-#[derive(Clone, Copy)]
-struct Ask<'a> {
-    tried: &'a Tried,
-    now: Millis,
-    max_rate: Option<u32>,
-}
-
-/// What a pool is built from: a config's members with every host name resolved, and the policy over them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Members {
-    pub list: Vec<ResolvedMember>,
-    /// The indices in a failover group are those of `list`. A group may be empty here.
-    pub balance: config::Balance,
-}
-
-/// One backend that should exist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedMember {
-    pub address: BackendAddr,
-    pub weight: u16,
-    pub tier: u8,
-    /// Connections at once; `None` is without a limit.
-    pub max_connections: Option<u32>,
-    /// What logs, metrics and `/status` call it.
-    pub label: Arc<str>,
-}
-
-/// The backends of a pool at one moment, with the chooser prepared for exactly these.
-pub struct PoolView {
-    pub backends: Box<[Arc<Backend>]>,
-    /// The weight of each backend, by index. Not the backend's own: it may change while the backend stays.
-    pub weights: Box<[u16]>,
-    /// The tier of each backend, by index.
-    pub tiers: Box<[u8]>,
-    /// The name of the policy.
-    pub balance: &'static str,
-    picker: Picker,
-}
-
-impl PoolView {
-    fn new(
-        config: &config::Pool,
-        members: &Members,
-        metrics: &Arc<Metrics>,
-        waiting: &Arc<WaitingList>,
-        previous: Option<&PoolView>,
-        now: Now,
-    ) -> Self {
-        let kept: HashMap<&BackendAddr, &Arc<Backend>> =
-            previous.iter().flat_map(|view| &view.backends).map(|backend| (&backend.address, backend)).collect();
-        let backends: Box<[Arc<Backend>]> = members
-            .list
-            .iter()
-            .map(|member| match kept.get(&member.address) {
-                // Another label is another metrics series: a renamed backend is a new one.
-                Some(backend) if backend.label == member.label => Arc::clone(backend),
-                _ => Arc::new(Backend::new(
-                    &member.address,
-                    &member.label,
-                    metrics.backend(&config.name, &member.label),
-                    Arc::clone(waiting),
-                    Health::initial(&config.health),
-                    now,
-                )),
-            })
-            .collect();
-        for (backend, member) in backends.iter().zip(&members.list) {
-            backend.set_max_active(member.max_connections);
-        }
-        let weights: Box<[_]> = members.list.iter().map(|member| member.weight).collect();
-        let picker = Picker::prepare(&members.balance, &backends, &weights, previous.map(|view| &view.picker));
-        let tiers = members.list.iter().map(|member| member.tier).collect();
-        Self { backends, weights, tiers, balance: members.balance.as_str(), picker }
-    }
-
-    /// Whether there is any that a calm pool would use.
-    fn has_good(&self) -> bool {
-        self.backends.iter().any(|backend| is_good(backend.flags()))
-    }
-
-    /// What follows when the usual has nothing: other tiers, whoever is enabled, whoever has to be waited for.
-    #[cold]
-    fn claim_further(&self, ask: &Ask<'_>, patience: Millis, mode: Mode, rng: &mut Rng) -> Option<Slot> {
-        let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
-        let order: &[Reach] = match (mode.panic, ask.tried.is_empty()) {
-            (false, _) => &[in_use, everywhere],
-            (true, true) => &[all, everywhere],
-            (true, false) => &[everywhere, all],
-        };
-        let now_or_soon = [0, patience];
-        let waits = if ask.max_rate.is_some() && patience > 0 { &now_or_soon[..] } else { &now_or_soon[..1] };
-        order.iter().find_map(|&reach| waits.iter().find_map(|&patience| self.claim(ask, reach, patience, rng)))
-    }
-
-    fn claim(&self, ask: &Ask<'_>, reach: Reach, patience: Millis, rng: &mut Rng) -> Option<Slot> {
-        let candidates = Candidates { view: self, ask, reach, patience, by_share: true };
-        self.picker.pick(&candidates, rng).or_else(|| {
-            // Whoever starts slowly may pass its turn on, but not to nobody.
-            let candidates = Candidates { by_share: false, ..candidates };
-            if candidates.any_usable() { self.picker.pick(&candidates, rng) } else { None }
-        })
     }
 }

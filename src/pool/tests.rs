@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{Balance, Group, Initial};
+use crate::name::BackendAddr;
 use crate::name::{BackendId, Endpoint};
 
 /// A pool of backends `b0`, `b1`, … with these weights, all up.

@@ -14,7 +14,8 @@ mod power_of_two;
 mod random;
 mod round_robin;
 
-use super::{Backend, Candidates, Slot};
+use super::candidates::Candidates;
+use super::{Backend, Slot};
 use crate::config::Balance;
 use crate::rng::Rng;
 use failover::Failover;

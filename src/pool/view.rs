@@ -1,0 +1,124 @@
+//! The backends that a pool has just now, with the chooser prepared for exactly these.
+//!
+//! Owns the set and the order in which a claim asks for what it may have. Immutable: other members are another view.
+//! Next: `candidates` for what a claim may have, `pick` for the policies.
+
+use super::backend::{Backend, Health};
+use super::candidates::{Candidates, Reach, is_good};
+use super::mode::Mode;
+use super::pick::Picker;
+use super::queue::WaitingList;
+use super::slot::Slot;
+use super::tried::Tried;
+use crate::clock::{Millis, Now};
+use crate::config;
+use crate::metrics::Metrics;
+use crate::name::BackendAddr;
+use crate::rng::Rng;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What a session asks a pool for.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub tried: &'a Tried,
+    pub now: Millis,
+    pub max_rate: Option<u32>,
+}
+
+/// What a pool is built from: a config's members with every host name resolved, and the policy over them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    pub list: Vec<ResolvedMember>,
+    /// The indices in a failover group are those of `list`. A group may be empty here.
+    pub balance: config::Balance,
+}
+
+/// One backend that should exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedMember {
+    pub address: BackendAddr,
+    pub weight: u16,
+    pub tier: u8,
+    /// Connections at once; `None` is without a limit.
+    pub max_connections: Option<u32>,
+    /// What logs, metrics and `/status` call it.
+    pub label: Arc<str>,
+}
+
+/// The backends of a pool at one moment, with the chooser prepared for exactly these.
+pub struct PoolView {
+    pub backends: Box<[Arc<Backend>]>,
+    /// The weight of each backend, by index. Not the backend's own: it may change while the backend stays.
+    pub weights: Box<[u16]>,
+    /// The tier of each backend, by index.
+    pub tiers: Box<[u8]>,
+    /// The name of the policy.
+    pub balance: &'static str,
+    picker: Picker,
+}
+
+impl PoolView {
+    pub(super) fn new(
+        config: &config::Pool,
+        members: &Members,
+        metrics: &Arc<Metrics>,
+        waiting: &Arc<WaitingList>,
+        previous: Option<&PoolView>,
+        now: Now,
+    ) -> Self {
+        let kept: HashMap<&BackendAddr, &Arc<Backend>> =
+            previous.iter().flat_map(|view| &view.backends).map(|backend| (&backend.address, backend)).collect();
+        let backends: Box<[Arc<Backend>]> = members
+            .list
+            .iter()
+            .map(|member| match kept.get(&member.address) {
+                // Another label is another metrics series: a renamed backend is a new one.
+                Some(backend) if backend.label == member.label => Arc::clone(backend),
+                _ => Arc::new(Backend::new(
+                    &member.address,
+                    &member.label,
+                    metrics.backend(&config.name, &member.label),
+                    Arc::clone(waiting),
+                    Health::initial(&config.health),
+                    now,
+                )),
+            })
+            .collect();
+        for (backend, member) in backends.iter().zip(&members.list) {
+            backend.set_max_active(member.max_connections);
+        }
+        let weights: Box<[_]> = members.list.iter().map(|member| member.weight).collect();
+        let picker = Picker::prepare(&members.balance, &backends, &weights, previous.map(|view| &view.picker));
+        let tiers = members.list.iter().map(|member| member.tier).collect();
+        Self { backends, weights, tiers, balance: members.balance.as_str(), picker }
+    }
+
+    /// Whether there is any that a calm pool would use.
+    pub(super) fn has_good(&self) -> bool {
+        self.backends.iter().any(|backend| is_good(backend.flags()))
+    }
+
+    /// What follows when the usual has nothing: other tiers, whoever is enabled, whoever has to be waited for.
+    #[cold]
+    pub(super) fn claim_further(&self, ask: &Ask<'_>, patience: Millis, mode: Mode, rng: &mut Rng) -> Option<Slot> {
+        let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
+        let order: &[Reach] = match (mode.panic, ask.tried.is_empty()) {
+            (false, _) => &[in_use, everywhere],
+            (true, true) => &[all, everywhere],
+            (true, false) => &[everywhere, all],
+        };
+        let now_or_soon = [0, patience];
+        let waits = if ask.max_rate.is_some() && patience > 0 { &now_or_soon[..] } else { &now_or_soon[..1] };
+        order.iter().find_map(|&reach| waits.iter().find_map(|&patience| self.claim(ask, reach, patience, rng)))
+    }
+
+    pub(super) fn claim(&self, ask: &Ask<'_>, reach: Reach, patience: Millis, rng: &mut Rng) -> Option<Slot> {
+        let candidates = Candidates { view: self, ask, reach, patience, by_share: true };
+        self.picker.pick(&candidates, rng).or_else(|| {
+            // Whoever starts slowly may pass its turn on, but not to nobody.
+            let candidates = Candidates { by_share: false, ..candidates };
+            if candidates.any_usable() { self.picker.pick(&candidates, rng) } else { None }
+        })
+    }
+}
