@@ -13,6 +13,9 @@ use crate::users::Sample;
 /// A process that takes this share of a core may be in the way of the others.
 const BUSY: f64 = 0.8;
 
+/// Strangers that take this share of a core may be, too.
+const STRANGERS: f64 = 0.3;
+
 type Figure = fn(&Sample, f64) -> f64;
 
 /// Heading, key in JSON, value of a window (with the capacity), decimals.
@@ -103,8 +106,14 @@ fn remarks(record: &Record) -> Vec<String> {
             remarks.push(format!("{place}: {} connects failed for want of something on this host", sample.broken));
         }
         let cpus = [("proxy", sample.proxy_cpu), ("backends", sample.backends_cpu), ("users", sample.users_cpu)];
-        for (who, seconds) in cpus.into_iter().filter(|(_, seconds)| seconds / sample.seconds > BUSY) {
+        for &(who, seconds) in cpus.iter().filter(|(_, seconds)| seconds / sample.seconds > BUSY) {
             remarks.push(format!("{place}: {who} took {:.0} % of a core", 100.0 * seconds / sample.seconds));
+        }
+        let own: f64 = cpus.iter().map(|(_, seconds)| seconds).sum();
+        let strangers = sample.machine_cpu + sample.stolen_cpu - own;
+        if strangers / sample.seconds > STRANGERS {
+            let share = 100.0 * strangers / sample.seconds;
+            remarks.push(format!("{place}: others than the three took {share:.0} % of a core"));
         }
     }
     remarks

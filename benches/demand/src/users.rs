@@ -82,6 +82,9 @@ pub struct Sample {
     pub proxy_cpu: f64,
     pub backends_cpu: f64,
     pub users_cpu: f64,
+    /// Of the whole machine, whoever it was; and what a hypervisor kept from it.
+    pub machine_cpu: f64,
+    pub stolen_cpu: f64,
 }
 
 /// In milliseconds; zero if there was nothing.
@@ -150,6 +153,7 @@ struct Clocks {
     proxy: Duration,
     backends: Duration,
     users: Duration,
+    machine: cpu::MachineTime,
 }
 
 impl Clocks {
@@ -160,6 +164,7 @@ impl Clocks {
             proxy: cpu::time(&job.proxy)?,
             backends: cpu::time(&[job.backends])?,
             users: cpu::time(&[std::process::id().cast_signed()])?,
+            machine: cpu::machine_time()?,
         })
     }
 }
@@ -192,6 +197,8 @@ pub fn run(job: &Job) -> Result<Sample> {
         proxy_cpu: after.proxy.saturating_sub(before.proxy).as_secs_f64(),
         backends_cpu: after.backends.saturating_sub(before.backends).as_secs_f64(),
         users_cpu: after.users.saturating_sub(before.users).as_secs_f64(),
+        machine_cpu: after.machine.busy.saturating_sub(before.machine.busy).as_secs_f64(),
+        stolen_cpu: after.machine.stolen.saturating_sub(before.machine.stolen).as_secs_f64(),
         ..sample
     })
 }
