@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use tidegate_compare::stats::Spread;
 use tidegate_compare::table::{Style, Table};
 
-use crate::bench::Record;
+use crate::bench::{Record, Window};
 use crate::cli::Options;
 use crate::users::Sample;
 
 /// A process that takes this share of a core may be in the way of the others.
 const BUSY: f64 = 0.8;
 
-/// Strangers that take this share of a core may be, too.
+/// Strangers that take this share of a core are: they delay answers, and that is capacity where places are few.
 const STRANGERS: f64 = 0.3;
 
 type Figure = fn(&Sample, f64) -> f64;
@@ -37,13 +37,22 @@ fn share(count: u64, sample: &Sample, capacity: f64) -> f64 {
     100.0 * count as f64 / sample.seconds / capacity
 }
 
-fn samples<'a>(record: &'a Record, contestant: &'a str) -> impl Iterator<Item = &'a Sample> {
-    let own = record.windows.iter().filter(move |window| window.contestant == contestant);
-    own.filter_map(|window| window.sample.as_ref())
+/// What others than the three took of a core.
+fn strangers(sample: &Sample) -> f64 {
+    let own = sample.proxy_cpu + sample.backends_cpu + sample.users_cpu;
+    (sample.machine_cpu + sample.stolen_cpu - own) / sample.seconds
 }
 
-fn spread(record: &Record, contestant: &str, figure: Figure, capacity: f64) -> Option<Spread> {
-    Spread::of(samples(record, contestant).map(|sample| figure(sample, capacity)))
+/// The windows that count: those in which nobody else was in the way, if there are any.
+fn samples<'a>(windows: &'a [Window], contestant: &str) -> Vec<&'a Sample> {
+    let own = windows.iter().filter(|window| window.contestant == contestant);
+    let all: Vec<_> = own.filter_map(|window| window.sample.as_ref()).collect();
+    let quiet: Vec<_> = all.iter().copied().filter(|sample| strangers(sample) <= STRANGERS).collect();
+    if quiet.is_empty() { all } else { quiet }
+}
+
+fn spread(windows: &[Window], contestant: &str, figure: Figure, capacity: f64) -> Option<Spread> {
+    Spread::of(samples(windows, contestant).into_iter().map(|sample| figure(sample, capacity)))
 }
 
 pub fn text(record: &Record, options: &Options) -> String {
@@ -53,11 +62,13 @@ pub fn text(record: &Record, options: &Options) -> String {
     let _ = writeln!(text, "{}\n", setting(record, options));
     let mut table = Table::new(["contestant"].into_iter().chain(FIGURES.iter().map(|figure| figure.0)));
     for contestant in &record.contestants {
+        let disturbed = samples(&record.windows, contestant.name).iter().any(|sample| strangers(sample) > STRANGERS);
         let cells = FIGURES.iter().map(|&(_, _, figure, decimals)| {
-            spread(record, contestant.name, figure, options.capacity())
+            spread(&record.windows, contestant.name, figure, options.capacity())
                 .map_or_else(|| "MISSING".to_owned(), |spread| format!("{:.decimals$}", spread.median))
         });
-        table.row(std::iter::once(contestant.name.to_owned()).chain(cells));
+        let mark = if disturbed { "! " } else { "" };
+        table.row(std::iter::once(format!("{mark}{}", contestant.name)).chain(cells));
     }
     let _ = writeln!(text, "{}", table.print(style));
     for contestant in &record.contestants {
@@ -106,14 +117,12 @@ fn remarks(record: &Record) -> Vec<String> {
             remarks.push(format!("{place}: {} connects failed for want of something on this host", sample.broken));
         }
         let cpus = [("proxy", sample.proxy_cpu), ("backends", sample.backends_cpu), ("users", sample.users_cpu)];
-        for &(who, seconds) in cpus.iter().filter(|(_, seconds)| seconds / sample.seconds > BUSY) {
+        for (who, seconds) in cpus.into_iter().filter(|(_, seconds)| seconds / sample.seconds > BUSY) {
             remarks.push(format!("{place}: {who} took {:.0} % of a core", 100.0 * seconds / sample.seconds));
         }
-        let own: f64 = cpus.iter().map(|(_, seconds)| seconds).sum();
-        let strangers = sample.machine_cpu + sample.stolen_cpu - own;
-        if strangers / sample.seconds > STRANGERS {
-            let share = 100.0 * strangers / sample.seconds;
-            remarks.push(format!("{place}: others than the three took {share:.0} % of a core"));
+        let strangers = strangers(sample);
+        if strangers > STRANGERS {
+            remarks.push(format!("{place}: others than the three took {:.0} % of a core", 100.0 * strangers));
         }
     }
     remarks
@@ -122,7 +131,7 @@ fn remarks(record: &Record) -> Vec<String> {
 pub fn json(record: &Record, options: &Options) -> Value {
     let summary = record.contestants.iter().map(|contestant| {
         let figures = FIGURES.iter().map(|&(_, key, figure, _)| {
-            (key.to_owned(), json!(spread(record, contestant.name, figure, options.capacity())))
+            (key.to_owned(), json!(spread(&record.windows, contestant.name, figure, options.capacity())))
         });
         (contestant.name.to_owned(), Value::Object(figures.collect()))
     });
@@ -141,4 +150,23 @@ pub fn json(record: &Record, options: &Options) -> Value {
         "windows": record.windows,
         "remarks": remarks(record),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(useful: u64, machine_cpu: f64) -> Window {
+        let sample = Sample { seconds: 2.0, useful, machine_cpu, users_cpu: 0.5, ..Sample::default() };
+        Window { contestant: "a", round: 0, sample: Some(sample), lost: None, told: Vec::new() }
+    }
+
+    #[test]
+    fn a_disturbed_window_counts_only_where_there_is_no_other() {
+        let goodput = FIGURES[0].2;
+        let windows = [window(1_600, 0.6), window(200, 2.5)];
+        assert!((spread(&windows, "a", goodput, 800.0).unwrap().median - 100.0).abs() < 0.01);
+        assert!((spread(&windows[1..], "a", goodput, 800.0).unwrap().median - 12.5).abs() < 0.01);
+        assert!(spread(&windows, "b", goodput, 800.0).is_none());
+    }
 }
