@@ -7,8 +7,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "CHANGELOG.md", "docs/operating.md", "docs/failover.md", "docs/ends.md", "docs/performance.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs/operating.md",
+    "docs/failover.md",
+    "docs/demand.md",
+    "docs/ends.md",
+    "docs/performance.md",
+];
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
