@@ -354,8 +354,7 @@ impl Pool {
 
     fn look_at_latency(&self, shed: &Shed, now: Millis) {
         if shed.is_due(now) {
-            let oldest = self.waiting.oldest().map(|since| Duration::from_millis(now.saturating_sub(since)));
-            shed.look(oldest, now);
+            shed.look(self.waiting.expected_wait(now), now);
             self.metrics.shed().probability.set(shed.share());
         }
     }

@@ -12,8 +12,8 @@ use crate::clock::millis;
 use crate::config::ClientFin;
 use crate::metrics::QueueOutcome;
 use crate::net::stream::Stream;
+use crate::pool::Pool;
 use crate::pool::queue::{Refused, Turn};
-use crate::pool::{Latency, Pool};
 use crate::sys;
 use std::cell::Cell;
 use std::os::fd::AsFd;
@@ -126,7 +126,6 @@ impl Drop for Stay<'_> {
         metrics.outcome(self.outcome).inc();
         if self.outcome == QueueOutcome::Served {
             metrics.wait.observe(took.as_secs_f64());
-            self.pool.took(Latency::Queue, took);
         }
     }
 }

@@ -209,7 +209,7 @@ pub struct Shed {
     pub connect_time: Option<Duration>,
     /// From a client's first byte to the first byte of the answer.
     pub first_byte: Option<Duration>,
-    /// In the queue.
+    /// That one who joins the queue now would wait.
     pub queue_time: Option<Duration>,
     /// The lowest value of so long a time counts.
     pub window: Duration,

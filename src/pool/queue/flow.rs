@@ -3,6 +3,7 @@
 //! Owns a moving average, pure: so many were served in so much time, both fading with age.
 
 use crate::clock::Millis;
+use std::time::Duration;
 
 /// The average forgets all but 1/e in `max_wait`, but in no less and no more than this, in ms.
 const MEMORY: std::ops::RangeInclusive<Millis> = 1_000..=10_000;
@@ -52,9 +53,18 @@ impl Flow {
         if self.busy < self.memory * EVIDENCE {
             return false;
         }
+        (ahead + 1) as f64 > self.rate() * max_wait as f64 * MARGIN
+    }
+
+    /// How long the last of so many waits, as far as is known.
+    pub fn expected_wait(&self, waiting: usize) -> Duration {
+        Duration::from_millis((waiting as f64 / self.rate()) as Millis)
+    }
+
+    /// Places that come free in a millisecond in which somebody waits.
+    fn rate(&self) -> f64 {
         // The next one may be about to come free.
-        let rate = (self.served + 1.0) / self.busy;
-        (ahead + 1) as f64 > rate * max_wait as f64 * MARGIN
+        (self.served + 1.0) / self.busy.max(1.0)
     }
 }
 

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// A place in the order of arrival: the lower, the earlier.
 pub type Ticket = u64;
@@ -149,6 +150,18 @@ impl WaitingList {
         let state = self.state();
         let (_, entry) = state.oldest()?;
         Some(entry.since)
+    }
+
+    /// How long one that joins the list now would wait, as places have come free of late; `None` if nobody waits.
+    #[must_use]
+    pub fn expected_wait(&self, now: Millis) -> Option<Duration> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut state = self.state();
+        state.advance(now);
+        let waiting = state.len();
+        (waiting > 0).then(|| state.flow.expected_wait(waiting))
     }
 
     /// Joins the end of the list; or `place`, for one that had that place before. Who is `choosy` may not have every
