@@ -5,6 +5,7 @@
 
 use super::pattern;
 use super::wait::{PATIENCE, eventually};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -347,6 +348,14 @@ impl Conn {
     /// True if a reset has arrived; taking the error means that later reads don't see it.
     pub fn is_cut(&self) -> bool {
         self.stillborn || self.socket.take_error().unwrap().is_some()
+    }
+
+    /// True if it was reset, or has ended both ways. Takes no error away.
+    pub fn is_over(&self) -> bool {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut polled, Some(&now)).unwrap();
+        polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
     pub fn try_finish(&self) -> io::Result<()> {
