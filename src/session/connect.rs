@@ -66,6 +66,9 @@ pub struct Search {
     pub waited: Duration,
     /// The place in that queue that it had last.
     pub(super) place: Option<Ticket>,
+    /// The backend of a session that looks for another one. Given up when it has to wait for that, so that nobody
+    /// waits who has a place.
+    pub former: Option<(Stream, Slot)>,
 }
 
 /// One connect try.
@@ -93,6 +96,7 @@ impl Search {
             verdict: CloseReason::NoBackend,
             waited: Duration::ZERO,
             place: None,
+            former: None,
         }
     }
 

@@ -65,6 +65,8 @@ impl Search {
             }
         };
         self.place = Some(waiter.place());
+        // After it has entered: who is refused keeps what it has.
+        self.former = None;
         let mut stay = Stay::begin(&pool, record, begun);
         let mut deadline = pin!(sleep_until((begun + left).into()));
         let ended = loop {

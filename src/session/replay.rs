@@ -147,12 +147,16 @@ impl Unanswered<'_> {
             let noted = self.record.failed.len();
             self.record.phase = record::Phase::Connect;
             let waited = search.waited;
+            // A connection that has failed is none, and its place is for whoever waits. Of one that still stands the
+            // search disposes: two that waited for each other's places would wait in vain.
+            search.former = Some((backend, slot)).filter(|_| !matches!(death, Death::Failed(_)));
             let next = tokio::select! {
                 biased;
                 next = search.next(self.record, self.worker, self.until, None) => next,
                 _ = self.client.ready(Interest::ERROR) => Err(CloseReason::ClientReset),
             };
             self.until += search.waited - waited;
+            let former = search.former.take();
             match next {
                 Ok(next) => {
                     search.pool.metrics.replays.inc();
@@ -161,16 +165,22 @@ impl Unanswered<'_> {
                     self.record.begin_anew();
                 }
                 Err(CloseReason::ClientReset) => return Outcome::Close(CloseReason::ClientReset),
-                Err(_) => {
+                Err(reason) => {
                     let nobody_was_tried = self.record.failed.len() == noted;
-                    if nobody_was_tried {
-                        // Then this was no try in vain but the session's backend.
-                        self.record.failed.pop();
-                    }
-                    self.record.phase = record::Phase::Relay;
                     if let Death::Failed(error) = death {
-                        self.record.connected = connected.filter(|_| nobody_was_tried);
+                        self.record.phase = record::Phase::Relay;
+                        if nobody_was_tried {
+                            // Then this was no try in vain but the session's backend.
+                            self.record.failed.pop();
+                            self.record.connected = connected;
+                        }
                         return Outcome::Close(CloseReason::of_relay(RelayEnd::of_error(Side::Backend, error)));
+                    }
+                    // Who has given it up for a place in the queue has nobody any more.
+                    let Some((backend, slot)) = former else { return Outcome::Close(reason) };
+                    self.record.phase = record::Phase::Relay;
+                    if nobody_was_tried {
+                        self.record.failed.pop();
                     }
                     self.record.connected = connected;
                     // What was said against it already is not said again at the end.
