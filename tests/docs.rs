@@ -11,8 +11,8 @@ const DOCUMENTS: [&str; 7] = [
     "README.md",
     "CHANGELOG.md",
     "docs/operating.md",
-    "docs/failover.md",
     "docs/demand.md",
+    "docs/failover.md",
     "docs/ends.md",
     "docs/performance.md",
 ];
@@ -42,7 +42,8 @@ fn every_metric_is_described_and_none_is_invented() {
     assert!(missing.is_empty(), "docs/operating.md doesn't describe {missing:?}");
     for document in DOCUMENTS {
         let text = read(document);
-        let invented: Vec<_> = words(&text, "tidegate_").into_iter().filter(|word| !families.contains(word)).collect();
+        let known = |word: &str| families.contains(word.strip_suffix("_bucket").unwrap_or(word));
+        let invented: Vec<_> = words(&text, "tidegate_").into_iter().filter(|word| !known(word)).collect();
         assert!(invented.is_empty(), "{document} speaks of {invented:?}, which src/metrics/names.rs doesn't have");
     }
 }
