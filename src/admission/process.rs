@@ -245,7 +245,9 @@ mod tests {
                         }
                         assert!(process.taken.load(Ordering::Relaxed) <= 12);
                     }
-                    held.into_iter().for_each(|at| shares[at].leave());
+                    for at in held {
+                        shares[at].leave();
+                    }
                 });
             }
         });

@@ -85,8 +85,8 @@ pub async fn watch(high: Option<Percent>, pressure: Pressure, metrics: Arc<Metri
 mod tests {
     use super::*;
 
-    fn at(used: u64) -> Option<Memory> {
-        Some(Memory { used, limit: 1_000 })
+    fn at(used: u64) -> Memory {
+        Memory { used, limit: 1_000 }
     }
 
     #[test]
@@ -94,14 +94,16 @@ mod tests {
         let watch = Watch::new(Percent::whole(80), false);
         let mut low = false;
         let seen = [0, 799, 800, 999, 1_001, 799, 761, 759, 799, 800, 0].map(|used| {
-            low = watch.is_low(low, at(used));
+            low = watch.is_low(low, Some(at(used)));
             low
         });
         assert_eq!(seen, [false, false, true, true, true, true, true, false, false, true, false]);
         assert!(!watch.is_low(true, None), "a limit that was lifted");
         // Also where the mark is very low it can end.
         let watch = Watch::new(Percent::whole(1), false);
-        assert!(watch.is_low(false, at(10)) && watch.is_low(true, at(10)) && !watch.is_low(true, at(9)));
+        assert!(
+            watch.is_low(false, Some(at(10))) && watch.is_low(true, Some(at(10))) && !watch.is_low(true, Some(at(9)))
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Shedding: a share of new connections is refused while a latency stays above its target.
 //!
 //! Owns the verdict, from the *lowest* latency of late: a burst makes some wait, but where even the luckiest waits,
-//! there is a standing queue, and more work only makes it longer. Source: CoDel, RFC 8289. When the lowest has stayed
+//! there is a standing queue, and more work only makes it longer. Source: RFC 8289 (`CoDel`). When the lowest has stayed
 //! above the target for a whole window, the share rises; from then on it follows the latency and its trend, four times
 //! a window, as PIE does (RFC 8033, section 4.2), so that the wait settles near the target and no capacity lies idle.
 //!
@@ -215,7 +215,7 @@ mod tests {
         const SLOTS: usize = 20;
         const SERVICE: u64 = 50;
         const CAPACITY: f64 = 0.4;
-        let (shed, rng) = (shed(TARGET), &mut Rng::from_seed(seed));
+        let (control, rng) = (shed(TARGET), &mut Rng::from_seed(seed));
         let (mut queue, mut busy) = (VecDeque::new(), Vec::<Millis>::new());
         let (mut owed, mut waits, mut most_share) = (0.0, Vec::new(), 0.0_f64);
         let (mut idle_since, mut longest_idle) = (1, 0);
@@ -230,11 +230,11 @@ mod tests {
                 coming.push(retries);
             }
             for retries in coming {
-                if shed.is_due(now) {
+                if control.is_due(now) {
                     let expected = Duration::from_secs_f64(queue.len() as f64 / CAPACITY / 1_000.0);
-                    shed.look((!queue.is_empty()).then_some(expected), now);
+                    control.look((!queue.is_empty()).then_some(expected), now);
                 }
-                if shed.admits(now, rng) {
+                if control.admits(now, rng) {
                     queue.push_back(now);
                 } else if retries > 0 {
                     returning[(now + 500 + rng.below(1_000)) as usize].push(retries - 1);
@@ -245,7 +245,7 @@ mod tests {
             {
                 busy.push(now + SERVICE - 5 + rng.below(11));
                 if now == since {
-                    shed.observe(Latency::Queue, Duration::ZERO);
+                    control.observe(Latency::Queue, Duration::ZERO);
                 }
                 if span.contains(&now) {
                     waits.push(now - since);
@@ -255,7 +255,7 @@ mod tests {
                 idle_since = now;
             }
             if span.contains(&now) {
-                most_share = most_share.max(shed.share());
+                most_share = most_share.max(control.share());
                 longest_idle = longest_idle.max(now - idle_since);
             }
         }

@@ -196,7 +196,7 @@ fn no_place_is_free_while_somebody_waits_for_it() {
     for seed in 0..600 {
         let rng = &mut Rng::from_seed(seed);
         let order = [Order::Fifo, Order::Lifo, Order::Adaptive][seed as usize % 3];
-        let rooms: Vec<u32> = (0..1 + rng.below(3)).map(|_| rng.below(3) as u32).collect();
+        let rooms: Vec<u32> = (0..=rng.below(3)).map(|_| rng.below(3) as u32).collect();
         let mut world = World { list: list(order, 6), used: vec![0; rooms.len()], rooms, now: 1 };
         let (mut waiting, mut served): (Vec<Session>, Vec<usize>) = (Vec::new(), Vec::new());
         for step in 0..300 {

@@ -115,15 +115,14 @@ impl Search {
             if left.is_zero() {
                 return Err(CloseReason::ConnectBudget);
             }
-            let mut attempt = match self.claim_at_once(worker, begun, left) {
-                Some(attempt) => attempt,
-                None => {
-                    let before = self.waited;
-                    // Boxed, so that it takes no room where nobody waits.
-                    let attempt = Box::pin(self.queue(record, worker, left, watch)).await?;
-                    deadline += self.waited - before;
-                    attempt
-                }
+            let mut attempt = if let Some(attempt) = self.claim_at_once(worker, begun, left) {
+                attempt
+            } else {
+                let before = self.waited;
+                // Boxed, so that it takes no room where nobody waits.
+                let attempt = Box::pin(self.queue(record, worker, left, watch)).await?;
+                deadline += self.waited.saturating_sub(before);
+                attempt
             };
             if attempt.slot.wait > 0 {
                 let wait = Duration::from_millis(attempt.slot.wait);

@@ -155,7 +155,7 @@ impl Unanswered<'_> {
                 next = search.next(self.record, self.worker, self.until, None) => next,
                 _ = self.client.ready(Interest::ERROR) => Err(CloseReason::ClientReset),
             };
-            self.until += search.waited - waited;
+            self.until += search.waited.saturating_sub(waited);
             let former = search.former.take();
             match next {
                 Ok(next) => {

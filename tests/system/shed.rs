@@ -1,5 +1,6 @@
 //! Shedding: a share of new connections is refused while a latency stays above its target, and no longer.
 
+use crate::kit::wait::pace;
 use crate::kit::{Backend, Config, Tidegate, eventually};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ fn slow() -> (Backend, Arc<AtomicBool>) {
         let mut buffer = [0; 1];
         while conn.read(&mut buffer).is_ok_and(|count| count > 0) {
             if slow.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(200));
+                pace(Duration::from_millis(200));
             }
             if conn.try_send(buffer).is_err() {
                 return;
@@ -61,7 +62,7 @@ fn under_load(tidegate: &Tidegate, what: &str, mut check: impl FnMut() -> bool) 
             scope.spawn(|| {
                 while !done.load(Ordering::SeqCst) {
                     ask(tidegate);
-                    std::thread::sleep(Duration::from_millis(5));
+                    pace(Duration::from_millis(5));
                 }
             });
         }

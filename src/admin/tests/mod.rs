@@ -117,7 +117,7 @@ fn table(config: &str, metrics: &Arc<Metrics>) -> RoutingTable {
     let config = Config::parse("lb.toml", config.as_bytes()).unwrap().config;
     let listeners = config.listeners.iter().map(|listener| {
         let handles = metrics.listener(&listener.name, &["complete"]);
-        let gate = Gate::open(&listener.name, 1, &metrics);
+        let gate = Gate::open(&listener.name, 1, metrics);
         Arc::new(table::Listener::new(listener.clone(), handles, listener.bind.clone(), gate))
     });
     let listeners = listeners.collect();

@@ -10,8 +10,8 @@ const SECOND: Nanos = 1_000_000_000;
 
 const WHOLE: ClientPrefix = ClientPrefix { ipv4: 32, ipv6: 64 };
 
-fn per_second(count: u32, burst: u32) -> Option<Gcra> {
-    Some(Gcra::new(Rate { count, per: Duration::from_secs(1) }, Some(burst)))
+fn per_second(count: u32, burst: u32) -> Gcra {
+    Gcra::new(Rate { count, per: Duration::from_secs(1) }, Some(burst))
 }
 
 fn ip(number: u32) -> IpAddr {
@@ -77,7 +77,7 @@ fn connections_are_counted_for_each_client_and_come_back() {
 
 #[test]
 fn a_rate_outlives_the_connection_and_what_did_not_come_to_be_costs_nothing() {
-    let clients = Clients::new(WHOLE, 10, None, per_second(1, 2));
+    let clients = Clients::new(WHOLE, 10, None, Some(per_second(1, 2)));
     for _ in 0..2 {
         clients.leave(&counted(clients.enter(ip(1), SECOND)));
     }
@@ -92,7 +92,7 @@ fn a_rate_outlives_the_connection_and_what_did_not_come_to_be_costs_nothing() {
 
 #[test]
 fn who_goes_is_the_longest_unseen_without_a_debt_then_the_least_debt() {
-    let clients = Clients::new(WHOLE, 3, None, per_second(1, 3));
+    let clients = Clients::new(WHOLE, 3, None, Some(per_second(1, 3)));
     let visit = |number, times, now| {
         (0..times).for_each(|_| clients.leave(&counted(clients.enter(ip(number), now))));
     };
@@ -116,7 +116,7 @@ fn who_goes_is_the_longest_unseen_without_a_debt_then_the_least_debt() {
 
 #[test]
 fn who_has_connections_is_never_forgotten_and_a_newcomer_is_let_in_unseen() {
-    let clients = Clients::new(WHOLE, 2, Some(1), per_second(1, 1));
+    let clients = Clients::new(WHOLE, 2, Some(1), Some(per_second(1, 1)));
     let held = [1, 2].map(|number| counted(clients.enter(ip(number), 0)));
     assert_eq!(clients.enter(ip(3), 0), Ok(Entered::Untracked));
     assert_eq!(clients.enter(ip(1), 9 * SECOND), Err(TooMany::Connections));
@@ -129,7 +129,7 @@ fn who_has_connections_is_never_forgotten_and_a_newcomer_is_let_in_unseen() {
 #[test]
 fn f37_a_million_addresses_leave_the_table_bounded_and_the_established_known() {
     const MAX: usize = 8_192;
-    let clients = Clients::new(WHOLE, MAX, Some(2), per_second(10, 5));
+    let clients = Clients::new(WHOLE, MAX, Some(2), Some(per_second(10, 5)));
     let known: Vec<Slot> = (0..1_000).map(|number| counted(clients.enter(ip(number), SECOND))).collect();
     let (mut untracked, mut debts) = (0, 0);
     for number in 0..1_000_000 {
@@ -153,13 +153,15 @@ fn f37_a_million_addresses_leave_the_table_bounded_and_the_established_known() {
         assert_eq!(clients.enter(ip(number), now), Err(TooMany::Connections), "client {number} is still known");
         clients.leave(&second);
     }
-    known.iter().for_each(|slot| clients.leave(slot));
+    for slot in &known {
+        clients.leave(slot);
+    }
     check(&clients);
 }
 
 #[test]
 fn a_client_that_asks_for_too_much_is_not_forgotten_for_a_flood_that_owes_nothing() {
-    let clients = Clients::new(WHOLE, 100, None, per_second(100, 50));
+    let clients = Clients::new(WHOLE, 100, None, Some(per_second(100, 50)));
     let now = |step: u64| SECOND + step * 1_000_000;
     // As fast as it may for a while: it owes half a second.
     while let Ok(Entered::Counted { slot, .. }) = clients.enter(ip(1), SECOND) {
@@ -194,7 +196,9 @@ fn many_threads_come_and_go_and_nothing_is_left() {
                         clients.leave(&held.swap_remove(rng.index(held.len())));
                     }
                 }
-                held.iter().for_each(|slot| clients.leave(slot));
+                for slot in &held {
+                    clients.leave(slot);
+                }
             });
         }
     });
@@ -230,7 +234,7 @@ proptest! {
         rated: bool,
         max_clients in 1_usize..16,
     ) {
-        let rate = if rated { per_second(3, 4) } else { None };
+        let rate = rated.then(|| per_second(3, 4));
         let clients = Clients::new(WHOLE, max_clients, Some(3), rate);
         let mut model: HashMap<u32, (u32, Nanos)> = HashMap::new();
         let (mut held, mut now): (Vec<(u32, Slot)>, Nanos) = (Vec::new(), SECOND);

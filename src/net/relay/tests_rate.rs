@@ -338,7 +338,7 @@ fn a_key_that_has_a_new_owner_wakes_nobody_and_the_list_empties() {
     let (mut world, ..) = starved(limited(Some(KIB), None, KIB), 30_000);
     assert_eq!(world.engine.abort_all(), 1);
     let (_client, mut backend, log) = world.tcp(limited(Some(KIB), None, 2 * KIB));
-    backend.write_all(&[1; 30_000]).unwrap();
+    backend.write_all(&vec![1; 30_000]).unwrap();
     world.until("the second one waits", |_| log.borrow().moved[Direction::ToClient as usize] as u64 == 2 * KIB);
     for _ in 0..20 {
         assert!(world.engine.waiting.len() <= 2);
@@ -364,13 +364,13 @@ async fn the_driver_wakes_who_waits() {
     let begun = Instant::now();
     let mut world = World::new(RelayMode::Auto);
     let (mut client, mut backend, _) = world.tcp(limited(Some(RATE), None, 10 * KIB));
-    backend.write_all(&[1; 100_000]).unwrap();
+    backend.write_all(&vec![1; 100_000]).unwrap();
     let engine = Rc::new(RefCell::new(world.engine));
     let driver = crate::drain::spawn_local(drive(Rc::clone(&engine)).unwrap());
     let (mut received, mut buffer) = (0, vec![0; 64 << 10]);
     while received < 100_000 {
         received += client.read(&mut buffer).unwrap_or(0) as u64;
-        let most = 10 * KIB as u64 + RATE * begun.elapsed().as_millis() as u64 / 1_000 + RATE / 1_000;
+        let most = 10 * KIB + RATE * begun.elapsed().as_millis() as u64 / 1_000 + RATE / 1_000;
         assert!(received <= most, "{received} of {most}");
         assert!(begun.elapsed() < Duration::from_secs(20), "{received} bytes");
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -21,7 +21,7 @@ use crate::config;
 use flow::Flow;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -229,7 +229,7 @@ impl WaitingList {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Whole at each instant, and nothing in here panics.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
