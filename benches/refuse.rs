@@ -1,7 +1,8 @@
 //! What refusing a client costs beside serving one: `cargo bench --bench refuse`.
 //!
 //! One tidegate with a listener for each way to be refused, one worker on a core of its own; clients and the backend
-//! have the other core. Each way gets a window in each of several rounds, in turn. What is measured is the CPU time of
+//! have the other core. Beside it runs what the kernel takes in any case: a loop that only accepts and closes, in a
+//! process of its own. Each way gets a window in each of several rounds, in turn. What is measured is the CPU time of
 //! tidegate's process, user and kernel, for each connection that a client has seen end as it should. On loopback the
 //! kernel handles a packet on the time of whoever sends it, so that a reset's whole way to the client counts here.
 
@@ -11,12 +12,16 @@
 mod kit;
 
 use kit::{Addr, Backend, Config, Conn, Tidegate};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Socket, Type};
-use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use std::{env, fs, io, thread};
 
 const ROUNDS: usize = 5;
 const WINDOW: Duration = Duration::from_millis(1_500);
@@ -24,6 +29,8 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const CLIENTS: u32 = 16;
 /// What a served client sends and gets back.
 const MESSAGE: [u8; 64] = [7; 64];
+/// Tells this program that it is the loop that only accepts and closes.
+const FLOOR: &str = "TIDEGATE_BENCH_FLOOR";
 
 /// A listener: its name, what it is for, the lines that make it so, and how its clients end.
 struct Way {
@@ -83,6 +90,9 @@ const WAYS: [Way; 7] = [
 ];
 
 fn main() {
+    if env::var_os(FLOOR).is_some() {
+        return accept_and_close();
+    }
     let cores = allowed_cores();
     let split = cores.len() > 1;
     pin(&cores[cores.len() - 1..]);
@@ -93,6 +103,12 @@ fn main() {
         .collect();
     let config = Config::over([&backend]).only_runtime("workers = 1\nmax_connections = 5000").more(&listeners.concat());
     let tidegate = Tidegate::start(config);
+    // It ends with its input, which is this program's to close.
+    let mut floor = Command::new(env::current_exe().unwrap());
+    let mut floor = floor.env(FLOOR, "").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(floor.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let floor_address = Addr::Tcp(line.trim().parse().unwrap());
     if split {
         pin(&cores[..cores.len() - 1]);
     }
@@ -104,6 +120,7 @@ fn main() {
     }
 
     let mut costs = vec![Vec::new(); WAYS.len()];
+    let mut floor_costs = Vec::new();
     for _ in 0..ROUNDS {
         // The kit's backend gives up who says nothing for long.
         for conn in &mut held {
@@ -111,21 +128,54 @@ fn main() {
             conn.expect("x");
         }
         for (way, costs) in WAYS.iter().zip(&mut costs) {
-            drive(&address(way), way.end, CLIENTS, WARM_UP);
-            let before = cpu(tidegate.pid);
-            let count = drive(&address(way), way.end, CLIENTS, WINDOW);
-            let used = cpu(tidegate.pid).saturating_sub(before);
-            costs.push((used.as_secs_f64() * 1e6 / count as f64, count as f64 / WINDOW.as_secs_f64()));
+            costs.push(measure(&address(way), way.end, tidegate.pid));
         }
+        floor_costs.push(measure(&floor_address, Outcome::Reset, floor.id()));
     }
+    drop(floor.stdin.take());
+    floor.wait().unwrap();
     let place = if split { "on a core of its own" } else { "on the only core" };
     println!("{ROUNDS} windows of {WINDOW:?} each, {CLIENTS} clients, one worker {place}; medians:\n");
     println!("{:<62}{:>12}{:>12}{:>12}", "", "CPU µs/conn", "of serving", "conn/s");
     let served = median(costs[0].iter().map(|(cost, _)| *cost));
-    for (way, costs) in WAYS.iter().zip(&costs) {
+    let rows = WAYS.iter().map(|way| way.title).zip(&costs);
+    for (title, costs) in rows.chain([("a bare loop of accept4 and close with a reset", &floor_costs)]) {
         let cost = median(costs.iter().map(|(cost, _)| *cost));
         let rate = median(costs.iter().map(|(_, rate)| *rate));
-        println!("{:<62}{cost:>12.2}{:>10.1} %{rate:>12.0}", way.title, 100.0 * cost / served);
+        println!("{title:<62}{cost:>12.2}{:>10.1} %{rate:>12.0}", 100.0 * cost / served);
+    }
+}
+
+/// One window: the CPU time of a process for each connection, in µs, and connections a second.
+fn measure(address: &Addr, end: Outcome, pid: u32) -> (f64, f64) {
+    drive(address, end, CLIENTS, WARM_UP);
+    let before = cpu(pid);
+    let count = drive(address, end, CLIENTS, WINDOW);
+    let used = cpu(pid).saturating_sub(before);
+    (used.as_secs_f64() * 1e6 / count as f64, count as f64 / WINDOW.as_secs_f64())
+}
+
+/// What refusing takes at least: all who wait are accepted and reset, then it waits for others.
+fn accept_and_close() {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    // Those that are accepted inherit it.
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.listen(4_096).unwrap();
+    println!("{}", socket.local_addr().unwrap().as_socket().unwrap());
+    thread::spawn(|| {
+        io::copy(&mut io::stdin(), &mut io::sink()).unwrap();
+        std::process::exit(0);
+    });
+    loop {
+        match accept_with(&socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok(client) => drop(client),
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&socket, PollFlags::IN)], None).unwrap();
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
