@@ -269,11 +269,8 @@ impl Early<'_> {
         if !self.process && !gate.share.enter() {
             return Err(gate.process().refuse(PROCESS_FULL));
         }
-        let held = match (std::mem::take(&mut self.limits), std::mem::take(&mut self.entries)) {
-            (true, entries) if !entries.is_empty() => Held::Clients(entries.into()),
-            (true, _) => Held::Limits,
-            (false, _) => Held::Nothing,
-        };
+        let entries = std::mem::take(&mut self.entries);
+        let held = std::mem::take(&mut self.limits).then(|| entries.into());
         self.process = false;
         Ok(Permit { gate: Arc::clone(gate), held })
     }
@@ -322,30 +319,16 @@ impl Drop for Early<'_> {
 #[derive(Debug)]
 pub struct Permit {
     gate: Arc<Gate>,
-    held: Held,
-}
-
-/// What it holds besides its place in the process.
-#[derive(Debug)]
-enum Held {
-    Nothing,
-    /// A connection of each limiter.
-    Limits,
-    /// And one of its client, in some of their tables.
-    Clients(Box<[Entry]>),
+    /// If it holds a connection of each limiter: those of its client, in some of their tables.
+    held: Option<Box<[Entry]>>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.gate.share.leave();
+        let Some(entries) = &self.held else { return };
         let limiters = self.gate.limiters();
-        if let Held::Clients(entries) = &self.held {
-            entries.iter().for_each(|Entry { at, slot }| limiters[*at].leave_client(slot));
-        }
-        if !matches!(self.held, Held::Nothing) {
-            for limiter in limiters {
-                limiter.leave();
-            }
-        }
+        entries.iter().for_each(|Entry { at, slot }| limiters[*at].leave_client(slot));
+        limiters.iter().for_each(|limiter| limiter.leave());
     }
 }

@@ -103,7 +103,7 @@ impl Candidates<'_> {
             }
         }
         if let Some(rate) = self.ask.max_rate {
-            slot.wait = backend.pace.take(rate, self.ask.now, self.patience)?;
+            slot.put_off(backend.pace.take(rate, self.ask.now, self.patience)?);
         }
         Some(slot)
     }

@@ -18,8 +18,8 @@ pub struct Slot {
     /// The number of the trial, if its connection decides whether a half-open backend comes back; given back undecided
     /// at the end.
     trial: Option<u16>,
-    /// How long to wait with the connect, for the pace of the backend's connects, in ms.
-    pub wait: Millis,
+    /// In ms.
+    wait: u32,
 }
 
 impl Slot {
@@ -32,6 +32,17 @@ impl Slot {
     #[must_use]
     pub fn backend(&self) -> Arc<Backend> {
         Arc::clone(&self.backend)
+    }
+
+    /// How long to wait with the connect, for the pace of the backend's connects.
+    #[must_use]
+    pub fn wait(&self) -> Millis {
+        self.wait.into()
+    }
+
+    /// More than fits, some 50 days, is no wait that anybody has the patience for.
+    pub(super) fn put_off(&mut self, wait: Millis) {
+        self.wait = wait.try_into().unwrap_or(u32::MAX);
     }
 
     #[must_use]

@@ -248,11 +248,11 @@ fn a_session_that_has_failed_everywhere_in_its_tier_goes_on_to_the_next() {
 fn connects_beyond_the_rate_go_to_others_and_then_wait() {
     let pool = pool_of(Balance::RoundRobin, &[0; 2], |config| config.connect.max_rate = Some(10));
     let rng = &mut Rng::from_seed(3);
-    let waits: Vec<Millis> = (0..8).map(|_| pool.claim(&Tried::default(), 1_000, rng).unwrap().wait).collect();
+    let waits: Vec<Millis> = (0..8).map(|_| pool.claim(&Tried::default(), 1_000, rng).unwrap().wait()).collect();
     assert_eq!(waits, [0, 0, 0, 0, 100, 100, 200, 200]);
     let mut last = 0;
     while let Some(slot) = pool.claim(&Tried::default(), 1_000, rng) {
-        last = slot.wait;
+        last = slot.wait();
     }
     assert_eq!(last, 10_000, "as long as the budget allows");
 }
@@ -261,7 +261,7 @@ fn connects_beyond_the_rate_go_to_others_and_then_wait() {
 fn who_must_wait_for_a_turn_waits_in_its_tier() {
     let pool = pool_of(Balance::RoundRobin, &[0, 1], |config| config.connect.max_rate = Some(10));
     let rng = &mut Rng::from_seed(3);
-    let mut claim = || pool.claim(&Tried::default(), 1_000, rng).map(|slot| (slot.label.to_string(), slot.wait));
+    let mut claim = || pool.claim(&Tried::default(), 1_000, rng).map(|slot| (slot.label.to_string(), slot.wait()));
     for wait in [0, 0].into_iter().chain((1..=100).map(|turn| turn * 100)) {
         assert_eq!(claim(), Some(("b0".into(), wait)));
     }
@@ -272,7 +272,7 @@ fn who_must_wait_for_a_turn_waits_in_its_tier() {
 fn who_does_not_wait_gets_nobody_beyond_the_rate_and_takes_no_turn() {
     let pool = pool_of(Balance::RoundRobin, &[0], |config| config.connect.max_rate = Some(10));
     let rng = &mut Rng::from_seed(3);
-    let mut wait = |patience| pool.claim_within(&Tried::default(), patience, 1_000, rng).map(|slot| slot.wait);
+    let mut wait = |patience| pool.claim_within(&Tried::default(), patience, 1_000, rng).map(|slot| slot.wait());
     assert_eq!([wait(0), wait(0), wait(0), wait(99)], [Some(0), Some(0), None, None]);
     assert_eq!(wait(100), Some(100));
 }

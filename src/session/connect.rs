@@ -36,7 +36,7 @@ pub async fn connect(
 ) -> Result<(Stream, Slot), CloseReason> {
     super::hook::connect(record.id);
     record.pool = Some(Arc::clone(&search.pool));
-    let (started, waited) = (Instant::now(), record.waited);
+    let (started, waited) = (Instant::now(), record.waited());
     let deadline = started + search.pool.connect.budget;
     let watch = Watch::new(&search.pool);
     let connected = tokio::select! {
@@ -44,7 +44,7 @@ pub async fn connect(
         connected = search.next(record, worker, deadline, Some(&watch)) => connected,
         () = watch.is_reset(client) => Err(CloseReason::ClientReset),
     };
-    let wait = started.elapsed().saturating_sub(record.waited.saturating_sub(waited));
+    let wait = started.elapsed().saturating_sub(record.waited().saturating_sub(waited));
     record.connect_wait = Some(wait);
     if connected.is_ok() {
         search.pool.metrics.connect_wait.observe(wait.as_secs_f64());
@@ -124,8 +124,8 @@ impl Search {
                 deadline += self.waited.saturating_sub(before);
                 attempt
             };
-            if attempt.slot.wait > 0 {
-                let wait = Duration::from_millis(attempt.slot.wait);
+            if attempt.slot.wait() > 0 {
+                let wait = Duration::from_millis(attempt.slot.wait());
                 if wait >= left {
                     return Err(CloseReason::ConnectBudget);
                 }
@@ -156,7 +156,7 @@ impl Search {
     ) {
         let connect = record.connected.take().map_or(Duration::ZERO, |(_, took)| took);
         let took = connect + record.traffic.take().map_or(Duration::ZERO, |traffic| traffic.age());
-        record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
+        record.failed_mut().push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
         if let Some(failure) = failure {
             report::failed(&self.pool, slot, slot.is_on_trial(), failure);
         }
@@ -284,7 +284,7 @@ impl Search {
 
     fn fail(&mut self, Attempt { slot, begun, .. }: &Attempt, error: ConnectError, record: &mut Record) {
         let (outcome, took) = (error.reason().as_str(), begun.elapsed());
-        record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
+        record.failed_mut().push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
         slot.connect_failed(error.reason(), &error.to_string(), unix_ms());
         // An attempt that the budget has cut to less than half of its time proves nothing.
         let had_time = took * 2 >= self.pool.connect.timeout.min(self.pool.connect.budget);
@@ -304,5 +304,5 @@ fn overtaken(Attempt { slot, begun, .. }: &Attempt, record: &mut Record) {
     let took = begun.elapsed();
     // At least as long as this it would have taken.
     slot.connect_time.observe(took.as_secs_f32() * 1_000.0, millis(Instant::now()));
-    record.failed.push(FailedAttempt { backend: Arc::clone(&slot.label), outcome: SLOWER, took });
+    record.failed_mut().push(FailedAttempt { backend: Arc::clone(&slot.label), outcome: SLOWER, took });
 }

@@ -44,7 +44,7 @@ pub fn of(pool: &Pool, reason: CloseReason, record: &Record) -> Option<Arc<Hold>
     let may_enter = match reason {
         CloseReason::NoBackend | CloseReason::ConnectFailed => true,
         // It may have waited for its turn all that time, and that is no failure of a backend.
-        CloseReason::ConnectBudget => !record.failed.is_empty(),
+        CloseReason::ConnectBudget => !record.failed().is_empty(),
         _ => false,
     };
     may_enter.then(|| Arc::clone(hold))
@@ -59,14 +59,14 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason) {
     let worker = Rc::clone(&session.worker);
     let mut kept = Kept::new(hold.room());
     // Of what it has tried in vain, the record shows the first search and the last one.
-    let noted = session.record.failed.len();
+    let noted = session.record.failed().len();
     let mut waited = Duration::ZERO;
     loop {
         let begun = Instant::now();
         let stop = wait(&session.client, &place, &mut kept, &worker, &name).await;
         let took = begun.elapsed();
         waited += took;
-        session.record.waited += took;
+        session.record.add_wait(took);
         match stop {
             Stop::Search => {}
             Stop::Expired => {
@@ -81,7 +81,7 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason) {
         // The table may be another one by now.
         let Some(pool) = worker.table.load().pool(&name).cloned() else { return session.close(reason) };
         let mut search = Search::new(pool);
-        session.record.failed.truncate(noted);
+        session.record.failed_mut().truncate(noted);
         session.record.phase = Phase::Connect;
         match connect::connect(&session.client, &mut search, &mut session.record, &worker).await {
             Ok((backend, slot)) => {

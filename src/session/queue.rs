@@ -122,7 +122,7 @@ impl<'a> Stay<'a> {
 impl Drop for Stay<'_> {
     fn drop(&mut self) {
         let took = self.begun.elapsed();
-        self.record.waited += took;
+        self.record.add_wait(took);
         let metrics = self.pool.metrics.queue();
         metrics.waiting.dec();
         metrics.outcome(self.outcome).inc();

@@ -62,17 +62,14 @@ pub struct Record {
     pub client: ClientAddr,
     pub phase: Phase,
     pub pool: Option<Arc<Pool>>,
-    pub failed: Vec<FailedAttempt>,
     /// The backend that was connected to, and how long its attempt took.
     pub connected: Option<(Arc<Backend>, Duration)>,
     /// What has passed between the client and that backend; from the relay on.
     pub traffic: Option<Traffic>,
     /// From the first attempt to the connection, or to giving up.
     pub connect_wait: Option<Duration>,
-    /// In the pool's queue and hold together.
-    pub waited: Duration,
-    /// What was kept of it while it was held, as far as no backend has got it yet.
-    held: Option<HeldBytes>,
+    /// Apart, so that it takes no room while most sessions are idle.
+    detours: Option<Box<Detours>>,
     bytes: [u64; 2],
     accepted: Instant,
     reason: Option<CloseReason>,
@@ -80,6 +77,16 @@ pub struct Record {
     permit: Option<Permit>,
     place: Option<Place>,
     _alive: Alive,
+}
+
+/// What most sessions never have.
+#[derive(Default)]
+struct Detours {
+    failed: Vec<FailedAttempt>,
+    /// In the pool's queue and hold together.
+    waited: Duration,
+    /// What was kept of it while it was held, as far as no backend has got it yet.
+    held: Option<HeldBytes>,
 }
 
 impl Record {
@@ -92,12 +99,10 @@ impl Record {
             client,
             phase: Phase::Admit,
             pool: None,
-            failed: Vec::new(),
             connected: None,
             traffic: None,
             connect_wait: None,
-            waited: Duration::ZERO,
-            held: None,
+            detours: None,
             bytes: [0; 2],
             accepted,
             reason: None,
@@ -120,11 +125,12 @@ impl Record {
             backend.metrics.bytes[direction as usize].inc_by(bytes);
         }
         if direction == Direction::ToBackend
-            && let Some(held) = &mut self.held
+            && let Some(detours) = &mut self.detours
+            && let Some(held) = &mut detours.held
         {
             held.shrink(bytes as usize);
             if held.is_empty() {
-                self.held = None;
+                detours.held = None;
             }
         }
         report::moved(self, direction);
@@ -133,8 +139,32 @@ impl Record {
     /// What was kept while the client was held, for whoever gives it to a backend.
     pub fn hand_over(&mut self, kept: Kept) -> Handover {
         let (handover, held) = kept.into_handover();
-        self.held = Some(held).filter(|held| !held.is_empty());
+        self.detours().held = Some(held).filter(|held| !held.is_empty());
         handover
+    }
+
+    /// The connect tries that came to nothing.
+    pub fn failed(&self) -> &[FailedAttempt] {
+        self.detours.as_ref().map_or(&[], |detours| &detours.failed)
+    }
+
+    /// The same, to add to them or to forget some.
+    pub fn failed_mut(&mut self) -> &mut Vec<FailedAttempt> {
+        &mut self.detours().failed
+    }
+
+    /// In the pool's queue and hold together, so far.
+    pub fn waited(&self) -> Duration {
+        self.detours.as_ref().map_or(Duration::ZERO, |detours| detours.waited)
+    }
+
+    /// It has waited for so long once more.
+    pub fn add_wait(&mut self, took: Duration) {
+        self.detours().waited += took;
+    }
+
+    fn detours(&mut self) -> &mut Detours {
+        self.detours.get_or_insert_default()
     }
 
     /// What the backend so far has been given begins anew with the next one: each byte of the client's counts once.
@@ -175,7 +205,7 @@ impl Record {
         }
         line.display("attempts", &Attempts(self));
         line.seconds("connect", self.connect_wait.unwrap_or_default());
-        line.seconds("wait", self.waited);
+        line.seconds("wait", self.waited());
         line.seconds("duration", duration);
         line.number("to_backend", self.bytes[Direction::ToBackend as usize]);
         line.number("to_client", self.bytes[Direction::ToClient as usize]);
@@ -205,7 +235,7 @@ struct Attempts<'a>(&'a Record);
 
 impl fmt::Display for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let failed = self.0.failed.iter().map(|attempt| (&attempt.backend, attempt.outcome, attempt.took));
+        let failed = self.0.failed().iter().map(|attempt| (&attempt.backend, attempt.outcome, attempt.took));
         let connected = self.0.connected.iter().map(|(backend, took)| (&backend.label, "connected", *took));
         for (index, (backend, outcome, took)) in failed.chain(connected).enumerate() {
             if index > 0 {

@@ -144,7 +144,7 @@ impl Unanswered<'_> {
                 Death::Condemned => None,
             };
             search.disappointed(&slot, UNANSWERED, failure, self.record);
-            let noted = self.record.failed.len();
+            let noted = self.record.failed().len();
             self.record.phase = record::Phase::Connect;
             let waited = search.waited;
             // A connection that has failed is none, and its place is for whoever waits. Of one that still stands the
@@ -166,12 +166,12 @@ impl Unanswered<'_> {
                 }
                 Err(CloseReason::ClientReset) => return Outcome::Close(CloseReason::ClientReset),
                 Err(reason) => {
-                    let nobody_was_tried = self.record.failed.len() == noted;
+                    let nobody_was_tried = self.record.failed().len() == noted;
                     if let Death::Failed(error) = death {
                         self.record.phase = record::Phase::Relay;
                         if nobody_was_tried {
                             // Then this was no try in vain but the session's backend.
-                            self.record.failed.pop();
+                            self.record.failed_mut().pop();
                             self.record.connected = connected;
                         }
                         return Outcome::Close(CloseReason::of_relay(RelayEnd::of_error(Side::Backend, error)));
@@ -180,7 +180,7 @@ impl Unanswered<'_> {
                     let Some((backend, slot)) = former else { return Outcome::Close(reason) };
                     self.record.phase = record::Phase::Relay;
                     if nobody_was_tried {
-                        self.record.failed.pop();
+                        self.record.failed_mut().pop();
                     }
                     self.record.connected = connected;
                     // What was said against it already is not said again at the end.

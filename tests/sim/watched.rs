@@ -162,12 +162,12 @@ impl Watched {
         if let Some(rate) = self.config.connect.max_rate {
             let wait = twin.wait(now);
             twin.take_turn(rate, now);
-            assert_eq!(u128::from(slot.wait), wait.div_ceil(1_000_000), "{now}: the wait for {}", slot.label);
+            assert_eq!(u128::from(slot.wait()), wait.div_ceil(1_000_000), "{now}: the wait for {}", slot.label);
             let longest = self.config.connect.budget.as_millis();
-            assert!(u128::from(slot.wait) <= longest, "{now}: {} ms", slot.wait);
-            tally.waits += u64::from(slot.wait > 0);
+            assert!(u128::from(slot.wait()) <= longest, "{now}: {} ms", slot.wait());
+            tally.waits += u64::from(slot.wait() > 0);
         } else {
-            assert_eq!(slot.wait, 0);
+            assert_eq!(slot.wait(), 0);
         }
         tally.slow_claims += u64::from(twin.is_ramping());
         tally.panic_claims += u64::from(self.mode.panic);
