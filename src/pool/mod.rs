@@ -339,6 +339,12 @@ impl Pool {
         }
     }
 
+    /// Whether it may refuse new sessions for its latency at all: only then is it worth to ask [`admits`](Self::admits).
+    #[must_use]
+    pub fn sheds(&self) -> bool {
+        self.shed.is_some()
+    }
+
     /// Whether a new session may come, or is refused because the latency is too high.
     pub fn admits(&self, now: Millis, rng: &mut Rng) -> bool {
         self.shed.as_ref().is_none_or(|shed| {

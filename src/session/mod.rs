@@ -81,7 +81,7 @@ impl Session {
             table.route(&facts).cloned()
         };
         let Some(pool) = pool else { return self.close(CloseReason::NoBackend) };
-        if !pool.admits(millis(Instant::now()), &mut self.worker.rng.borrow_mut()) {
+        if pool.sheds() && !pool.admits(millis(Instant::now()), &mut self.worker.rng.borrow_mut()) {
             self.record.pool = Some(pool);
             return self.close(CloseReason::Shed);
         }
