@@ -329,6 +329,8 @@ impl Drop for Permit {
         let Some(entries) = &self.held else { return };
         let limiters = self.gate.limiters();
         entries.iter().for_each(|Entry { at, slot }| limiters[*at].leave_client(slot));
-        limiters.iter().for_each(|limiter| limiter.leave());
+        for limiter in limiters {
+            limiter.leave();
+        }
     }
 }

@@ -65,7 +65,7 @@ impl Run<'_> {
             let Some(slot) = watched.claim(&Tried::default(), id, twins, &mut self.rng, now, self.tally) else {
                 continue;
             };
-            self.begun.entry(slot.id).or_default().push(now + slot.wait);
+            self.begun.entry(slot.id).or_default().push(now + slot.wait());
             watched.served(&slot, slot.is_on_trial(), twins, now, self.tally);
             release(slot, id, twins, now);
         }

@@ -250,7 +250,7 @@ impl<'a> Run<'a> {
         let left = session.deadline.saturating_sub(self.now);
         let claimed = if session.attempts_left > 0 && left > 0 { self.claim(number) } else { None };
         match claimed {
-            Some((slot, id)) if slot.wait < left => self.connect(number, id, slot),
+            Some((slot, id)) if slot.wait() < left => self.connect(number, id, slot),
             Some((slot, id)) => {
                 release(slot, id, &mut self.twins, self.now);
                 self.close(number);
@@ -264,14 +264,14 @@ impl<'a> Run<'a> {
         let session = self.sessions[number].as_mut()?;
         let watched = &mut self.pools[session.pool];
         let slot = watched.claim(&session.tried, id, &mut self.twins, &mut self.rng, self.now, self.tally)?;
-        self.begun.entry(slot.id).or_default().push(self.now + slot.wait);
+        self.begun.entry(slot.id).or_default().push(self.now + slot.wait());
         session.tried.push(slot.id);
         session.attempts_left -= 1;
         Some((slot, id))
     }
 
     fn connect(&mut self, number: usize, id: u64, slot: Slot) {
-        let begun = self.now + slot.wait;
+        let begun = self.now + slot.wait();
         let timeout = self.scenario.config.connect.timeout.as_millis() as u64;
         let how = self.natures[&slot.id].connect(begun, timeout, &mut self.dice);
         let took = match how {
@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
         let earned = self.scenario.config.connect.hedge_share.ratio() * *connections as f64;
         assert!(*hedges as f64 <= earned + 1.0 + 1e-6, "{}: {hedges} hedges of {connections}", self.now);
         let Some((slot, id)) = self.claim(number) else { return };
-        if slot.wait > 0 {
+        if slot.wait() > 0 {
             release(slot, id, &mut self.twins, self.now);
         } else {
             self.tally.hedges += 1;
