@@ -2,7 +2,7 @@
 //!
 //! Owns the HTML and its escaping. Every text that isn't a constant of this file passes through [`Escaped`].
 
-use super::status::{BackendStatus, Listener, PoolStatus, Status};
+use super::status::{BackendStatus, LimitStatus, Listener, PoolStatus, Status};
 use bytesize::ByteSize;
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
@@ -35,6 +35,7 @@ impl Display for Page<'_> {
             f.write_str("</ul>\n")?;
         }
         self.listeners(f)?;
+        self.limits(f)?;
         self.0.pools.iter().try_for_each(|pool| self.pool(pool, f))?;
         f.write_str(
             "<p><a href=\"/status\">status</a> <a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readyz</a>\n",
@@ -53,6 +54,22 @@ impl Page<'_> {
         f.write_str("</table>\n")
     }
 
+    fn limits(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("<h2>Limits</h2>\n<table>\n<tr><th>scope<th>name<th>connections<th>clients known")?;
+        f.write_str("<th>refused<th>in a dry run\n")?;
+        for limit in &self.0.limits {
+            let LimitStatus { scope, name, connections, max_connections, clients, max_clients, .. } = limit;
+            let class = if max_connections.is_some_and(|max| *connections >= max) { "number down" } else { "number" };
+            write!(f, "<tr><td>{scope}<td>{}<td class=\"{class}\">", Escaped(name))?;
+            write!(f, "{}<td class=\"number\">", OfMost(*connections, *max_connections))?;
+            if let Some(clients) = clients {
+                write!(f, "{}", OfMost(*clients, *max_clients))?;
+            }
+            writeln!(f, "<td class=\"number\">{}<td class=\"number\">{}", limit.refused, limit.refused_dry_run)?;
+        }
+        f.write_str("</table>\n")
+    }
+
     fn pool(&self, pool: &PoolStatus, f: &mut Formatter<'_>) -> fmt::Result {
         let PoolStatus { name, balance, available, panic, tier, queue, shed, hold, backends, .. } = pool;
         write!(f, "<h2>Pool {} <small>{}", Escaped(name), Escaped(balance))?;
@@ -61,16 +78,20 @@ impl Page<'_> {
             write!(f, ", tiers up to {tier} in use")?;
         }
         if let Some(queue) = queue {
-            write!(f, ", {} of at most {} wait", queue.waiting, queue.max_waiting)?;
+            let class = if queue.waiting >= queue.max_waiting { "down" } else { "" };
+            write!(f, ", queue: <span class=\"{class}\">{} of {}</span>", queue.waiting, queue.max_waiting)?;
         }
-        if let Some(share) = shed.filter(|share| *share > 0.0) {
-            write!(f, ", <span class=\"down\">{:.0} % of new connections are refused</span>", share * 100.0)?;
+        if let Some(shed) = shed {
+            let class = if shed.probability > 0.0 { "down" } else { "" };
+            let dry_run = if shed.dry_run { " (dry run)" } else { "" };
+            write!(f, ", shed{dry_run}: <span class=\"{class}\">{:.0} %</span>", shed.probability * 100.0)?;
+        }
+        if let Some(hold) = hold {
+            let class = if hold.held > 0 { "down" } else { "" };
+            write!(f, ", held: <span class=\"{class}\">{} of {}</span>", hold.held, hold.max_connections)?;
         }
         if *panic {
             write!(f, ", <span class=\"down\">panic: all enabled are used</span>")?;
-        }
-        if let Some(hold) = hold.as_ref().filter(|hold| hold.held > 0) {
-            write!(f, ", <span class=\"down\">{} clients are held</span>", hold.held)?;
         }
         writeln!(f, "</small></h2>")?;
         f.write_str(
@@ -83,12 +104,26 @@ impl Page<'_> {
 
     fn backend(&self, backend: &BackendStatus, f: &mut Formatter<'_>) -> fmt::Result {
         let BackendStatus {
-            name, address, weight, tier, state, share, since, active, total, bytes, last_error, ..
+            name,
+            address,
+            weight,
+            tier,
+            state,
+            share,
+            since,
+            active,
+            max_connections,
+            total,
+            bytes,
+            last_error,
+            ..
         } = backend;
         write!(f, "<tr><td>{}<td>{}<td class=\"number\">{tier}", Escaped(name), Escaped(address))?;
         write!(f, "<td class=\"number\">{weight}<td class=\"number\">{:.0} %", share * 100.0)?;
         write!(f, "<td class=\"{state}\">{state}<td>{}", Coarse(since.until(self.0.now)))?;
-        write!(f, "<td class=\"number\">{active}<td class=\"number\">{total}")?;
+        let full = max_connections.is_some_and(|max| *active >= max);
+        write!(f, "<td class=\"number{}\">", if full { " degraded" } else { "" })?;
+        write!(f, "{}<td class=\"number\">{total}", OfMost(*active, *max_connections))?;
         for bytes in [bytes.to_backend, bytes.to_client] {
             write!(f, "<td class=\"number\">{}", ByteSize(bytes).display().iec())?;
         }
@@ -115,6 +150,18 @@ impl Display for Escaped<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// `3 of 20`, or `3` where there is no most.
+struct OfMost<T>(T, Option<T>);
+
+impl<T: Display> Display for OfMost<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(count, Some(most)) => write!(f, "{count} of {most}"),
+            Self(count, None) => write!(f, "{count}"),
+        }
     }
 }
 

@@ -7,10 +7,11 @@
 use super::{Phase, State};
 use crate::admission::{Limiter, Process};
 use crate::clock::Now;
-use crate::metrics::{HoldOutcome, Scope};
+use crate::config;
+use crate::metrics::{HoldOutcome, QueueOutcome, Scope};
 use crate::name::Direction;
 use crate::pool::hold::Hold;
-use crate::pool::{Backend, LastError, Pool, PoolView, Standing, WHOLE_SHARE};
+use crate::pool::{Backend, LastError, Pool, PoolView, Shed, Standing, WHOLE_SHARE};
 use crate::table::{self, RoutingTable};
 use serde::{Serialize, Serializer};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -75,8 +76,8 @@ pub struct PoolStatus {
     pub tier: u8,
     /// If it has one.
     pub queue: Option<QueueStatus>,
-    /// The share of new connections that is refused because a latency is too high, if the pool looks for that.
-    pub shed: Option<f64>,
+    /// If a latency has a target.
+    pub shed: Option<ShedStatus>,
     /// Where the pool is told to hold clients while no backend is up.
     pub hold: Option<HoldStatus>,
     pub backends: Vec<BackendStatus>,
@@ -89,6 +90,24 @@ pub struct QueueStatus {
     /// How long the one that waits longest has waited.
     pub oldest_ms: Option<u64>,
     pub max_wait_ms: u64,
+    /// What has become of clients since the start.
+    pub served: u64,
+    pub full: u64,
+    pub hopeless: u64,
+    pub timeout: u64,
+    pub left: u64,
+    pub gone: u64,
+    pub no_backend: u64,
+}
+
+#[derive(Serialize)]
+pub struct ShedStatus {
+    /// The share of new connections that is refused because a latency is too high, 0 to 1; in a dry run, that would be.
+    pub probability: f64,
+    pub dry_run: bool,
+    pub refused: u64,
+    /// Would have been, by a dry run.
+    pub refused_dry_run: u64,
 }
 
 #[derive(Serialize)]
@@ -293,19 +312,45 @@ impl PoolStatus {
             available: backends.iter().filter(|backend| backend.available()).count(),
             panic: mode.panic,
             tier: mode.tier,
-            queue: pool.queue.map(|queue| QueueStatus {
-                waiting: pool.waiting.len(),
-                max_waiting: queue.max_waiting,
-                oldest_ms: pool.waiting.oldest().map(|since| now.millis.saturating_sub(since)),
-                max_wait_ms: queue.max_wait.as_millis() as u64,
-            }),
-            shed: pool.shed_probability(),
+            queue: pool.queue.map(|queue| QueueStatus::of(&queue, pool, now)),
+            shed: pool.shed().map(|shed| ShedStatus::of(shed, pool)),
             hold: pool.hold.as_deref().map(HoldStatus::of),
             backends: backends
                 .iter()
                 .zip(weights.iter().zip(tiers))
                 .map(|(backend, (&weight, &tier))| BackendStatus::of(backend, weight, tier, now))
                 .collect(),
+        }
+    }
+}
+
+impl QueueStatus {
+    fn of(queue: &config::Queue, pool: &Pool, now: Now) -> Self {
+        let count = |outcome| pool.metrics.queue().outcome(outcome).get();
+        Self {
+            waiting: pool.waiting.len(),
+            max_waiting: queue.max_waiting,
+            oldest_ms: pool.waiting.oldest().map(|since| now.millis.saturating_sub(since)),
+            max_wait_ms: queue.max_wait.as_millis() as u64,
+            served: count(QueueOutcome::Served),
+            full: count(QueueOutcome::Full),
+            hopeless: count(QueueOutcome::Hopeless),
+            timeout: count(QueueOutcome::Timeout),
+            left: count(QueueOutcome::Left),
+            gone: count(QueueOutcome::Gone),
+            no_backend: count(QueueOutcome::NoBackend),
+        }
+    }
+}
+
+impl ShedStatus {
+    fn of(shed: &Shed, pool: &Pool) -> Self {
+        let metrics = pool.metrics.shed();
+        Self {
+            probability: shed.share(),
+            dry_run: shed.config.dry_run,
+            refused: metrics.refused.get(),
+            refused_dry_run: metrics.dry_run.get(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! | health checker | control thread | probes due | after the workers |
 //! | memory | control thread | a tick of a second | after the workers |
 //! | headroom | control thread | a quarter of a second | after the workers |
+//! | refusals | control thread | a tick of a second | after the workers |
 //! | watchdog | control thread | half of the service manager's span | after the workers |
 //! | admin endpoint | control thread | its socket | last |
 //! | log writers | a thread each | their queues | flushed at exit |
@@ -22,6 +23,7 @@ mod gates;
 mod headroom;
 mod memory;
 mod pipes;
+mod refusals;
 mod start;
 mod supervise;
 mod watchdog;

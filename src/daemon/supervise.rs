@@ -1,12 +1,12 @@
-//! The control tasks (the health checker, the keeper of the pools, the admin endpoint, those that look after memory, and
-//! the one that feeds the watchdog): started, started again after a panic, stopped.
+//! The control tasks (the health checker, the keeper of the pools, the admin endpoint, those that look after memory,
+//! the one that tells of refusals, and the one that feeds the watchdog): started, started again after a panic, stopped.
 //!
 //! Owns their lives, not their work. What they know that must last is kept elsewhere (pools, metrics), so that starting
 //! one again is all there is to do; how often that happened is a metric.
 
 use super::accept_queues::AcceptQueues;
 use super::start::Shared;
-use super::{Failure, headroom, memory, watchdog};
+use super::{Failure, headroom, memory, refusals, watchdog};
 use crate::admin::{self, Phase};
 use crate::backoff::Backoff;
 use crate::drain::spawn;
@@ -29,6 +29,7 @@ pub struct Control {
     keeper: JoinHandle<()>,
     memory: JoinHandle<()>,
     headroom: JoinHandle<()>,
+    refusals: JoinHandle<()>,
     watchdog: JoinHandle<()>,
     admin: Option<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
@@ -56,6 +57,9 @@ impl Control {
         let headroom = keep_running("headroom", Arc::clone(&shared.metrics), move || {
             headroom::watch(high, pressure.clone(), Arc::clone(&metrics))
         });
+        let table = Arc::clone(&shared.table);
+        let refusals =
+            keep_running("refusals", Arc::clone(&shared.metrics), move || refusals::tell(Arc::clone(&table)));
         let seats = Arc::clone(&shared.seats);
         let watchdog =
             keep_running("watchdog", Arc::clone(&shared.metrics), move || watchdog::feed(Arc::clone(&seats)));
@@ -83,8 +87,8 @@ impl Control {
             Err(error) => return Err(Failure::System(format!("can't watch the admin socket: {error}"))),
         };
         let (checker, keeper, memory) = (spawn(checker), spawn(keeper), spawn(memory));
-        let (headroom, watchdog) = (spawn(headroom), spawn(watchdog));
-        Ok(Self { checker, keeper, memory, headroom, watchdog, admin, first_round, stop })
+        let (headroom, refusals, watchdog) = (spawn(headroom), spawn(refusals), spawn(watchdog));
+        Ok(Self { checker, keeper, memory, headroom, refusals, watchdog, admin, first_round, stop })
     }
 
     /// Waits until every backend has been asked once.
@@ -99,6 +103,7 @@ impl Control {
         self.keeper.abort();
         self.memory.abort();
         self.headroom.abort();
+        self.refusals.abort();
         self.watchdog.abort();
         self.stop.send_replace(true);
         if let Some(admin) = self.admin {

@@ -39,6 +39,7 @@ mod view;
 pub use backend::{Backend, Health, LastError, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use mode::Mode;
+pub use shed::Shed;
 pub use slot::{Full, Slot};
 pub use tried::Tried;
 pub use view::{Members, PoolView, ResolvedMember};
@@ -55,7 +56,6 @@ use hedge::HedgeBudget;
 use hold::Hold;
 use mode::{Count, Judge};
 use queue::{Terms, WaitingList};
-use shed::Shed;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -365,10 +365,10 @@ impl Pool {
         }
     }
 
-    /// The share of new sessions that is refused for that, 0 to 1; `None` if no latency has a target.
+    /// What refuses a share of new sessions for that; `None` if no latency has a target.
     #[must_use]
-    pub fn shed_probability(&self) -> Option<f64> {
-        self.shed.as_ref().map(Shed::share)
+    pub fn shed(&self) -> Option<&Shed> {
+        self.shed.as_ref()
     }
 
     /// Counts a connection, of which a share may have a second attempt.

@@ -37,8 +37,8 @@ pub struct AcceptQueue {
     pub limit: u32,
 }
 
-/// The accept queue of a listening TCP socket; `None` for any other. Source: `tcp_get_info` in the kernel, which has two
-/// fields tell of the queue while the socket listens.
+/// The accept queue of a listening TCP socket; `None` for any other. Source: `tcp_get_info` in the kernel, which has
+/// two fields tell of the queue while the socket listens.
 pub fn accept_queue<Fd: AsFd>(socket: Fd) -> Option<AcceptQueue> {
     /// `TCP_LISTEN` of the kernel's `tcp_states.h`.
     const LISTENS: u8 = 10;

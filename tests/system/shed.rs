@@ -35,7 +35,7 @@ fn ask(tidegate: &Tidegate) {
 }
 
 fn probability(tidegate: &Tidegate) -> f64 {
-    tidegate.pool_status()["shed"].as_f64().unwrap()
+    tidegate.pool_status()["shed"]["probability"].as_f64().unwrap()
 }
 
 fn shed(tidegate: &Tidegate, dry_run: &str) -> f64 {

@@ -127,12 +127,14 @@ fn who_has_connections_is_never_forgotten_and_a_newcomer_is_let_in_unseen() {
 }
 
 #[test]
-fn f37_a_million_addresses_leave_the_table_bounded_and_the_established_known() {
+fn f37_a_flood_of_addresses_leaves_the_table_bounded_and_the_established_known() {
     const MAX: usize = 8_192;
+    // Unoptimized, fewer: they turn the whole table over twenty times as well.
+    const FLOOD: u32 = if cfg!(debug_assertions) { 200_000 } else { 1_000_000 };
     let clients = Clients::new(WHOLE, MAX, Some(2), Some(per_second(10, 5)));
     let known: Vec<Slot> = (0..1_000).map(|number| counted(clients.enter(ip(number), SECOND))).collect();
     let (mut untracked, mut debts) = (0, 0);
-    for number in 0..1_000_000 {
+    for number in 0..FLOOD {
         // A hundred thousand a second: each owes for a tenth of a second, in which ten thousand come.
         let now = SECOND + u64::from(number) * 10_000;
         match clients.enter(ip(0x0a00_0000 + number), now).unwrap() {
@@ -146,7 +148,7 @@ fn f37_a_million_addresses_leave_the_table_bounded_and_the_established_known() {
     assert!(clients.remembered() <= MAX, "{}", clients.remembered());
     assert_eq!(untracked, 0);
     // The table remembers for less time than they owe, and says so.
-    assert!(debts > 900_000, "{debts}");
+    assert!(debts > FLOOD as usize * 9 / 10, "{debts}");
     let now = 20 * SECOND;
     for number in 0..1_000 {
         let second = counted(clients.enter(ip(number), now));
