@@ -2,8 +2,9 @@
 //!
 //! Owns the verdict, from the *lowest* latency of late: a burst makes some wait, but where even the luckiest waits,
 //! there is a standing queue, and more work only makes it longer. Source: RFC 8289 (`CoDel`). When the lowest has
-//! stayed above the target for a whole window, the share rises; from then on it follows the latency and its trend, four times
-//! a window, as PIE does (RFC 8033, section 4.2), so that the wait settles near the target and no capacity lies idle.
+//! stayed above the target for a whole window, the share rises; from then on it follows the latency and its trend, four
+//! times a window, as PIE does (RFC 8033, section 4.2), so that the wait settles near the target and no capacity lies
+//! idle.
 //!
 //! Pure: time and dice are arguments. Samples are one atomic each. Invariants: one connection a second is let through
 //! whatever the share; without samples the share falls.
