@@ -108,7 +108,7 @@ names! {
         "Time from choosing the pool to a connected backend, failed attempts included.";
 
     POOL_AVAILABLE = "tidegate_pool_available" ["pool"]:
-        "Backends that a session could be given: enabled, up, not ejected, not full.";
+        "Backends that are well: enabled, up, not ejected; those that are full included.";
     POOL_EJECTED = "tidegate_pool_ejected" ["pool"]:
         "Backends that real traffic has set aside, those on their last trial included.";
     POOL_PANIC = "tidegate_pool_panic" ["pool"]:

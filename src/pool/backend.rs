@@ -183,10 +183,11 @@ impl Backend {
         self.flags() & (flag::DOWN | flag::AGENT_DOWN) == 0
     }
 
-    /// Whether a session may be given this backend now: enabled, up, not ejected, not full.
+    /// Whether it is well: enabled, up, not ejected. One that is full is so, too: a service that is called unavailable
+    /// for being busy loses the load that it bears.
     #[must_use]
     pub fn available(&self) -> bool {
-        self.flags() & !flag::REDUCED == 0 && !self.is_full()
+        self.flags() & !flag::REDUCED == 0
     }
 
     #[must_use]

@@ -105,6 +105,19 @@ fn without_a_queue_who_finds_no_room_is_reset() {
     assert_eq!(tidegate.count("tidegate_pool_no_backend_total"), 0, "there is one");
 }
 
+/// Who asks `/readyz` would else take a balancer out for nothing but being busy.
+#[test]
+fn backends_that_are_full_are_well() {
+    let backend = Listening::new();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]).pool("backend_max_connections = 1").logged());
+    let held = (tidegate.connect(), backend.accept());
+    tidegate.connect().expect_end(End::Rst);
+    assert_eq!(tidegate.get("/readyz").status, 200);
+    assert_eq!(tidegate.pool_status()["available"], 1);
+    tidegate.logged(&["clients are refused", "\"refused\":1", "backends_full=1"]);
+    drop(held);
+}
+
 #[test]
 fn who_hangs_up_leaves_at_once() {
     let backend = Listening::new();
