@@ -8,8 +8,10 @@
 //! | admit | [`admission`] | the listener's gate: a permit, or a refusal before any backend is touched |
 //! | settle | [`session::balance`] | stays with this worker, or goes to one with fewer sessions |
 //! | route | [`table`] | the listener's pool, from the immutable routing table |
+//! | shed | `pool/shed.rs` | where the pool wants it: a share is refused while a latency stays above its target |
 //! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget; a hedge beside a slow one |
 //! | claim | [`pool`], `pool/pick/` | an available backend by the pool's policy; a slot is a guard |
+//! | queue | `session/queue.rs`, [`pool::queue`] | where all that would do are full: waits for a place, with a deadline, or is refused |
 //! | hold | `session/hold.rs`, [`pool::hold`] | where the pool wants it: while no backend is up, clients and what they send are kept, and released in order |
 //! | replay | `session/replay.rs` | where the pool wants it: until the first byte of the answer, the next backend gets the same |
 //! | relay | [`net::relay`] | bytes both ways, by copy or splice, in the worker's engine |
@@ -27,8 +29,8 @@
 //! spreads connections by a hash; a worker that has got more than its share hands the next one over before it is a
 //! session, and a worker that is stuck has a sibling that accepts for it. An established session never changes its
 //! thread. The *control thread* runs the daemon's loop, the health checker, the keeper of the pools, the admin endpoint
-//! and the task that gives memory back after a burst. Log lines are written by threads of their own, behind bounded
-//! queues.
+//! and the small tasks of [`daemon`]: memory that is given back, or short; refusals told of; the watchdog. Log lines
+//! are written by threads of their own, behind bounded queues.
 //!
 //! # Layers
 //!
@@ -57,7 +59,9 @@
 //! | time, [`health`]'s keeper | `Pool::review` | an ejection is over, a slow start goes on |
 //!
 //! From the flags of all backends `pool/mode.rs` finds what the pool does as a whole: which tiers are in use, and
-//! whether it panics. `pool/candidates.rs` is what one claim may have; the pickers choose among these. What becomes of
+//! whether it panics. That a backend is full is no flag: a place is one step of an atomic (`pool/count.rs`), taken with
+//! the claim. Whoever finds none may wait in [`pool::queue`]; who gives a place back wakes the one whose turn it is.
+//! `pool/candidates.rs` is what one claim may have; the pickers choose among these. What becomes of
 //! sessions whose backend went down, or that last too long, is `session/mover.rs`.
 //!
 //! # Three speeds
@@ -80,10 +84,15 @@
 //! 7. Nothing established is cut before the drain deadline, and the accept queues are emptied before they close, also
 //!    those of a worker that is stuck.
 //! 8. Log, disk and metrics failures never touch traffic: bounded queues that drop and count.
-//! 9. Counts return to zero: permits, slots, trials, sessions, pipes and places in a hold are guards.
-//! 10. Finding a backend takes no longer than the pool's budget, whatever fails, with at most two connects at once.
+//! 9. Counts return to zero: permits, slots, trials, sessions, pipes, places in a queue and in a hold are guards.
+//! 10. Finding a backend takes no longer than the pool's budget, whatever fails, with at most two connects at once. A
+//!     wait in the queue or in a hold comes on top, with a bound of its own.
 //! 11. Nothing is sent to a second backend unless the pool says so, nor after the first byte of an answer.
 //! 12. What this host lacks, and what a client does, never counts against a backend.
+//! 13. No maximum is exceeded, however many threads come at once, and a reserve is there whatever the others do. The
+//!     admin endpoint and the probes are under none.
+//! 14. Whoever is refused has cost nothing of what lies behind: at the gate no pool, in shedding and queue no backend.
+//!     A dry run changes nobody's fate.
 //!
 //! A unix socket knows no reset: its peer sees an end of file where a TCP peer would see one.
 
