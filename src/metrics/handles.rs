@@ -106,7 +106,7 @@ pub struct BackendMetrics {
     pub state_changes: Series<Counter>,
     pub connections_total: Series<Counter>,
     pub active: Series<Gauge>,
-    /// Indexed by [`Direction`].
+    /// Indexed by [`Direction`](crate::name::Direction).
     pub bytes: [Series<Counter>; 2],
     /// Only where there is a maximum.
     pub(super) max_connections: Mutex<Option<Series<Gauge>>>,
