@@ -14,6 +14,7 @@ pub mod conn;
 pub mod daemon;
 pub mod http;
 pub mod kernel;
+pub mod ledger;
 pub mod metrics;
 pub mod output;
 pub mod pattern;

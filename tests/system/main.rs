@@ -32,6 +32,7 @@ mod panics;
 mod policies;
 mod probes;
 mod queue;
+mod queue_backends;
 mod queue_replay;
 mod queue_soak;
 mod quiet;

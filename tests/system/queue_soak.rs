@@ -1,9 +1,10 @@
 //! A soak of the maxima and the queue before them: backends that count their connections themselves, clients of every
 //! kind, and backends that die and come back.
 
-use crate::kit::{Addr, Backend, Config, Conn, End, Tidegate, eventually, wait};
+use crate::kit::ledger::{Ledger, backend, try_line};
+use crate::kit::{Backend, Config, End, Tidegate, eventually, wait};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,61 +14,6 @@ const CLIENTS: usize = 40;
 const SOAK: Duration = Duration::from_secs(12);
 /// So many looks in a row at a queue that isn't served although places are free are no chance.
 const STUCK: usize = 30;
-
-/// The connections that a backend has, by its own reckoning: from the accept on, until it has been reset or ends them
-/// itself.
-#[derive(Default)]
-struct Ledger {
-    open: Mutex<HashMap<u64, Conn>>,
-    next: AtomicU64,
-    most: AtomicUsize,
-}
-
-impl Ledger {
-    /// One more. What was reset before it came counts no more, whether its thread knows of that or not.
-    fn enter(&self, conn: &Conn) -> u64 {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut open = self.open.lock().unwrap();
-        open.retain(|_, conn| !conn.is_over());
-        if !conn.is_over() {
-            open.insert(number, conn.twin());
-        }
-        self.most.fetch_max(open.len(), Ordering::Relaxed);
-        number
-    }
-
-    /// It is about to end.
-    fn leave(&self, number: u64) {
-        self.open.lock().unwrap().remove(&number);
-    }
-}
-
-/// Answers a line with the same line, after a while that depends on it, and ends the connection after its client.
-fn backend(address: Option<&Addr>, ledger: &Arc<Ledger>) -> Backend {
-    let ledger = Arc::clone(ledger);
-    let serve = move |mut conn: Conn| {
-        let number = ledger.enter(&conn);
-        if let Some(line) = try_line(&mut conn) {
-            wait::pace(Duration::from_millis(1 + line.bytes().map(u64::from).sum::<u64>() % 8));
-            let _ = conn.try_send(line);
-        }
-        while conn.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
-        ledger.leave(number);
-    };
-    match address {
-        Some(address) => Backend::at(address, serve),
-        None => Backend::new(serve),
-    }
-}
-
-/// With its line feed; `None` if the connection ends before.
-fn try_line(conn: &mut Conn) -> Option<String> {
-    let mut line = String::new();
-    while !line.ends_with('\n') {
-        line.push(char::from(conn.try_receive(1)?[0]));
-    }
-    Some(line)
-}
 
 /// What the clients have seen, in all.
 #[derive(Default)]
@@ -114,9 +60,7 @@ fn torment(backends: &mut [Option<Backend>], ledgers: &[Arc<Ledger>], stop: &Ato
         let index = dice.usize(..BACKENDS);
         let address = backends[index].take().unwrap().die();
         if dice.bool() {
-            // With all that it had.
-            let open: Vec<Conn> = ledgers[index].open.lock().unwrap().values().map(Conn::twin).collect();
-            open.iter().for_each(Conn::condemn);
+            ledgers[index].condemn();
         }
         wait::pace(Duration::from_millis(dice.u64(100..500)));
         backends[index] = Some(backend(Some(&address), &ledgers[index]));
@@ -172,7 +116,7 @@ fn f28_no_backend_ever_has_more_than_its_maximum_and_nobody_is_forgotten() {
         }
     });
     for (ledger, name) in ledgers.iter().zip(&backends) {
-        let most = ledger.most.load(Ordering::Relaxed);
+        let most = ledger.most();
         assert_eq!(most, ROOM, "{} had so many at once, and may have {ROOM}", name.as_ref().unwrap());
     }
     // A crowd before backends that all live, and then nobody more.
@@ -193,11 +137,7 @@ fn f28_no_backend_ever_has_more_than_its_maximum_and_nobody_is_forgotten() {
     assert_eq!(tidegate.count("tidegate_pool_queue_waiting"), 0);
     eventually("its fds are as many as at the start", || tidegate.fds().len() <= fds);
     for ledger in &ledgers {
-        eventually("the backends have no connection either", || {
-            let mut open = ledger.open.lock().unwrap();
-            open.retain(|_, conn| !conn.is_over());
-            open.is_empty()
-        });
+        eventually("the backends have no connection either", || ledger.open() == 0);
     }
     check_reasons(&tidegate, &seen);
 }

@@ -2,7 +2,10 @@
 //! refuses.
 
 use crate::kit::backend::{echo, naming};
+use crate::kit::ledger::{Ledger, backend, try_line};
 use crate::kit::{Addr, Backend, Config, Conn, Refusing, Tidegate, eventually, eventually_eq};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const QUICK: &str = "interval = \"1s\"\nfast_interval = \"100ms\"\ntimeout = \"1s\"\nrise = 1\nfall = 1";
@@ -167,4 +170,75 @@ fn f17_who_waits_longer_than_the_budget_is_reset() {
     // Who can't have a turn within the budget is told at once.
     let refused = tidegate.closed("connect_budget") + tidegate.closed("no_backend");
     assert_eq!(refused as usize, 20 - served);
+}
+
+/// Comes again and again, at once after each end; says how often it was served and how often reset.
+fn storm(tidegate: &Tidegate, over: &AtomicBool, served: &AtomicUsize, reset: &AtomicUsize) {
+    while !over.load(Ordering::Relaxed) {
+        let mut client = tidegate.connect();
+        let answered = client.try_send("again\n").is_ok() && try_line(&mut client).is_some();
+        let _ = client.try_finish();
+        client.rest();
+        if answered { served } else { reset }.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn f17_after_a_storm_of_reconnects_pace_maxima_and_slow_start_all_hold() {
+    const ROOM: usize = 8;
+    const RATE: f64 = 60.0;
+    let ledgers: [Arc<Ledger>; 2] = Default::default();
+    let [a, b] = ledgers.each_ref().map(|ledger| backend(None, ledger));
+    let config = Config::over([&a, &b])
+        .pool(&format!("backend_max_connections = {ROOM}\nslow_start = \"2h\""))
+        .connect(&format!("max_rate = {RATE}"))
+        .ejection("consecutive_failures = 1\nbase_time = \"200ms\"\nmax_time = \"200ms\"")
+        .more("[pools.web.queue]\nmax_wait = \"60s\"");
+    let begun = Instant::now();
+    let tidegate = Tidegate::start(config);
+    let (over, served, reset) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (name, waiting) = (a.to_string(), || tidegate.count("tidegate_pool_queue_waiting"));
+    let _a = std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| storm(&tidegate, &over, &served, &reset));
+        }
+        eventually("both are full", || tidegate.slots() == 2 * ROOM as u64 && waiting() > 0);
+        let address = a.die();
+        ledgers[0].condemn();
+        eventually_eq("it is set aside", &"ejected".to_owned(), || tidegate.state(&name));
+        let before = (Instant::now(), ledgers[0].came());
+        let a = backend(Some(&address), &ledgers[0]);
+        eventually_eq("it is back", &"up".to_owned(), || tidegate.state(&name));
+        let share = tidegate.share(&name);
+        assert!((0.09..0.15).contains(&share), "{share}");
+        // All those that the other one has no place for may come, but not at once.
+        eventually("it has more to do again", || {
+            let (since, came) = (before.0.elapsed().as_secs_f64(), ledgers[0].came() - before.1);
+            // A second's worth may come together, and beside it each trial.
+            let most = RATE * (since + 1.0) + since / 0.2 + 2.0;
+            assert!((came as f64) <= most, "{came} in {since} s");
+            came > RATE as u64 * 2
+        });
+        over.store(true, Ordering::Relaxed);
+        a
+    });
+    let most = RATE * (begun.elapsed().as_secs_f64() + 1.0);
+    assert!((ledgers[1].came() as f64) <= most, "{} in {:?}", ledgers[1].came(), begun.elapsed());
+    for ledger in &ledgers {
+        assert!(ledger.most() <= ROOM, "{} at once", ledger.most());
+    }
+    let (served, reset) = (served.into_inner(), reset.into_inner());
+    assert!(reset <= ROOM, "{reset} were reset, and no more than {ROOM} had the backend that died; {served} served");
+    // With room on both the one that came back has its small share.
+    tidegate.until_idle();
+    let before = ledgers.each_ref().map(|ledger| ledger.came());
+    for _ in 0..55 {
+        let mut client = tidegate.connect();
+        client.send("once\n");
+        client.expect("once\n");
+        client.finish();
+        client.rest();
+    }
+    let came = ledgers[0].came() - before[0];
+    assert!(came <= 25, "{came} of 55 went to the one that starts slowly");
 }
