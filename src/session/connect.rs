@@ -38,7 +38,7 @@ pub async fn connect(
     record.pool = Some(Arc::clone(&search.pool));
     let (started, waited) = (Instant::now(), record.waited());
     let deadline = started + search.pool.connect.budget;
-    let watch = Watch::new(&search.pool);
+    let watch = Watch::new(&search.pool, search.was_held);
     let connected = tokio::select! {
         biased;
         connected = search.next(record, worker, deadline, Some(&watch)) => connected,
@@ -69,6 +69,8 @@ pub struct Search {
     /// The backend of a session that looks for another one. Given up when it has to wait for that, so that nobody
     /// waits who has a place.
     pub former: Option<(Stream, Slot)>,
+    /// The client comes from the hold, where its FIN has meant that it has sent its all.
+    pub was_held: bool,
 }
 
 /// One connect try.
@@ -97,6 +99,7 @@ impl Search {
             waited: Duration::ZERO,
             place: None,
             former: None,
+            was_held: false,
         }
     }
 

@@ -81,6 +81,7 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason) {
         // The table may be another one by now.
         let Some(pool) = worker.table.load().pool(&name).cloned() else { return session.close(reason) };
         let mut search = Search::new(pool);
+        search.was_held = true;
         session.record.failed_mut().truncate(noted);
         session.record.phase = Phase::Connect;
         match connect::connect(&session.client, &mut search, &mut session.record, &worker).await {

@@ -141,8 +141,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn new(pool: &Pool) -> Self {
-        let fin_leaves = pool.queue.is_some_and(|queue| queue.client_fin == ClientFin::Leave);
+    /// Of a client that `was_held` or not.
+    pub fn new(pool: &Pool, was_held: bool) -> Self {
+        let fin_leaves = !was_held && pool.queue.is_some_and(|queue| queue.client_fin == ClientFin::Leave);
         Self { fin_leaves, left: Cell::new(false), told: Notify::new() }
     }
 

@@ -284,3 +284,36 @@ fn attempts_that_time_out_lead_to_the_hold_too() {
     echo.join().unwrap();
     until_over(&tidegate);
 }
+
+#[test]
+fn who_was_held_with_its_fin_waits_in_the_queue_for_its_turn_whatever_a_fin_means_there() {
+    let queue = "[pools.web.queue]\nmax_wait = \"60s\"\nclient_fin = \"leave\"";
+    let gone = Listening::new();
+    let address = gone.addr.clone();
+    drop(gone);
+    let config = probed([&address], &format!("max_wait = \"60s\"\n{queue}")).pool("backend_max_connections = 1");
+    let tidegate = Tidegate::start(config);
+    let said = ["one", "two", "three"];
+    let _clients = said.map(|word| {
+        let mut client = tidegate.connect();
+        client.send(word);
+        client.finish();
+        client
+    });
+    until_held(&tidegate, 3);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    let _back = Backend::at(&address, move |mut conn: Conn| {
+        let rest = conn.rest();
+        if !rest.bytes.is_empty() {
+            // As long as the others need to be released.
+            std::thread::sleep(Duration::from_millis(300));
+            hears.lock().unwrap().push(rest.text());
+        }
+    });
+    eventually_eq("all have brought what they said", &3, || heard.lock().unwrap().len());
+    let mut heard = heard.lock().unwrap().clone();
+    heard.sort_unstable();
+    assert_eq!(heard, ["one", "three", "two"]);
+    assert_eq!(tidegate.closed("client_left"), 0);
+}
