@@ -157,3 +157,37 @@ fn a_client_that_shuts_down_its_side_leaves_where_that_is_asked_for() {
     assert_eq!(backend.accept().receive(1), b"1");
     eventually("the other is served", || outcome(&tidegate, "served") == 1);
 }
+
+#[test]
+fn who_waits_after_its_backend_has_died_holds_up_nobody_who_waits_for_that_one() {
+    for finishes in [false, true] {
+        let backends = [Listening::new(), Listening::new()];
+        let config = Config::over([&backends[0].addr, &backends[1].addr])
+            .pool("replay = \"16KiB\"\nbackend_max_connections = 1")
+            .ejection("consecutive_failures = \"off\"")
+            .more("[pools.web.queue]\nmax_wait = \"60s\"")
+            .logged();
+        let tidegate = Tidegate::start(config);
+        let clients = ["1", "2"].map(|word| {
+            let mut client = tidegate.connect();
+            client.send(word);
+            client
+        });
+        let mut first = backends.each_ref().map(Listening::accept);
+        let said = first.each_mut().map(|conn| conn.receive(1));
+        // Neither has answered, and each has to go where the other was.
+        let _kept = first.map(|conn| {
+            if finishes {
+                conn.finish();
+                return Some(conn);
+            }
+            conn.reset();
+            None
+        });
+        let mut second = backends.each_ref().map(Listening::accept);
+        let again = second.each_mut().map(|conn| conn.receive(1));
+        assert_eq!((&again[0], &again[1]), (&said[1], &said[0]));
+        clients.into_iter().for_each(Conn::reset);
+        second.into_iter().for_each(Conn::reset);
+    }
+}
