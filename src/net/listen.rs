@@ -6,6 +6,7 @@
 
 use super::stream::{Stream, reset_at_close};
 use crate::name::{BindAddr, ClientAddr, Endpoint};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, chmod};
 use rustix::io::Errno;
 use rustix::net::{
@@ -67,6 +68,17 @@ impl ListenSocket {
             ClientAddr::Unix => Stream::unix(socket),
         };
         Ok((stream, client))
+    }
+
+    /// Whether a client waits in the accept queue; of a socket whose listening has ended, nobody does.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP)];
+        let failed = poll(&mut fds, Some(&Timespec::default())).is_err();
+        let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        let seen = fds[0].revents();
+        // Without an answer, the next accept has one.
+        failed || seen.contains(PollFlags::IN) && !seen.intersects(ended)
     }
 
     /// The bare socket, for those who accept by other means (the admin endpoint); the guard must outlive it.

@@ -113,6 +113,8 @@ pub struct Acceptor {
     listener: Arc<Listener>,
     worker: Rc<Worker>,
     drain: Drain,
+    /// Connections accepted so far.
+    taken: u64,
     /// Connections lost in a row.
     lost: usize,
     /// The next pause while something is short.
@@ -122,7 +124,7 @@ pub struct Acceptor {
 impl Acceptor {
     #[must_use]
     pub fn new(listener: Arc<Listener>, worker: Rc<Worker>, drain: Drain) -> Self {
-        Self { listener, worker, drain, lost: 0, shortage: SHORTAGE_PAUSE.0 }
+        Self { listener, worker, drain, taken: 0, lost: 0, shortage: SHORTAGE_PAUSE.0 }
     }
 
     /// `Ok` after the stop and with the queue emptied; an error if the socket is broken.
@@ -144,8 +146,10 @@ impl Acceptor {
                 Err(halt) => self.after(halt).await?,
             }
         }
-        // The clients that the kernel has connected already are served; those that come later are refused by it.
-        while self.drain.stage() < Stage::Aborting && !self.take_queue(socket).await {
+        // The clients that the kernel has connected already are served; those that come later are refused by it, also
+        // where the first ones have to wait for room.
+        let last = self.taken.saturating_add(sys::accept_queue(socket).map_or(u64::MAX, |queue| queue.length.into()));
+        while self.drain.stage() < Stage::Aborting && !self.take_queue(socket).await && self.taken < last {
             // They wait for room, as they would have without the stop.
             tokio::time::sleep(FULL_PAUSE).await;
         }
@@ -157,7 +161,8 @@ impl Acceptor {
         for _ in 0..TURNS {
             match self.accept_some(socket) {
                 Ok(()) => tokio::task::yield_now().await,
-                Err(Halt::Full(_)) => return false,
+                // Nobody may be there to wait for it.
+                Err(Halt::Full(_)) => return !socket.has_waiting(),
                 Err(Halt::Error(error)) => return judge(error) != Verdict::Shortage,
             }
         }
@@ -191,6 +196,7 @@ impl Acceptor {
 
     fn judge_client(&mut self, client: Stream, address: ClientAddr, early: Early<'_>) {
         (self.lost, self.shortage) = (0, SHORTAGE_PAUSE.0);
+        self.taken += 1;
         let accepted = Instant::now();
         match early.admit(address, clock::nanos(accepted)) {
             Ok(permit) => self.serve(client, address, permit, accepted),

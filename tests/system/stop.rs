@@ -263,3 +263,34 @@ fn i01_a_process_that_is_killed_leaves_resets_and_no_false_end() {
     client.expect_end(End::Rst);
     backend.expect_end(End::Rst);
 }
+
+#[test]
+fn a_limit_for_which_clients_wait_delays_no_stop_and_lets_nobody_in_who_comes_after_it() {
+    let backend = Backend::echo();
+    let dir = tempfile::tempdir().unwrap();
+    let unix = Addr::Unix(dir.path().join("web.sock"));
+    for bind in [Addr::parse("127.0.0.1:0"), unix] {
+        // Used up by the first one, for an hour.
+        let config = Config::over([&backend]).bind(&bind).listener("overload = \"wait\"\naccept_rate = \"1/h\"");
+        let mut tidegate = Tidegate::start(config.runtime("drain_timeout = \"1h\""));
+        tidegate.echoed().finish();
+        tidegate.until_idle();
+        tidegate.signal(Signal::TERM);
+        assert_eq!(tidegate.wait().code, Some(0), "{bind}");
+    }
+
+    let config = Config::over([&backend]).listener("overload = \"wait\"\nmax_connections = 1");
+    let mut tidegate = Tidegate::start(config.only_runtime("workers = 1\ndrain_timeout = \"1h\""));
+    let first = tidegate.echoed();
+    // The kernel has connected it before the stop: it has its turn.
+    let mut second = tidegate.connect();
+    second.send("hello");
+    eventually("it waits", || tidegate.metrics().sum("tidegate_listener_accept_queue_length", &[]) as u64 == 1);
+    tidegate.signal(Signal::TERM);
+    tidegate.logged(&["stopping"]);
+    drop(first);
+    second.expect("hello");
+    eventually("who comes later is refused", || refuses(&tidegate.addr()));
+    drop(second);
+    assert_eq!(tidegate.wait().code, Some(0));
+}
