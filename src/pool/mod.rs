@@ -339,7 +339,8 @@ impl Pool {
         }
     }
 
-    /// Whether it may refuse new sessions for its latency at all: only then is it worth to ask [`admits`](Self::admits).
+    /// Whether it may refuse new sessions for its latency at all: only then is it worth to ask
+    /// [`admits`](Self::admits).
     #[must_use]
     pub fn sheds(&self) -> bool {
         self.shed.is_some()

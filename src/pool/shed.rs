@@ -104,8 +104,9 @@ impl Shed {
         now >= self.next_look.load(Relaxed)
     }
 
-    /// Looks at the samples, if that is due and nobody else does. Who joins the queue now would wait for `expected`; what
-    /// those have waited that are served now tells of the load as it was when they came, which is too late to steer by.
+    /// Looks at the samples, if that is due and nobody else does. Who joins the queue now would wait for `expected`;
+    /// what those have waited that are served now tells of the load as it was when they came, which is too late to
+    /// steer by.
     pub fn look(&self, expected: Option<Duration>, now: Millis) {
         let mut controls = match self.controls.try_lock() {
             Ok(controls) => controls,

@@ -355,6 +355,10 @@ impl Tidegate {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.kernel_pid(), signal).unwrap();
+        if signal == Signal::STOP {
+            // The call returns before all threads stand still.
+            eventually("it stands still", || kernel::all_stopped(self.pid));
+        }
     }
 
     /// The soft limit of fds from now on; the hard one stays.

@@ -113,3 +113,14 @@ pub fn is_stopped(pid: u32) -> bool {
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     })
 }
+
+/// Whether every thread of a process is stopped by a signal.
+pub fn all_stopped(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    // Behind the name in parentheses, which may hold anything.
+    let state = |stat: String| stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok())
+        .all(|stat| state(stat) == Some('T'))
+}

@@ -4,6 +4,7 @@ use crate::hold::{
     NO_EJECTION, QUICK, all_down, held, held_bytes, holding, outcome, probed, recovered, until_closed, until_held,
     until_over, until_up,
 };
+use crate::kit::wait::pace;
 use crate::kit::{
     Backend, Conn, End, Listening, Refusing, Silent, Tidegate, eventually, eventually_eq, kernel, outcomes, throughout,
 };
@@ -302,13 +303,13 @@ fn who_was_held_with_its_fin_waits_in_the_queue_for_its_turn_whatever_a_fin_mean
     });
     until_held(&tidegate, 3);
     let heard = Arc::new(Mutex::new(Vec::new()));
-    let hears = Arc::clone(&heard);
+    let shared = Arc::clone(&heard);
     let _back = Backend::at(&address, move |mut conn: Conn| {
         let rest = conn.rest();
         if !rest.bytes.is_empty() {
             // As long as the others need to be released.
-            std::thread::sleep(Duration::from_millis(300));
-            hears.lock().unwrap().push(rest.text());
+            pace(Duration::from_millis(300));
+            shared.lock().unwrap().push(rest.text());
         }
     });
     eventually_eq("all have brought what they said", &3, || heard.lock().unwrap().len());

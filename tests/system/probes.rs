@@ -339,8 +339,8 @@ fn an_agent_takes_its_backend_out_and_weighs_it() {
 fn probes_and_agents_together_are_bounded_in_sockets() {
     const BACKENDS: u32 = 400;
     const AT_ONCE: usize = 256;
-    // The kernel walks its table while sockets come and go, and may show one that has just ended beside its successor.
-    const SEEN_TWICE: usize = 64;
+    // What it holds besides: listening sockets, epolls, the admin's answers.
+    const OTHERS: usize = 100;
     let silent = crate::kit::Silent::on(std::net::Ipv4Addr::UNSPECIFIED);
     let port = silent.addr.tcp().port();
     let address = |index: u32| format!("127.3.{}.{}:{port}", index / 250, 1 + index % 250);
@@ -352,11 +352,11 @@ fn probes_and_agents_together_are_bounded_in_sockets() {
     let mut most = 0;
     eventually("each was probed", || {
         for _ in 0..20 {
-            most = most.max(kernel::sockets_to(port, &["02"]));
+            // Each is a descriptor; the kernel's table of sockets may show one that has just ended beside its successor.
+            most = most.max(tidegate.fds().len());
         }
         timeouts() >= u64::from(BACKENDS)
     });
-    assert!(most > 1, "nothing was seen");
-    assert!(most <= AT_ONCE + SEEN_TWICE, "{most} probes at once");
-    assert!(tidegate.fds().len() < AT_ONCE + 100);
+    assert!(most > OTHERS, "nothing was seen");
+    assert!(most <= AT_ONCE + OTHERS, "{most} descriptors at once");
 }
