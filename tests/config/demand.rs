@@ -252,6 +252,18 @@ fn mistakes_of_queue_shedding_and_hold() {
                    smaller, or max_bytes larger"],
         ),
         (
+            "hold = { max_connections = 100, release_rate = \"10/s\" }",
+            &["6:48: pools.web.hold.release_rate: warning: 100 clients released at 10/s take as long as max_wait at \
+                   least: the last ones never make it; make release_rate or max_wait larger, or max_connections \
+                   smaller"],
+        ),
+        (
+            "hold = { max_wait = \"1s\" }",
+            &["6:21: pools.web.hold.max_wait: warning: 1000 clients released at 500/s take as long as max_wait at \
+                   least: the last ones never make it; make release_rate or max_wait larger, or max_connections \
+                   smaller"],
+        ),
+        (
             "hold = { release_rate = \"fast\" }",
             &["6:25: pools.web.hold.release_rate: \"fast\" is not a rate; write a number and a span, such as \
                    \"100/s\", \"30/m\" or \"10/h\""],

@@ -189,12 +189,28 @@ pub fn hold(findings: &Findings, given: &given::Hold) -> Hold {
             findings.mistake(at, message, hint);
         }
     }
-    Hold {
+    let hold = Hold {
         max_connections: given.max_connections.or(default.max_connections),
         max_bytes,
         max_bytes_each: given.max_bytes_each.or(default.max_bytes_each.min(max_bytes)),
         max_wait: given.max_wait.or(default.max_wait),
         overflow: given.overflow.or(default.overflow),
         release_rate: given.release_rate.or(default.release_rate),
+    };
+    let release = u128::from(hold.release_rate.interval_nanos()) * (hold.max_connections as u128 - 1);
+    let places = [
+        given.release_rate.good().map(|placed| &placed.at),
+        given.max_connections.good().map(|placed| &placed.at),
+        given.max_wait.good().map(|placed| &placed.at),
+    ];
+    if release >= hold.max_wait.as_nanos()
+        && let Some(at) = places.into_iter().flatten().next()
+    {
+        let message = format!(
+            "{} clients released at {} take as long as max_wait at least: the last ones never make it",
+            hold.max_connections, hold.release_rate
+        );
+        findings.warning(at, message, "make release_rate or max_wait larger, or max_connections smaller");
     }
+    hold
 }
