@@ -35,7 +35,10 @@ impl Process {
     /// Connections now.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.taken.load(Ordering::Relaxed).saturating_sub(self.unused.load(Ordering::Relaxed))
+        // Of reserves that are taken and given back just now, `unused` may be one below zero for an instant.
+        let unused = self.unused.load(Ordering::Relaxed);
+        let active = self.taken.load(Ordering::Relaxed).wrapping_sub(unused);
+        if active > isize::MAX as usize { 0 } else { active }
     }
 
     #[must_use]

@@ -193,7 +193,7 @@ fn the_newest_is_reset_when_as_many_are_held_as_may_be() {
     assert_eq!((limit("connections"), limit("bytes")), (2, 10 << 20));
     assert_eq!(status["hold"]["max_connections"], 2);
     assert_eq!((&status["hold"]["held"], &status["hold"]["overflow"]), (&2.into(), &1.into()));
-    assert!(tidegate.get("/").body.contains("2 clients are held"));
+    assert!(tidegate.get("/").body.contains("held: <span class=\"down\">2 of 2</span>"));
     let _back = recovered(down);
     held_ones.iter_mut().for_each(Conn::speak);
     drop(held_ones);

@@ -72,5 +72,9 @@ fn f83_five_thousand_backends_take_little_memory_and_are_all_in_the_metrics() {
     assert_eq!(metrics.sum("tidegate_backend_up", &[]) as usize, BACKENDS);
     assert_eq!(metrics.values("tidegate_backend_bytes_total", "direction").len(), 2 * BACKENDS);
     assert_eq!(tidegate.status()["pools"][0]["backends"].as_array().unwrap().len(), BACKENDS);
-    assert_eq!(tidegate.get("/").body.matches("<tr>").count(), 2 + 1 + BACKENDS, "two heads, one listener");
+    assert_eq!(
+        tidegate.get("/").body.matches("<tr>").count(),
+        3 + 2 + BACKENDS,
+        "three heads, the process's limit, one listener"
+    );
 }

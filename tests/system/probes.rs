@@ -1,7 +1,7 @@
 //! Probes that ask for more than a connection, and agents: each takes a backend down and brings it back, says why in
 //! `/status` and in the log, and is bounded whatever the backend sends.
 
-use crate::kit::{Addr, Backend, Config, Conn, End, Tidegate, eventually, eventually_eq, kernel, throughout};
+use crate::kit::{Addr, Backend, Config, Conn, End, Tidegate, eventually, eventually_eq, throughout};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustix::process::Signal;
 use rustls::crypto::ring;
@@ -352,7 +352,7 @@ fn probes_and_agents_together_are_bounded_in_sockets() {
     let mut most = 0;
     eventually("each was probed", || {
         for _ in 0..20 {
-            // Each is a descriptor; the kernel's table of sockets may show one that has just ended beside its successor.
+            // Each is a descriptor. The kernel's table of sockets may show one that has ended beside its successor.
             most = most.max(tidegate.fds().len());
         }
         timeouts() >= u64::from(BACKENDS)
