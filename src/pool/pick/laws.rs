@@ -387,3 +387,90 @@ fn power_of_two_does_not_flood_the_idle_one_that_starts_slowly() {
         drop(busy);
     }
 }
+
+/// A pool of `balance` in which each backend may have so many connections at once.
+fn bounded(balance: Balance, weights: &[u16], rooms: &[u32]) -> Pool {
+    let pool = pool(balance, weights);
+    for (backend, &room) in pool.view().backends.iter().zip(rooms) {
+        backend.set_max_active(Some(room));
+    }
+    pool
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever comes and goes: none ever has more than it may, and who asks gets something exactly while there is one
+    /// that is up, untried and not full.
+    #[test]
+    fn a_full_backend_is_never_chosen_and_one_that_is_not_always_found(
+        (balance, size) in balance_and_size(),
+        rooms in prop::collection::vec(0_u32..4, Tried::MAX),
+        up in prop::collection::vec(prop::bool::weighted(0.8), Tried::MAX),
+        ends in prop::collection::vec(prop::option::weighted(0.3, any::<prop::sample::Index>()), 1..100),
+        seed: u64,
+    ) {
+        let pool = bounded(balance, &vec![1; size], &rooms[..size]);
+        set_health(&pool, &up[..size]);
+        let mut rng = Rng::from_seed(seed);
+        let mut held: Vec<Slot> = Vec::new();
+        for end in ends {
+            if let Some(index) = end.filter(|_| !held.is_empty()) {
+                drop(held.swap_remove(index.index(held.len())));
+                continue;
+            }
+            let active: Vec<u32> = pool.view().backends.iter().map(|backend| backend.active()).collect();
+            let free = (0..size).filter(|&index| up[index] && active[index] < rooms[index]).count();
+            prop_assert_eq!(walk(&pool, &mut rng).len(), free);
+            let slot = pool.claim(&Tried::default(), 1, &mut rng);
+            prop_assert_eq!(slot.is_some(), free > 0);
+            held.extend(slot);
+            for (backend, &room) in pool.view().backends.iter().zip(&rooms) {
+                prop_assert!(backend.active() <= room);
+            }
+            let any_up = (0..size).any(|index| up[index]);
+            prop_assert_eq!(pool.is_worth_waiting(&Tried::default(), 0, 1), any_up);
+        }
+    }
+}
+
+/// The others share by weight what a full one does not get.
+#[test]
+fn shares_follow_the_weights_of_those_that_are_not_full() {
+    let (weights, rest) = ([1, 2, 3, 10, 50, 256], [true, true, true, true, false, false]);
+    for balance in policies() {
+        let pool = bounded(balance, &weights, &[u32::MAX, u32::MAX, u32::MAX, u32::MAX, 0, 0]);
+        assert_likely(&shares(&pool, 50_000, &mut Rng::from_seed(11)), &weights, &rest);
+    }
+}
+
+#[test]
+fn many_threads_never_bring_a_backend_above_its_maximum() {
+    for balance in policies() {
+        let pool = bounded(balance, &[1, 1], &[3, 2]);
+        let claimed: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|seed| {
+                    scope.spawn({
+                        let pool = &pool;
+                        move || {
+                            let mut rng = Rng::from_seed(seed);
+                            let mut claimed = 0;
+                            for _ in 0..5_000 {
+                                let held = [(); 2].map(|()| pool.claim(&Tried::default(), 1, &mut rng));
+                                claimed += held.iter().flatten().count();
+                                for (backend, room) in pool.view().backends.iter().zip([3, 2]) {
+                                    assert!(backend.active() <= room);
+                                }
+                            }
+                            claimed
+                        }
+                    })
+                })
+                .collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert!(claimed > 0);
+        assert!(pool.view().backends.iter().all(|backend| backend.active() == 0));
+    }
+}
