@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// For each kind; each short one makes at most [`SHORT_RATE`] connections a second.
 const SHORT_CLIENTS: u64 = 24;
 const SHORT_RATE: u64 = 8;
-const LONG_CLIENTS: u64 = 16;
+pub const LONG_CLIENTS: u64 = 16;
 /// Between two requests of a long connection.
 const LONG_PAUSE: Duration = Duration::from_millis(60);
 /// Far beyond every bound: who is silent for so long is hung.

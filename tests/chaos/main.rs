@@ -37,6 +37,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 /// The script lets a session meet three of those within its budget; the rest of the five seconds is for the machine. So
 /// the bound is the budget itself.
 const BOUND: Duration = Duration::from_secs(BUDGET);
+/// The connections that a backend may have. All long ones together leave a few places on the last one that is good.
+const ROOM: u64 = load::LONG_CLIENTS + 6;
 /// How much of the script is printed beside an error.
 const RECENT: usize = 60;
 const POLICIES: [&str; 5] = ["round_robin", "random", "least_connections", "power_of_two", "peak_ewma"];
@@ -74,6 +76,10 @@ fn config(servers: &[Server], balance: &str) -> Config {
              interval = \"250ms\"\nfast_interval = \"100ms\"\ntimeout = \"{}ms\"\nrise = 2\nfall = 2",
             PROBE_TIMEOUT.as_millis()
         ))
+        // Fewer places than there are clients: when one backend alone is good, some of them wait in the queue. Nobody
+        // ever finds that all are lost, or it would be held.
+        .pool(&format!("backend_max_connections = {ROOM}"))
+        .more("[pools.web.queue]\nmax_wait = \"2s\"\n[pools.web.hold]\nmax_wait = \"2s\"")
         // The times are short, so that the guards of the script are in use again before they are needed.
         .ejection("base_time = \"1s\"\nmax_time = \"2s\"\nmax_ejected = \"90%\"")
 }

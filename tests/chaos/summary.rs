@@ -42,6 +42,8 @@ pub fn of(tidegate: &Tidegate, seen: &Seen, stalls: &Stalls) -> String {
         ("ends", "tidegate_connections_closed_total", "reason"),
         ("failed connects", "tidegate_backend_connect_errors_total", "reason"),
         ("failures of traffic", "tidegate_backend_traffic_failures_total", "reason"),
+        ("queue", "tidegate_pool_queue_outcomes_total", "outcome"),
+        ("hold", "tidegate_pool_hold_outcomes_total", "outcome"),
         ("probes", "tidegate_backend_health_checks_total", "result"),
     ] {
         writeln!(text, "{what}: {}", by_label(&metrics, name, label)).unwrap();
