@@ -140,6 +140,8 @@ impl Backend {
             move || {
                 while let Ok((conn, _)) = uninterrupted(|| socket.accept()) {
                     if stopping.load(Ordering::SeqCst) {
+                        // As the kernel does with those that nobody has accepted.
+                        Conn::new(conn).reset();
                         break;
                     }
                     accepted.fetch_add(1, Ordering::SeqCst);
