@@ -30,6 +30,8 @@ pub(super) struct Candidates<'a> {
     pub patience: Millis,
     /// Whether a backend that starts slowly passes on most of its turns.
     pub by_share: bool,
+    /// Whether those that are full count as well, for whoever asks what it would have if it waited.
+    pub even_full: bool,
 }
 
 impl Candidates<'_> {
@@ -118,16 +120,7 @@ impl Candidates<'_> {
         (start..self.len()).chain(0..start).find_map(|index| self.take(index))
     }
 
-    /// Whether this claim could have one of them, if it had a place.
-    pub fn any_would_do(&self) -> bool {
-        (0..self.len()).any(|index| self.would_do(index, self.view.backends[index].flags()))
-    }
-
     fn may_have(&self, index: usize, flags: u32) -> bool {
-        !self.view.backends[index].is_full() && self.would_do(index, flags)
-    }
-
-    fn would_do(&self, index: usize, flags: u32) -> bool {
         let backend = &self.view.backends[index];
         // Mostly nothing stands in the way, nothing has been tried, and there is one tier.
         let within_reach = match self.reach {
@@ -136,6 +129,7 @@ impl Candidates<'_> {
             Reach::Enabled(last) => flags & flag::DISABLED == 0 && self.view.tiers[index] <= last,
         };
         within_reach
+            && (!backend.is_full() || self.even_full)
             && !self.ask.tried.contains(backend.id)
             && (self.ask.max_rate.is_none() || backend.pace.wait(self.ask.now) <= self.patience)
     }

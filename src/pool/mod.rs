@@ -189,7 +189,9 @@ impl Pool {
         let view = self.view.load();
         let mode = self.mode_over(&view);
         let ask = Ask { tried, now, max_rate: self.connect.max_rate };
-        let any = |reach| Candidates { view: &view, ask: &ask, reach, patience, by_share: false }.any_would_do();
+        let any = |reach| {
+            Candidates { view: &view, ask: &ask, reach, patience, by_share: false, even_full: true }.any_usable()
+        };
         any(Reach::Everywhere)
             || mode.panic && any(Reach::Enabled(mode.tier))
             || self.is_panic_due(tried, &view) && any(Reach::Enabled(limits::MAX_TIER))

@@ -114,7 +114,7 @@ impl PoolView {
     }
 
     pub(super) fn claim(&self, ask: &Ask<'_>, reach: Reach, patience: Millis, rng: &mut Rng) -> Option<Slot> {
-        let candidates = Candidates { view: self, ask, reach, patience, by_share: true };
+        let candidates = Candidates { view: self, ask, reach, patience, by_share: true, even_full: false };
         self.picker.pick(&candidates, rng).or_else(|| {
             // Whoever starts slowly may pass its turn on, but not to nobody.
             let candidates = Candidates { by_share: false, ..candidates };
