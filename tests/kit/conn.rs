@@ -325,6 +325,18 @@ impl Conn {
         assert_eq!(rest.text(), "", "bytes that nobody sent");
     }
 
+    /// Up to and including the next line feed; or what came until the end, if that came first.
+    pub fn line_or_rest(&mut self) -> Result<String, Rest> {
+        let (mut bytes, mut byte) = (Vec::new(), [0]);
+        while byte != [b'\n'] {
+            match self.step(&mut byte) {
+                Ok(_) => bytes.extend(byte),
+                Err(end) => return Err(Rest { bytes, end }),
+            }
+        }
+        Ok(String::from_utf8(bytes).unwrap())
+    }
+
     fn step(&mut self, buffer: &mut [u8]) -> Result<usize, End> {
         match self.read(buffer) {
             Ok(0) if self.stillborn => Err(End::Rst),

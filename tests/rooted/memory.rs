@@ -4,8 +4,12 @@ use crate::kit::{Backend, Config, Conn, End, Launch, eventually};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const LIMIT: u64 = 64 << 20;
+
+/// Groups made so far, so that each has a name of its own.
+static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// A group of the test's own, below the one that it runs in; it goes with it.
 struct Group {
@@ -20,9 +24,8 @@ impl Group {
         if !crate::net::is_root("this test makes a cgroup") {
             return None;
         }
-        let folder = |root: &str, own: &str| {
-            Path::new(root).join(own.trim_start_matches('/')).join(format!("tidegate-test-{}", std::process::id()))
-        };
+        let name = format!("tidegate-test-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let folder = |root: &str, own: &str| Path::new(root).join(own.trim_start_matches('/')).join(&name);
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let place = |wanted: &str| {
             own.lines().find_map(|line| {
@@ -70,7 +73,7 @@ struct Ballast(PathBuf);
 
 impl Ballast {
     fn of(group: &Group, bytes: u64) -> Self {
-        let ballast = Self(PathBuf::from(format!("/dev/shm/tidegate-test-{}", std::process::id())));
+        let ballast = Self(Path::new("/dev/shm").join(group.folder.file_name().unwrap()));
         let script = format!("head -c {bytes} /dev/zero >{}", ballast.0.display());
         let [sh, dash, entry] = group.words();
         let status = Command::new(sh).args([dash, entry]).args(["sh", "-c", &script]).status().unwrap();

@@ -218,7 +218,7 @@ fn f28_who_waited_when_all_backends_went_down_is_held_and_served_when_they_come_
         client.read_timeout(crate::kit::PATIENCE);
         end(client);
     }
-    assert_eq!(tidegate.closed("complete"), 2);
+    eventually_eq("both ended in order", &2, || tidegate.closed("complete"));
 }
 
 #[test]

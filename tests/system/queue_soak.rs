@@ -1,7 +1,8 @@
 //! A soak of the maxima and the queue before them: backends that count their connections themselves, clients of every
 //! kind, and backends that die and come back.
 
-use crate::kit::ledger::{Ledger, backend, try_line};
+use crate::kit::conn::Rest;
+use crate::kit::ledger::{Ledger, backend};
 use crate::kit::{Backend, Config, End, Tidegate, eventually, wait};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,20 +36,21 @@ fn visit(tidegate: &Tidegate, number: usize, seen: &Seen, dice: &mut fastrand::R
         return if kind == 0 { client.reset() } else { drop(client) };
     }
     let early = kind < 4;
-    let mut answer = None;
-    if sent {
-        if early {
-            let _ = client.try_finish();
-        } else {
-            answer = try_line(&mut client);
-            let _ = client.try_finish();
-        }
-    }
     let port = client.local().port();
-    let rest = client.rest();
-    let answer = answer.unwrap_or_default() + &rest.text();
+    // The kernel tells of a reset once, and says "end of file" from then on.
+    let reset = || Rest { bytes: Vec::new(), end: End::Rst };
+    let begun = if sent && !early { client.line_or_rest() } else { Ok(String::new()) };
+    let (answer, end) = match begun {
+        Ok(answer) if sent => {
+            let _ = client.try_finish();
+            (answer, client.rest())
+        }
+        Ok(answer) => (answer, reset()),
+        Err(cut) => (String::new(), cut),
+    };
+    let answer = answer + &end.text();
     assert!(answer.is_empty() || answer == line, "{answer:?} for {line:?}");
-    let served = rest.end == End::Fin;
+    let served = end.end == End::Fin;
     assert!(!served || answer == line, "a FIN without an answer");
     seen.stayed.lock().unwrap().entry(port).or_default()[usize::from(!served)] += 1;
 }
