@@ -283,7 +283,7 @@ fn f16_thousands_of_connect_and_close_leave_no_descriptor_and_no_count_behind() 
     tidegate.until_idle();
     eventually("all descriptors are closed", || tidegate.fds().len() <= before);
     eventually_eq("no connection is left", &0, || limit(&tidegate, "connections", "listener", "web"));
-    assert_eq!(limit(&tidegate, "connections", "process", ""), 0);
+    eventually_eq("nor in the process", &0, || limit(&tidegate, "connections", "process", ""));
     eventually_eq("nor at the backend", &0, || kernel::sockets_to(backend.addr.tcp().port(), &["01"]));
     served(tidegate.connect());
 }
