@@ -3,6 +3,7 @@
 
 use crate::kit::backend::{echo, naming};
 use crate::kit::ledger::{Ledger, backend, try_line};
+use crate::kit::wait::pace;
 use crate::kit::{Addr, Backend, Config, Conn, Refusing, Tidegate, eventually, eventually_eq};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -233,6 +234,8 @@ fn f17_after_a_storm_of_reconnects_pace_maxima_and_slow_start_all_hold() {
     tidegate.until_idle();
     let before = ledgers.each_ref().map(|ledger| ledger.came());
     for _ in 0..55 {
+        // More slowly than the rate, or what exceeds that would go to the one that starts slowly.
+        pace(Duration::from_millis(30));
         let mut client = tidegate.connect();
         client.send("once\n");
         client.expect("once\n");
