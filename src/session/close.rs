@@ -48,6 +48,24 @@ pub enum CloseReason {
     Denied,
     /// Refused: the process's memory is nearly used up.
     LowMemory,
+    /// Its first bytes did not tell in time where it leads.
+    PrereadTimeout,
+    /// Its first bytes did not tell within `preread_bytes` where it leads.
+    PrereadTooLong,
+    /// Its first bytes are broken, so that they can't tell where it leads.
+    PrereadMalformed,
+    /// A route refuses such clients.
+    RouteRefused,
+    /// No route takes it, and the listener has no pool of its own.
+    NoRoute,
+    /// The PROXY header did not come in time.
+    ProxyTimeout,
+    /// It began without the PROXY header that the listener requires.
+    ProxyMissing,
+    /// Its PROXY header is broken or too long.
+    ProxyInvalid,
+    /// The listener requires PROXY headers, and takes none from this address.
+    ProxyUntrusted,
     /// Refused: a latency of the pool is above its target.
     Shed,
     /// Every backend had as many connections as it may, and the pool has no queue.
@@ -77,7 +95,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 43] = [
         Self::Complete,
         Self::ClientReset,
         Self::BackendReset,
@@ -99,6 +117,15 @@ impl CloseReason {
         Self::ClientAcceptRate,
         Self::Denied,
         Self::LowMemory,
+        Self::PrereadTimeout,
+        Self::PrereadTooLong,
+        Self::PrereadMalformed,
+        Self::RouteRefused,
+        Self::NoRoute,
+        Self::ProxyTimeout,
+        Self::ProxyMissing,
+        Self::ProxyInvalid,
+        Self::ProxyUntrusted,
         Self::Shed,
         Self::BackendsFull,
         Self::QueueFull,
@@ -149,6 +176,15 @@ impl CloseReason {
             Self::ClientAcceptRate => "client_accept_rate",
             Self::Denied => "denied",
             Self::LowMemory => "low_memory",
+            Self::PrereadTimeout => "preread_timeout",
+            Self::PrereadTooLong => "preread_too_long",
+            Self::PrereadMalformed => "preread_malformed",
+            Self::RouteRefused => "route_refused",
+            Self::NoRoute => "no_route",
+            Self::ProxyTimeout => "proxy_timeout",
+            Self::ProxyMissing => "proxy_missing",
+            Self::ProxyInvalid => "proxy_invalid",
+            Self::ProxyUntrusted => "proxy_untrusted",
             Self::Shed => "shed",
             Self::BackendsFull => "backends_full",
             Self::QueueFull => "queue_full",
@@ -185,6 +221,15 @@ impl CloseReason {
             | Self::ClientAcceptRate
             | Self::Denied
             | Self::LowMemory
+            | Self::PrereadTimeout
+            | Self::PrereadTooLong
+            | Self::PrereadMalformed
+            | Self::RouteRefused
+            | Self::NoRoute
+            | Self::ProxyTimeout
+            | Self::ProxyMissing
+            | Self::ProxyInvalid
+            | Self::ProxyUntrusted
             | Self::Shed
             | Self::BackendsFull
             | Self::QueueFull

@@ -27,8 +27,9 @@ use std::time::{Duration, Instant, SystemTime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Admit,
+    #[allow(dead_code, reason = "until first bytes are read")]
+    Preread,
     Route,
-    #[allow(dead_code, reason = "until there is a queue")]
     Queue,
     Hold,
     Connect,
@@ -39,6 +40,7 @@ impl Phase {
     fn as_str(self) -> &'static str {
         match self {
             Self::Admit => "admit",
+            Self::Preread => "preread",
             Self::Route => "route",
             Self::Queue => "queue",
             Self::Hold => "hold",
@@ -193,8 +195,11 @@ impl Record {
         line.display("id", &self.id);
         line.text("listener", self.listener.name.as_str());
         line.display("client", &self.client);
+        line.none("proxy");
         // Until routes have conditions, the listener's own pool is the one rule.
         line.text("rule", "default");
+        line.none("sni");
+        line.none("alpn");
         match &self.pool {
             Some(pool) => line.text("pool", pool.name.as_str()),
             None => line.none("pool"),

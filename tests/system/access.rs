@@ -7,12 +7,15 @@ use std::os::unix::fs::OpenOptionsExt;
 const FILE: &str = "access = \"$DIR/access.log\"";
 
 /// The keys of a line, in their order.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 19] = [
     "time",
     "id",
     "listener",
     "client",
+    "proxy",
     "rule",
+    "sni",
+    "alpn",
     "pool",
     "backend",
     "attempts",
