@@ -62,6 +62,7 @@ pub fn spawn_all(
             access: shared.access.clone(),
             pipes,
             relay,
+            drain: drain.clone(),
             shortage: Arc::clone(&shared.shortage),
             stuck: Arc::clone(&stuck),
         };

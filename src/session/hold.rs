@@ -124,6 +124,8 @@ async fn wait(client: &Stream, place: &Held, kept: &mut Kept, worker: &Worker, n
         let open = worker.table.load().pool(name).is_some_and(|pool| pool.has_good());
         let until = match place.ask(open, now) {
             Turn::Wait { until } => until,
+            // Its turn is that of one whom a stop has just cut, and nobody is let in after them.
+            Turn::Search if worker.is_aborting() => return pending().await,
             Turn::Search => return Stop::Search,
             Turn::Expired => return Stop::Expired,
             Turn::Displaced => return Stop::Displaced,

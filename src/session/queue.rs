@@ -16,6 +16,7 @@ use crate::pool::Pool;
 use crate::pool::queue::{Refused, Turn};
 use crate::sys;
 use std::cell::Cell;
+use std::future::pending;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
@@ -77,6 +78,10 @@ impl Search {
                 },
                 () = has_left(watch) => break Err((QueueOutcome::Left, CloseReason::ClientLeft)),
                 () = &mut deadline => break Err((QueueOutcome::Timeout, CloseReason::QueueTimeout)),
+            }
+            if worker.is_aborting() {
+                // The place is one of those that a stop has just cut, and nobody is let in after them.
+                pending::<()>().await;
             }
             let now = Instant::now();
             if let Some(attempt) = self.claim(worker, now, patience) {
@@ -169,7 +174,7 @@ impl Watch {
             }
         }
         // Without a watch the search's own limits still hold.
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     }
 }
 
@@ -181,6 +186,6 @@ async fn has_left(watch: Option<&Watch>) {
                 watch.told.notified().await;
             }
         }
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }

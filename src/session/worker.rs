@@ -6,7 +6,7 @@ use super::balance::{self, Seat, Seats};
 use super::mover::Mover;
 use super::{Arrival, Relayed, Session, hook};
 use crate::config::RelayMode;
-use crate::drain::{Living, run_local};
+use crate::drain::{Drain, Living, Stage, run_local};
 use crate::every::Every;
 use crate::log::{AccessLog, AccessWriter};
 use crate::metrics::Metrics;
@@ -30,6 +30,7 @@ pub struct WorkerSetup {
     pub access: Option<AccessLog>,
     pub pipes: PipeBounds,
     pub relay: RelayMode,
+    pub drain: Drain,
     /// Limits what is said about a shortage of file descriptors, over all workers together.
     pub shortage: Arc<Every>,
     /// Limits what is said about workers that are stuck.
@@ -47,6 +48,7 @@ pub struct Worker {
     pub access: Option<RefCell<AccessWriter>>,
     pub shortage: Arc<Every>,
     pub stuck: Arc<Every>,
+    drain: Drain,
     /// Sessions of this worker that have not ended.
     pub living: Living,
     /// Tells whoever waits for a backend's answer that some backend's verdict has gone down.
@@ -70,6 +72,7 @@ impl Worker {
             access: setup.access.map(|log| RefCell::new(log.writer())),
             shortage: setup.shortage,
             stuck: setup.stuck,
+            drain: setup.drain,
             living: Living::default(),
             fallen: Notify::new(),
             mover: RefCell::default(),
@@ -93,6 +96,12 @@ impl Worker {
         let session = Session::new(arrival, self);
         // Nobody waits for this task; what it must give back is held by guards, and `living` counts it.
         run_local(session.run());
+    }
+
+    /// Whether what is left is reset now, here and by the siblings. Whoever sees something come free asks this before
+    /// it takes it: it may come of just that.
+    pub(super) fn is_aborting(&self) -> bool {
+        self.drain.stage() >= Stage::Aborting
     }
 
     /// Shows the siblings that this worker lives, hands buffered log lines on, and adds what it has counted for itself

@@ -144,9 +144,29 @@ fn f28_who_waits_is_served_until_the_drain_deadline_and_then_reset() {
     waits[1].expect_end(End::Rst);
     assert_eq!(tidegate.wait().code, Some(0));
     let log = std::fs::read_to_string(tidegate.dir().join("access.log")).unwrap();
-    // As one worker resets the one that was served, the other one may still give its place to the one that waits.
-    let cut = |line: &&str| line.contains("\"reason\":\"drain_deadline\"");
-    assert_eq!(log.lines().filter(cut).count(), 2, "{log}");
+    let cut = |line: &&str| line.contains("\"reason\":\"drain_deadline\"") && line.contains("\"phase\":\"queue\"");
+    assert_eq!(log.lines().filter(cut).count(), 1, "{log}");
+}
+
+#[test]
+fn f28_no_place_that_the_drain_deadline_has_cut_is_given_on() {
+    const PLACES: usize = 20;
+    let backend = Backend::echo();
+    let config = Config::over([&backend]).pool(&format!("backend_max_connections = {PLACES}")).more(PATIENT).logged();
+    let mut tidegate = Tidegate::start(config.runtime("drain_timeout = \"1s\""));
+    let served: Vec<Conn> = (0..PLACES).map(|_| tidegate.echoed()).collect();
+    let waits: Vec<Conn> = (0..3 * PLACES).map(|_| tidegate.connect()).collect();
+    eventually_eq("the others wait", &(waits.len() as u64), || waiting(&tidegate));
+    tidegate.signal(Signal::TERM);
+    assert_eq!(tidegate.wait().code, Some(0));
+    let log = std::fs::read_to_string(tidegate.dir().join("access.log")).unwrap();
+    // Whichever worker is the first to cut its sessions, those that wait with the other one get nothing of it.
+    let cut_in = |phase: &str| {
+        let phase = format!("\"phase\":\"{phase}\"");
+        log.lines().filter(|line| line.contains("\"reason\":\"drain_deadline\"") && line.contains(&phase)).count()
+    };
+    assert_eq!((cut_in("relay"), cut_in("queue")), (served.len(), waits.len()), "{log}");
+    assert_eq!(log.lines().count(), served.len() + waits.len(), "{log}");
 }
 
 #[test]
