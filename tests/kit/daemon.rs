@@ -305,6 +305,11 @@ impl Tidegate {
         kernel::fds(self.pid)
     }
 
+    /// How many of its fds are sockets.
+    pub fn sockets(&self) -> usize {
+        self.fds().iter().filter(|target| target.starts_with("socket:")).count()
+    }
+
     /// Waits until nothing is going on any more.
     pub fn until_idle(&self) {
         eventually("all sessions have ended", || self.sessions() == 0);

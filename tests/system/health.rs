@@ -179,8 +179,8 @@ fn f32_garbage_is_shown_without_control_characters() {
 fn f31_probes_are_bounded_in_number_and_spread() {
     const BACKENDS: u32 = 700;
     const AT_ONCE: usize = 256;
-    // What it holds besides: listening sockets, epolls, the admin's answers.
-    const OTHERS: usize = 100;
+    // What it has besides: three that listen, a pair for signals, the admin's answers.
+    const OTHERS: usize = 16;
     // All of 127.0.0.0/8 leads to this one socket, which answers nobody.
     let silent = Silent::on(Ipv4Addr::UNSPECIFIED);
     let port = silent.addr.tcp().port();
@@ -193,12 +193,12 @@ fn f31_probes_are_bounded_in_number_and_spread() {
         for _ in 0..20 {
             // Each probe is a descriptor. The kernel's table of sockets is no measure: while it is walked, one that has
             // just ended may be seen beside its successor.
-            most = most.max(tidegate.fds().len());
+            most = most.max(tidegate.sockets());
         }
         timeouts() >= u64::from(BACKENDS)
     });
-    assert!(most > OTHERS, "nothing was seen");
-    assert!(most <= AT_ONCE + OTHERS, "{most} descriptors at once");
+    assert!(most > AT_ONCE / 2, "{most} sockets: nothing was seen");
+    assert!(most <= AT_ONCE + OTHERS, "{most} sockets at once");
     assert_eq!(tidegate.get("/livez").status, 200);
 }
 

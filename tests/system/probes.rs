@@ -339,8 +339,8 @@ fn an_agent_takes_its_backend_out_and_weighs_it() {
 fn probes_and_agents_together_are_bounded_in_sockets() {
     const BACKENDS: u32 = 400;
     const AT_ONCE: usize = 256;
-    // What it holds besides: listening sockets, epolls, the admin's answers.
-    const OTHERS: usize = 100;
+    // What it has besides: three that listen, a pair for signals, the admin's answers.
+    const OTHERS: usize = 16;
     let silent = crate::kit::Silent::on(std::net::Ipv4Addr::UNSPECIFIED);
     let port = silent.addr.tcp().port();
     let address = |index: u32| format!("127.3.{}.{}:{port}", index / 250, 1 + index % 250);
@@ -353,10 +353,10 @@ fn probes_and_agents_together_are_bounded_in_sockets() {
     eventually("each was probed", || {
         for _ in 0..20 {
             // Each is a descriptor. The kernel's table of sockets may show one that has ended beside its successor.
-            most = most.max(tidegate.fds().len());
+            most = most.max(tidegate.sockets());
         }
         timeouts() >= u64::from(BACKENDS)
     });
-    assert!(most > OTHERS, "nothing was seen");
-    assert!(most <= AT_ONCE + OTHERS, "{most} descriptors at once");
+    assert!(most > AT_ONCE / 2, "{most} sockets: nothing was seen");
+    assert!(most <= AT_ONCE + OTHERS, "{most} sockets at once");
 }
