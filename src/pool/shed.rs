@@ -288,11 +288,16 @@ mod tests {
     /// With all that come again, it is nine times the load.
     #[test]
     fn retries_are_borne_from_early_on() {
+        const SEEDS: u64 = 50;
+        // What piled up goes, and hardly a place lies idle after it. The least of these is 0.902, the mean 0.936; of two
+        // hundred seeds the least is 0.862.
+        let early: Vec<f64> = (0..SEEDS).map(|seed| run_in(3_000..6_000, 3.0, 2, seed).goodput).collect();
+        assert!(early.iter().all(|&goodput| goodput > 0.9), "{early:?}");
+        let mean = early.iter().sum::<f64>() / SEEDS as f64;
+        assert!(mean > 0.935, "{mean}: {early:?}");
         for seed in 0..5 {
-            let early = run_in(3_000..6_000, 3.0, 2, seed);
-            assert!(early.goodput > 0.9, "what piled up goes, and hardly a place lies idle after it: {early:?}");
             let later = run_in(10_000..60_000, 3.0, 2, seed);
-            assert!(later.goodput > 0.97 && (50..=150).contains(&later.median_wait), "{later:?}");
+            assert!(later.goodput > 0.99 && (90..=110).contains(&later.median_wait), "{later:?}");
         }
     }
 
