@@ -341,6 +341,13 @@ impl Pool {
         }
     }
 
+    /// Takes in that it would have taken longer than `took`: so long it was waited for in vain.
+    pub fn took_at_least(&self, latency: Latency, took: Duration) {
+        if let Some(shed) = &self.shed {
+            shed.observe_at_least(latency, took);
+        }
+    }
+
     /// Whether it may refuse new sessions for its latency at all: only then is it worth to ask
     /// [`admits`](Self::admits).
     #[must_use]

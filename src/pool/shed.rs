@@ -98,6 +98,14 @@ impl Shed {
         }
     }
 
+    /// Takes in a time after which nobody waits any more for what hasn't come. A sample only if it is above the target:
+    /// else it tells nothing, as what was waited for might have come at once or never.
+    pub fn observe_at_least(&self, latency: Latency, took: Duration) {
+        if took.as_micros() as u64 > self.targets[latency as usize] {
+            self.observe(latency, took);
+        }
+    }
+
     /// Whether a look at the samples is due.
     #[must_use]
     pub fn is_due(&self, now: Millis) -> bool {
@@ -350,6 +358,29 @@ mod tests {
             });
             assert!(end.is_some_and(|end| end < 16_000), "{sample:?}: {end:?}");
         }
+    }
+
+    #[test]
+    fn what_never_came_counts_if_it_was_waited_for_beyond_the_target() {
+        let after = |waited: Duration| {
+            let shed = shed(TARGET);
+            for now in 1..=10_000 {
+                shed.observe_at_least(Latency::Queue, waited);
+                shed.observe_at_least(Latency::Connect, waited);
+                shed.look(None, now);
+            }
+            shed
+        };
+        assert!(after(TARGET).share().abs() < f64::EPSILON);
+        let shed = after(TARGET * 2);
+        assert!(shed.share() > 0.9, "{}", shed.share());
+        // One that gave up sooner is no sign that it gets better, and takes no place of one that is.
+        for now in 10_001..=10_500 {
+            shed.observe_at_least(Latency::Queue, TARGET / 2);
+            shed.observe_at_least(Latency::Queue, TARGET * 2);
+            shed.look(None, now);
+        }
+        assert!(shed.share() > 0.9, "{}", shed.share());
     }
 
     #[test]

@@ -157,8 +157,12 @@ impl Search {
         failure: Option<TrafficFailure>,
         record: &mut Record,
     ) {
-        let connect = record.connected.take().map_or(Duration::ZERO, |(_, took)| took);
-        let took = connect + record.traffic.take().map_or(Duration::ZERO, |traffic| traffic.age());
+        let (connected, traffic) = (record.connected.take(), record.traffic.take());
+        let connect = connected.map_or(Duration::ZERO, |(_, took)| took);
+        let took = connect + traffic.as_ref().map_or(Duration::ZERO, Traffic::age);
+        if let Some(traffic) = &traffic {
+            report::in_vain(&self.pool, traffic);
+        }
         record.failed_mut().push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
         if let Some(failure) = failure {
             report::failed(&self.pool, slot, slot.is_on_trial(), failure);
@@ -289,6 +293,9 @@ impl Search {
         let (outcome, took) = (error.reason().as_str(), begun.elapsed());
         record.failed_mut().push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
         slot.connect_failed(error.reason(), &error.to_string(), unix_ms());
+        if error.reason() == ConnectErrorReason::Timeout {
+            self.pool.took_at_least(Latency::Connect, took);
+        }
         // An attempt that the budget has cut to less than half of its time proves nothing.
         let had_time = took * 2 >= self.pool.connect.timeout.min(self.pool.connect.budget);
         if !error.is_ours() && (had_time || error.reason() != ConnectErrorReason::Timeout) {

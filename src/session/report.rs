@@ -122,6 +122,11 @@ pub fn ended(record: &Record, end: RelayEnd) {
     let (Some(traffic), Some(pool), Some((backend, _))) = (&record.traffic, &record.pool, &record.connected) else {
         return;
     };
+    // The client has said all that it had to say, and no answer was owed.
+    let owes_nothing = end == RelayEnd::Complete && traffic.client_fin && !traffic.walked_out;
+    if !owes_nothing {
+        in_vain(pool, traffic);
+    }
     if traffic.answered || traffic.slow {
         return;
     }
@@ -130,11 +135,15 @@ pub fn ended(record: &Record, end: RelayEnd) {
         _ if traffic.walked_out && traffic.is_owed_more() => {
             failed(pool, backend, traffic.on_trial, TrafficFailure::Closed);
         }
-        // The client has said all that it had to say, and no answer was owed.
-        RelayEnd::Complete if traffic.client_fin && !traffic.walked_out => {
-            served(pool, backend, traffic.on_trial, Instant::now());
-        }
+        _ if owes_nothing => served(pool, backend, traffic.on_trial, Instant::now()),
         _ => {}
+    }
+}
+
+/// Nobody waits any more for the answer, if there is none yet.
+pub fn in_vain(pool: &Pool, traffic: &Traffic) {
+    if let Some(asked) = traffic.asked.filter(|_| !traffic.answered) {
+        pool.took_at_least(Latency::FirstByte, asked.elapsed());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Shedding: a share of new connections is refused while a latency stays above its target, and no longer.
 
 use crate::kit::wait::pace;
-use crate::kit::{Backend, Config, Tidegate, eventually};
+use crate::kit::{Backend, Config, Silent, Tidegate, eventually};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -55,7 +55,11 @@ impl Drop for Stop<'_> {
     }
 }
 
-fn under_load(tidegate: &Tidegate, what: &str, mut check: impl FnMut() -> bool) {
+fn under_load(tidegate: &Tidegate, what: &str, check: impl FnMut() -> bool) {
+    under_load_of(ask, tidegate, what, check);
+}
+
+fn under_load_of(ask: impl Fn(&Tidegate) + Sync, tidegate: &Tidegate, what: &str, mut check: impl FnMut() -> bool) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -91,4 +95,34 @@ fn a_dry_run_counts_and_refuses_nobody() {
     let tidegate = Tidegate::start(config(&backend, "dry_run = true"));
     under_load(&tidegate, "some would have been refused", || shed(&tidegate, "true") > 20.0);
     assert_eq!((tidegate.closed("shed"), shed(&tidegate, "false") as u64), (0, 0));
+}
+
+/// One client that waits for its answer no longer than this.
+fn ask_in_vain(tidegate: &Tidegate) {
+    let mut client = tidegate.connect();
+    if client.try_send("x").is_ok() {
+        client.read_timeout(Duration::from_millis(60));
+        drop(client.read(&mut [0]));
+    }
+    client.reset();
+}
+
+#[test]
+fn a_backend_that_never_answers_is_shed_as_a_slow_one_is() {
+    let stalled = Backend::new(|mut conn| while conn.read(&mut [0]).is_ok_and(|count| count > 0) {});
+    let tidegate = Tidegate::start(config(&stalled, ""));
+    let rises = || tidegate.closed("shed") > 20 && probability(&tidegate) > 0.5;
+    under_load_of(ask_in_vain, &tidegate, "a share is refused", rises);
+}
+
+#[test]
+fn connects_that_time_out_are_shed_as_slow_ones_are() {
+    let silent = Silent::new();
+    let config = Config::over([&silent.addr])
+        .connect("timeout = \"60ms\"\nattempts = 1")
+        .ejection("consecutive_failures = \"off\"")
+        .more("[pools.web.shed]\nconnect_time = \"20ms\"\nwindow = \"100ms\"");
+    let tidegate = Tidegate::start(config);
+    let rises = || tidegate.closed("shed") > 20 && probability(&tidegate) > 0.5;
+    under_load(&tidegate, "a share is refused", rises);
 }
