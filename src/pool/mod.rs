@@ -183,12 +183,13 @@ impl Pool {
     }
 
     /// Whether a session that has found nothing to claim would find something if a backend that is full weren't: then
-    /// it may wait for that.
+    /// it may wait for that. In a pool with a queue it may also wait for a turn that doesn't come within `patience`.
     #[must_use]
     pub fn is_worth_waiting(&self, tried: &Tried, patience: Millis, now: Millis) -> bool {
         let view = self.view.load();
         let mode = self.mode_over(&view);
         let ask = Ask { tried, now, max_rate: self.connect.max_rate };
+        let patience = if self.queue.is_some() { Millis::MAX } else { patience };
         let any = |reach| {
             Candidates { view: &view, ask: &ask, reach, patience, by_share: false, even_full: true }.any_usable()
         };

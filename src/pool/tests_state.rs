@@ -278,6 +278,23 @@ fn who_does_not_wait_gets_nobody_beyond_the_rate_and_takes_no_turn() {
 }
 
 #[test]
+fn a_turn_that_is_far_off_is_worth_waiting_for_where_there_is_a_queue() {
+    for queues in [false, true] {
+        let pool = pool_of(Balance::RoundRobin, &[0], |config| {
+            config.connect.max_rate = Some(10);
+            config.queue = queues.then(config::Queue::default);
+        });
+        let rng = &mut Rng::from_seed(3);
+        while pool.claim_within(&Tried::default(), 500, 1_000, rng).is_some() {}
+        assert_eq!(pool.is_worth_waiting(&Tried::default(), 500, 1_000), queues);
+        assert!(pool.is_worth_waiting(&Tried::default(), 600, 1_000), "the next turn");
+        let mut tried = Tried::default();
+        tried.push(pool.view().backends[0].id);
+        assert!(!pool.is_worth_waiting(&tried, 600, 1_000));
+    }
+}
+
+#[test]
 fn a_share_of_nothing_never_hedges() {
     for (share, may) in [(0, false), (1, true)] {
         let pool = pool_of(Balance::RoundRobin, &[0; 2], |config| config.connect.hedge_share = Percent::whole(share));

@@ -118,12 +118,14 @@ impl Search {
             if left.is_zero() {
                 return Err(CloseReason::ConnectBudget);
             }
-            let mut attempt = if let Some(attempt) = self.claim_at_once(worker, begun, left) {
+            // Who may queue for its turn needn't spend the budget on that: it is for the connect then.
+            let patience = if self.pool.queue.is_some() { left / 2 } else { left };
+            let mut attempt = if let Some(attempt) = self.claim_at_once(worker, begun, patience) {
                 attempt
             } else {
                 let before = self.waited;
                 // Boxed, so that it takes no room where nobody waits.
-                let attempt = Box::pin(self.queue(record, worker, left, watch)).await?;
+                let attempt = Box::pin(self.queue(record, worker, patience, watch)).await?;
                 deadline += self.waited.saturating_sub(before);
                 attempt
             };

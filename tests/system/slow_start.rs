@@ -158,6 +158,22 @@ fn f17_what_exceeds_one_backends_rate_goes_to_others() {
 }
 
 #[test]
+fn f17_a_storm_beyond_the_budget_is_served_from_the_queue() {
+    const STORM: usize = 60;
+    let backend = Backend::named("x");
+    let config = Config::over([&backend]).connect("max_rate = 20\nbudget = \"500ms\"");
+    let tidegate = Tidegate::start(config.more("[pools.web.queue]\nmax_wait = \"60s\""));
+    let begun = Instant::now();
+    let mut clients: Vec<_> = (0..STORM).map(|_| tidegate.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.rest().text(), "x\n");
+    }
+    // A second's worth may come at once, however it is counted.
+    assert!(begun.elapsed() >= Duration::from_millis(1_900), "{:?}", begun.elapsed());
+    assert_eq!(backend.accepted(), STORM);
+}
+
+#[test]
 fn f17_who_waits_longer_than_the_budget_is_reset() {
     let backend = Backend::named("x");
     let config = Config::over([&backend]).connect("max_rate = 1\nbudget = \"1200ms\"");
