@@ -5,6 +5,7 @@
 
 use super::demand::given as demand;
 use super::findings::{At, Complaint, Findings, Given, Placed};
+use super::hash;
 use super::health::given;
 use super::section::{self, Section};
 use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, unit, words};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// Each table and its keys. `NAME` is what the user calls it, `[]` an entry of a list.
-pub const TABLES: [(&str, &[&str]); 18] = [
+pub const TABLES: [(&str, &[&str]); 19] = [
     ("", ROOT),
     ("runtime", RUNTIME),
     ("admin", ADMIN),
@@ -26,6 +27,7 @@ pub const TABLES: [(&str, &[&str]); 18] = [
     ("pools.NAME.queue", demand::QUEUE),
     ("pools.NAME.shed", demand::SHED),
     ("pools.NAME.hold", demand::HOLD),
+    ("pools.NAME.hash", hash::KEYS),
     ("pools.NAME.health", given::HEALTH),
     ("pools.NAME.health.http", given::HTTP),
     ("pools.NAME.health.tls", given::TLS),
@@ -81,6 +83,7 @@ const POOL: &[&str] = &[
     "shed",
     "hold",
     "health",
+    "hash",
 ];
 const BACKEND: &[&str] = &["address", "weight", "name", "tier", "backup", "max_connections"];
 const CONNECT: &[&str] = &["timeout", "attempts", "budget", "hedge_after", "hedge_share", "max_rate"];
@@ -140,6 +143,7 @@ pub(super) struct Pool {
     pub queue: Option<demand::Queue>,
     pub shed: demand::Shed,
     pub hold: Option<demand::Hold>,
+    pub hash: hash::Given,
 }
 
 /// The keys of the pool itself that protect its users.
@@ -275,6 +279,7 @@ impl Pool {
             queue: demand::Queue::read(&section),
             shed: demand::Shed::read(&section),
             hold: demand::Hold::read(&section),
+            hash: hash::Given::read(&section),
             name,
             at: section.at,
         }

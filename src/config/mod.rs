@@ -10,6 +10,7 @@ mod demand;
 mod error;
 mod file;
 mod findings;
+mod hash;
 mod health;
 mod pool;
 mod pools;
@@ -27,6 +28,7 @@ pub use demand::{
 };
 pub use error::{Mistake, Mistakes, Place, Position, Severity, Style};
 pub use file::TABLES;
+pub use hash::{Hash, HashKey};
 pub use health::{Agent, Ca, Exchange, Expect, Health, Http, Initial, Probe, StatusSet, Tls};
 pub use pool::{Address, Balance, Connect, Ejection, Group, Member, OnDown, Percent, Pool, Protection};
 
@@ -209,7 +211,7 @@ impl Default for Log {
 
 /// The bounds within which the file's numbers must lie.
 pub mod limits {
-    use std::ops::RangeInclusive;
+    use std::ops::{Bound, RangeInclusive};
     use std::time::Duration;
 
     pub const MAX_WORKERS: usize = 1_024;
@@ -235,6 +237,11 @@ pub mod limits {
     /// What may be kept of each client that waits for its first answer byte.
     pub const MAX_REPLAY: u64 = 1 << 20;
     pub const MAX_BACKENDS: usize = 65_535;
+    /// Places in the table of a pool that goes by a hash: both ends are primes.
+    pub const TABLE_SIZE: RangeInclusive<u32> = 251..=5_000_011;
+    /// How many times its share of all connections a backend may have. More than 1, or there would be no room for the
+    /// last one.
+    pub const MAX_LOAD: (Bound<f64>, Bound<f64>) = (Bound::Excluded(1.0), Bound::Included(10.0));
     pub const MAX_BACKLOG: u32 = 1 << 20;
     /// Of rise and fall.
     pub const MAX_STREAK: u16 = 1_000;
@@ -258,6 +265,7 @@ pub mod limits {
     pub const MAX_UNIX_PATH: usize = 107;
 
     pub const DEFAULT_ADMIN: &str = "127.0.0.1:9900";
+    pub const DEFAULT_TABLE_SIZE: u32 = 65_537;
     pub const DEFAULT_BACKLOG: u32 = 4_096;
     pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
     pub const DEFAULT_HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -2,7 +2,7 @@
 //!
 //! Owns plain data and defaults; what the file may say is `file` and `pools`. The health checks are in the parent.
 
-use super::{Health, Hold, Queue, Shed};
+use super::{Hash, Health, Hold, Queue, Shed};
 use crate::name::{Endpoint, PoolName};
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub struct Pool {
     pub queue: Option<Queue>,
     pub shed: Option<Shed>,
     pub hold: Option<Hold>,
+    /// What [`Balance::SourceHash`] goes by; of that policy alone.
+    pub hash: Option<Hash>,
 }
 
 impl Pool {
@@ -31,6 +33,7 @@ impl Pool {
     #[must_use]
     pub fn new(name: PoolName, balance: Balance, members: Vec<Member>) -> Self {
         let (protection, connect) = (Protection::default(), Connect::default());
+        let hash = (balance == Balance::SourceHash).then(Hash::default);
         Self {
             name,
             balance,
@@ -43,6 +46,7 @@ impl Pool {
             queue: None,
             shed: None,
             hold: None,
+            hash,
         }
     }
 }
@@ -145,18 +149,20 @@ pub enum Balance {
     LeastConnections,
     PowerOfTwo,
     PeakEwma,
+    SourceHash,
     /// From `target = "failover:(…)"`.
     Failover(Group),
 }
 
 impl Balance {
     /// The words of the file; a failover group has none, since it comes from `target`.
-    pub(super) const WORDS: [(&str, Self); 5] = [
+    pub(super) const WORDS: [(&str, Self); 6] = [
         ("round_robin", Self::RoundRobin),
         ("random", Self::Random),
         ("least_connections", Self::LeastConnections),
         ("power_of_two", Self::PowerOfTwo),
         ("peak_ewma", Self::PeakEwma),
+        ("source_hash", Self::SourceHash),
     ];
 
     /// The name that the config, `/status` and the metrics use.
@@ -168,6 +174,7 @@ impl Balance {
             Self::LeastConnections => "least_connections",
             Self::PowerOfTwo => "power_of_two",
             Self::PeakEwma => "peak_ewma",
+            Self::SourceHash => "source_hash",
             Self::Failover(_) => "failover",
         }
     }

@@ -6,6 +6,7 @@
 use super::demand;
 use super::file;
 use super::findings::{At, Complaint, Findings, Given, Placed};
+use super::hash;
 use super::health::judge;
 use super::target;
 use super::{Address, Balance, Connect, Ejection, Group, Member, Pool, Protection, address, limits, unit, words};
@@ -24,7 +25,11 @@ pub(super) fn pool(findings: &Findings, mut given: file::Pool) -> Pool {
     let backend_max_connections = given.backend_max_connections.or(None);
     let shed = demand::judge::shed(findings, &given.shed, given.queue.as_ref());
     let (queue, hold) = (given.queue.take(), given.hold.take());
-    let (balance, members) = members(findings, given);
+    let rebalance = given.protection.rebalance.good().cloned();
+    let (balance, members, given_hash) = members(findings, given);
+    let hash = hash::judged(findings, &given_hash, balance.as_ref(), &members);
+    let balance = balance.unwrap_or(Balance::RoundRobin);
+    hash::check_rebalance(findings, &balance, rebalance.as_ref());
     judge::check_unix_members(findings, &tcp_only, &members);
     Pool {
         name,
@@ -38,6 +43,7 @@ pub(super) fn pool(findings: &Findings, mut given: file::Pool) -> Pool {
         backend_max_connections,
         shed,
         hold: hold.map(|hold| demand::judge::hold(findings, &hold)),
+        hash,
     }
 }
 
@@ -55,7 +61,8 @@ fn protection(given: &file::Protection) -> Protection {
     }
 }
 
-fn members(findings: &Findings, given: file::Pool) -> (Balance, Vec<Member>) {
+/// The policy is `None` if the file names none that there is.
+fn members(findings: &Findings, given: file::Pool) -> (Option<Balance>, Vec<Member>, hash::Given) {
     let mut members = Members::new(findings);
     let balance = match (&given.target, given.backends) {
         (Given::Absent, backends) => {
@@ -82,23 +89,27 @@ fn members(findings: &Findings, given: file::Pool) -> (Balance, Vec<Member>) {
             if let Some(balance) = given.balance.good() {
                 findings.mistake(&balance.at, "a target says itself how to choose", "remove balance");
             }
-            target.good().map_or(Balance::RoundRobin, |target| members.add_target(target))
+            target.good().map(|target| members.add_target(target))
         }
     };
-    (balance, members.all)
+    (balance, members.all, given.hash)
 }
 
-fn balance(findings: &Findings, given: &Given<String>) -> Balance {
-    let Some(Placed { at, value }) = given.good() else { return Balance::RoundRobin };
+fn balance(findings: &Findings, given: &Given<String>) -> Option<Balance> {
+    let Placed { at, value } = match given {
+        Given::Absent => return Some(Balance::RoundRobin),
+        Given::Bad => return None,
+        Given::Good(placed) => placed,
+    };
     if let Some((_, balance)) = Balance::WORDS.into_iter().find(|(word, _)| word == value) {
-        return balance;
+        return Some(balance);
     }
     let hint = match value.as_str() {
         "failover" => "write target = \"failover:(tcp://a:1|tcp://b:2)\" instead of balance and backends".to_owned(),
         _ => format!("use {}", words::any_of(&Balance::WORDS.map(|(word, _)| words::quoted(word)))),
     };
     findings.mistake(at, format!("{} is not known here", words::quoted(value)), hint);
-    Balance::RoundRobin
+    None
 }
 
 /// The members so far, with what must not come twice.

@@ -199,6 +199,27 @@ impl<'t, 'f> Section<'t, 'f> {
         }
     }
 
+    /// A number that `fits`, with a fraction or without, or `"off"`, which is `None`.
+    pub fn number_or_off(
+        &self,
+        key: &'static str,
+        fits: impl FnOnce(f64) -> bool,
+        hint: &'static str,
+    ) -> Given<Option<f64>> {
+        let Some(value) = self.value(key) else { return Given::Absent };
+        let number = match value.get_ref() {
+            DeValue::String(text) if text == "off" => return self.judged(self.at_value(key, value), Ok(None)),
+            DeValue::Integer(digits) => i128::from_str_radix(digits.as_str(), digits.radix()).ok().map(|n| n as f64),
+            DeValue::Float(digits) => digits.as_str().parse().ok(),
+            _ => {
+                let complaint = Complaint { hint: hint.into(), ..wrong_type(value, "a number") };
+                return self.judged(self.at_value(key, value), Err(complaint));
+            }
+        };
+        let out_of_range = || Complaint::new(format!("{} is out of range", words::escaped(self.raw(value))), hint);
+        self.judged(self.at_value(key, value), number.filter(|&number| fits(number)).map(Some).ok_or_else(out_of_range))
+    }
+
     /// A text that means something else, or `"off"`, which is `None`.
     pub fn parsed_or_off<T>(
         &self,

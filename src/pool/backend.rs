@@ -13,6 +13,7 @@ use super::health::{AgentAdmin, AgentReport, Damper, Outcome};
 use super::load::{Pace, PeakEwma};
 use super::queue::WaitingList;
 use super::slot::{Full, Slot};
+use super::total::Total;
 use crate::clock::{Millis, Now};
 use crate::config;
 use crate::metrics::{BackendMetrics, ConnectErrorReason};
@@ -68,6 +69,7 @@ pub struct Backend {
     count: Count,
     /// Those that may wait for a place on it, be it on this or on another backend of its pool.
     waiting: Arc<WaitingList>,
+    pub(super) total: Arc<Total>,
     /// Of [`WHOLE_SHARE`]; counts only with [`flag::REDUCED`].
     share: AtomicU32,
     /// Failures of real traffic in a row.
@@ -137,7 +139,7 @@ impl Backend {
         address: &BackendAddr,
         label: &Arc<str>,
         metrics: BackendMetrics,
-        waiting: Arc<WaitingList>,
+        (waiting, total): (Arc<WaitingList>, Arc<Total>),
         health: Health,
         now: Now,
     ) -> Self {
@@ -160,6 +162,7 @@ impl Backend {
             flags: AtomicU32::new(0),
             count: Count::new(UNLIMITED),
             waiting,
+            total,
             share: AtomicU32::new(WHOLE_SHARE),
             failures: AtomicU32::new(0),
             connect_time: PeakEwma::default(),

@@ -43,6 +43,11 @@ impl Candidates<'_> {
         self.ask.tried
     }
 
+    /// The hash of what its policy goes by; see [`Wish::key`](super::Wish::key).
+    pub fn key(&self) -> u64 {
+        self.ask.key
+    }
+
     pub fn now(&self) -> Millis {
         self.ask.now
     }
@@ -80,6 +85,18 @@ impl Candidates<'_> {
         if self.may_have(index, flags) && !self.passes_on(index, flags, rng) { self.grab(index, flags) } else { None }
     }
 
+    /// As [`accepts`](Self::accepts), by the key instead of by chance.
+    pub fn accepts_key(&self, index: usize) -> bool {
+        let flags = self.view.backends[index].flags();
+        self.may_have(index, flags) && !self.passes_key_on(index, flags)
+    }
+
+    /// As [`claim`](Self::claim), by the key instead of by chance.
+    pub fn claim_by_key(&self, index: usize) -> Option<Slot> {
+        let flags = self.view.backends[index].flags();
+        if self.may_have(index, flags) && !self.passes_key_on(index, flags) { self.grab(index, flags) } else { None }
+    }
+
     /// As [`claim`](Self::claim), for a policy that has weighed the shares itself.
     pub fn take(&self, index: usize) -> Option<Slot> {
         let flags = self.view.backends[index].flags();
@@ -90,6 +107,13 @@ impl Candidates<'_> {
         flags & flag::REDUCED != 0
             && self.by_share
             && rng.below(WHOLE_SHARE.into()) >= u64::from(self.view.backends[index].share())
+    }
+
+    /// The same keys are passed on while the share stays, and fewer of them as it grows. The upper bits of a key have
+    /// nothing to do with its place in a table.
+    fn passes_key_on(&self, index: usize, flags: u32) -> bool {
+        const _: () = assert!(WHOLE_SHARE == 1 << 10);
+        flags & flag::REDUCED != 0 && self.by_share && self.key() >> 54 >= u64::from(self.view.backends[index].share())
     }
 
     /// A backend with these flags that this claim may have.
@@ -113,6 +137,12 @@ impl Candidates<'_> {
     /// The first success of claiming each one in turn, from `start` on and around.
     pub fn claim_from(&self, start: usize, rng: &mut Rng) -> Option<Slot> {
         (start..self.len()).chain(0..start).find_map(|index| self.claim(index, rng))
+    }
+
+    /// All indices, from one on that follows from the key, and around.
+    pub fn around(&self) -> impl Iterator<Item = usize> + use<> {
+        let (len, start) = (self.len(), self.key() % self.len().max(1) as u64);
+        (start as usize..len).chain(0..start as usize)
     }
 
     /// The same by [`take`](Self::take).

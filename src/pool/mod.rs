@@ -33,12 +33,14 @@ mod tests;
 mod tests_queue;
 #[cfg(test)]
 mod tests_state;
+mod total;
 mod tried;
 mod view;
 
 pub use backend::{Backend, Health, LastError, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use mode::Mode;
+pub use pick::Maglev;
 pub use shed::Shed;
 pub use slot::{Full, Slot};
 pub use tried::Tried;
@@ -59,7 +61,8 @@ use queue::{Terms, WaitingList};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use view::Ask;
+use total::Total;
+use view::{Ask, Shared};
 
 /// A pool with more backends is not reviewed at each change of one, but by whoever does so now and then: when all of
 /// them change together, as at a start, that would be the square of their number.
@@ -80,6 +83,18 @@ impl Latency {
     const COUNT: usize = 3;
 }
 
+/// What a session wants of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// What it has tried, and doesn't want again.
+    pub tried: &'a Tried,
+    /// The hash of what a pool with [`hash`](Pool::hash) goes by; elsewhere nobody looks at it.
+    pub key: u64,
+    /// The longest that it would wait for its turn on a backend whose connects are paced, in ms.
+    pub patience: Millis,
+    pub now: Millis,
+}
+
 /// Backends and the policy among them.
 pub struct Pool {
     pub name: PoolName,
@@ -88,6 +103,8 @@ pub struct Pool {
     pub ejection: config::Ejection,
     pub health: config::Health,
     pub queue: Option<config::Queue>,
+    /// Of a pool that goes by a hash: of what.
+    pub hash: Option<config::Hash>,
     pub metrics: Arc<PoolMetrics>,
     /// Empty without a queue.
     pub waiting: Arc<WaitingList>,
@@ -99,6 +116,7 @@ pub struct Pool {
     mode: AtomicU32,
     judge: Mutex<Judge>,
     hedges: HedgeBudget,
+    total: Arc<Total>,
     /// How often one of its backends went down.
     falls: AtomicU32,
 }
@@ -116,9 +134,13 @@ impl Pool {
         previous: Option<&Pool>,
         now: Now,
     ) -> Self {
-        let waiting = previous.map_or_else(Arc::default, |pool| Arc::clone(&pool.waiting));
+        let shared = previous.map_or_else(Shared::default, |pool| Shared {
+            waiting: Arc::clone(&pool.waiting),
+            total: Arc::clone(&pool.total),
+        });
+        let Shared { waiting, total } = shared.clone();
         waiting.renew(Terms::new(&config.queue.unwrap_or_default()));
-        let view = PoolView::new(config, members, metrics, &waiting, previous.map(Pool::view).as_deref(), now);
+        let view = PoolView::new(config, members, metrics, &shared, previous.map(Pool::view).as_deref(), now);
         let judge = previous.map_or_else(|| Judge::new(now.millis), |pool| pool.judge().clone());
         let before = previous.and_then(|pool| pool.hold.as_deref());
         let hold = config.hold.map(|hold| Arc::new(Hold::new(hold, || metrics.hold(&config.name), before)));
@@ -129,6 +151,7 @@ impl Pool {
             ejection: config.ejection,
             health: config.health.clone(),
             queue: config.queue,
+            hash: config.hash.clone(),
             waiting,
             shed: config.shed.map(Shed::new),
             metrics: previous.map_or_else(|| Arc::new(metrics.pool(&config.name)), |pool| pool.metrics.clone()),
@@ -137,6 +160,7 @@ impl Pool {
             mode: AtomicU32::new(Mode::default().to_bits()),
             judge: Mutex::new(judge),
             hedges: HedgeBudget::new(),
+            total,
             falls: AtomicU32::new(previous.map_or(0, Self::falls)),
         };
         if let Some(queue) = pool.queue {
@@ -149,26 +173,26 @@ impl Pool {
         pool
     }
 
-    /// A slot on a backend that is not in `tried`, by the pool's policy; `None` if there is none. Where connects are
-    /// paced, one that can be had at once comes first, and none is waited for longer than `patience`, in ms.
+    /// A slot on a backend that has not been tried, by the pool's policy; `None` if there is none. Where connects are
+    /// paced, one that can be had at once comes first, and none is waited for longer than the wish's patience.
     ///
     /// The first is an available one of the tiers in use, or, in panic, any enabled one of these. What follows after
     /// failures is any available one, of whatever tier, and in panic any enabled one after those. To wait for a turn
     /// among the better ones comes before going on to the others.
     #[must_use]
-    pub fn claim_within(&self, tried: &Tried, patience: Millis, now: Millis, rng: &mut Rng) -> Option<Slot> {
+    pub fn claim_within(&self, wish: &Wish<'_>, rng: &mut Rng) -> Option<Slot> {
         let view = self.view.load();
         let mode = self.mode_over(&view);
-        let ask = Ask { tried, now, max_rate: self.connect.max_rate };
+        let ask = self.ask(wish);
         if !mode.panic {
             let slot = view.claim(&ask, Reach::Tiers(mode.tier), 0, rng);
             if slot.is_some() {
                 return slot;
             }
         }
-        view.claim_further(&ask, patience, mode, rng).or_else(|| {
+        view.claim_further(&ask, wish.patience, mode, rng).or_else(|| {
             // The last one may have gone a moment ago, and whoever saw to that is about to find that the pool panics.
-            if self.is_panic_due(tried, &view) {
+            if self.is_panic_due(wish.tried, &view) {
                 view.claim(&ask, Reach::Enabled(limits::MAX_TIER), 0, rng)
             } else {
                 None
@@ -176,10 +200,17 @@ impl Pool {
         })
     }
 
-    /// As [`claim_within`](Self::claim_within) all that a session may wait.
+    /// As [`claim_within`](Self::claim_within) all that a session may wait, for a client that might be any.
     #[must_use]
     pub fn claim(&self, tried: &Tried, now: Millis, rng: &mut Rng) -> Option<Slot> {
-        self.claim_within(tried, self.connect.budget.as_millis() as Millis, now, rng)
+        let key = if self.hash.is_some() { rng.below(u64::MAX) } else { 0 };
+        let patience = self.connect.budget.as_millis() as Millis;
+        self.claim_within(&Wish { tried, key, patience, now }, rng)
+    }
+
+    fn ask<'a>(&self, wish: &Wish<'a>) -> Ask<'a> {
+        let &Wish { tried, key, now, .. } = wish;
+        Ask { tried, key, now, max_rate: self.connect.max_rate }
     }
 
     /// Whether a session that has found nothing to claim would find something if a backend that is full weren't: then
@@ -188,7 +219,7 @@ impl Pool {
     pub fn is_worth_waiting(&self, tried: &Tried, patience: Millis, now: Millis) -> bool {
         let view = self.view.load();
         let mode = self.mode_over(&view);
-        let ask = Ask { tried, now, max_rate: self.connect.max_rate };
+        let ask = self.ask(&Wish { tried, key: 0, patience, now });
         let patience = if self.queue.is_some() { Millis::MAX } else { patience };
         let any = |reach| {
             Candidates { view: &view, ask: &ask, reach, patience, by_share: false, even_full: true }.any_usable()
@@ -241,6 +272,9 @@ impl Pool {
         let mode = judge.judge(&tiers, &self.protection, self.hold.is_some(), now);
         self.mode.store(mode.to_bits(), Relaxed);
         drop(judge);
+        if view.is_bounded() {
+            self.total.set_weight(view.weight_in_use(mode));
+        }
         let metrics = &self.metrics;
         metrics.available.set(available);
         metrics.ejected.set(ejected);

@@ -297,8 +297,8 @@ mod tests {
     #[test]
     fn retries_are_borne_from_early_on() {
         const SEEDS: u64 = 50;
-        // What piled up goes, and hardly a place lies idle after it. The least of these is 0.902, the mean 0.936; of two
-        // hundred seeds the least is 0.862.
+        // What piled up goes, and hardly a place lies idle after it. The least of these is 0.902, the mean 0.936; of
+        // two hundred seeds the least is 0.862.
         let early: Vec<f64> = (0..SEEDS).map(|seed| run_in(3_000..6_000, 3.0, 2, seed).goodput).collect();
         assert!(early.iter().all(|&goodput| goodput > 0.9), "{early:?}");
         let mean = early.iter().sum::<f64>() / SEEDS as f64;

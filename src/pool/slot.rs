@@ -1,6 +1,7 @@
 //! The right to one connection on a backend, as a guard.
 //!
-//! Owns what must be given back: the place in the backend's count, and the trial of a half-open backend.
+//! Owns what must be given back: the place in the backend's count, and in the pool's where there is such a count, and
+//! the trial of a half-open backend.
 
 use super::backend::Backend;
 use crate::clock::Millis;
@@ -15,17 +16,23 @@ pub struct Full;
 #[must_use = "a slot that is dropped at once reserves nothing"]
 pub struct Slot {
     backend: Arc<Backend>,
-    /// The number of the trial, if its connection decides whether a half-open backend comes back; given back undecided
-    /// at the end.
-    trial: Option<u16>,
+    /// The number of the trial, with [`ON_TRIAL`].
+    trial: u16,
+    /// What is to be given back beside the place: mostly nothing.
+    also: u8,
     /// In ms.
     wait: u32,
 }
 
+/// Its connection decides whether a half-open backend comes back; given back undecided at the end.
+const ON_TRIAL: u8 = 1;
+/// It is in the count of the whole pool.
+const IN_TOTAL: u8 = 2;
+
 impl Slot {
     /// For a place that has been counted.
     pub(super) fn new(backend: Arc<Backend>) -> Self {
-        Self { backend, trial: None, wait: 0 }
+        Self { backend, trial: 0, also: 0, wait: 0 }
     }
 
     /// The backend itself, for whoever outlives the slot.
@@ -47,11 +54,28 @@ impl Slot {
 
     #[must_use]
     pub fn is_on_trial(&self) -> bool {
-        self.trial.is_some()
+        self.also & ON_TRIAL != 0
     }
 
     pub(super) fn put_on_trial(&mut self, number: u16) {
-        self.trial = Some(number);
+        self.trial = number;
+        self.also |= ON_TRIAL;
+    }
+
+    /// Counts it among those of the pool.
+    pub(super) fn count_in_total(&mut self) {
+        self.also |= IN_TOTAL;
+        self.backend.total.add();
+    }
+
+    #[cold]
+    fn give_back_the_rest(&self) {
+        if self.also & IN_TOTAL != 0 {
+            self.backend.total.sub();
+        }
+        if self.is_on_trial() {
+            self.backend.end_trial(self.trial);
+        }
     }
 }
 
@@ -66,8 +90,8 @@ impl Deref for Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.backend.release();
-        if let Some(number) = self.trial {
-            self.backend.end_trial(number);
+        if self.also != 0 {
+            self.give_back_the_rest();
         }
     }
 }

@@ -272,7 +272,9 @@ fn who_must_wait_for_a_turn_waits_in_its_tier() {
 fn who_does_not_wait_gets_nobody_beyond_the_rate_and_takes_no_turn() {
     let pool = pool_of(Balance::RoundRobin, &[0], |config| config.connect.max_rate = Some(10));
     let rng = &mut Rng::from_seed(3);
-    let mut wait = |patience| pool.claim_within(&Tried::default(), patience, 1_000, rng).map(|slot| slot.wait());
+    let mut wait = |patience| {
+        pool.claim_within(&Wish { tried: &Tried::default(), key: 0, patience, now: 1_000 }, rng).map(|slot| slot.wait())
+    };
     assert_eq!([wait(0), wait(0), wait(0), wait(99)], [Some(0), Some(0), None, None]);
     assert_eq!(wait(100), Some(100));
 }
@@ -285,7 +287,8 @@ fn a_turn_that_is_far_off_is_worth_waiting_for_where_there_is_a_queue() {
             config.queue = queues.then(config::Queue::default);
         });
         let rng = &mut Rng::from_seed(3);
-        while pool.claim_within(&Tried::default(), 500, 1_000, rng).is_some() {}
+        let wish = Wish { tried: &Tried::default(), key: 0, patience: 500, now: 1_000 };
+        while pool.claim_within(&wish, rng).is_some() {}
         assert_eq!(pool.is_worth_waiting(&Tried::default(), 500, 1_000), queues);
         assert!(pool.is_worth_waiting(&Tried::default(), 600, 1_000), "the next turn");
         let mut tried = Tried::default();

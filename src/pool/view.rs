@@ -6,9 +6,10 @@
 use super::backend::{Backend, Health};
 use super::candidates::{Candidates, Reach, is_good};
 use super::mode::Mode;
-use super::pick::Picker;
+use super::pick::{Among, Picker};
 use super::queue::WaitingList;
 use super::slot::Slot;
+use super::total::Total;
 use super::tried::Tried;
 use crate::clock::{Millis, Now};
 use crate::config;
@@ -22,8 +23,16 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 pub(super) struct Ask<'a> {
     pub tried: &'a Tried,
+    pub key: u64,
     pub now: Millis,
     pub max_rate: Option<u32>,
+}
+
+/// What the views of one pool share, from table to table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared {
+    pub waiting: Arc<WaitingList>,
+    pub total: Arc<Total>,
 }
 
 /// What a pool is built from: a config's members with every host name resolved, and the policy over them.
@@ -63,7 +72,7 @@ impl PoolView {
         config: &config::Pool,
         members: &Members,
         metrics: &Arc<Metrics>,
-        waiting: &Arc<WaitingList>,
+        shared: &Shared,
         previous: Option<&PoolView>,
         now: Now,
     ) -> Self {
@@ -79,7 +88,7 @@ impl PoolView {
                     &member.address,
                     &member.label,
                     metrics.backend(&config.name, &member.label),
-                    Arc::clone(waiting),
+                    (Arc::clone(&shared.waiting), Arc::clone(&shared.total)),
                     Health::initial(&config.health),
                     now,
                 )),
@@ -89,9 +98,23 @@ impl PoolView {
             backend.set_max_active(member.max_connections);
         }
         let weights: Box<[_]> = members.list.iter().map(|member| member.weight).collect();
-        let picker = Picker::prepare(&members.balance, &backends, &weights, previous.map(|view| &view.picker));
+        let among = Among { backends: &backends, weights: &weights, hash: config.hash.as_ref(), total: &shared.total };
+        let picker = Picker::prepare(&members.balance, &among, previous.map(|view| &view.picker));
         let tiers = members.list.iter().map(|member| member.tier).collect();
         Self { backends, weights, tiers, balance: members.balance.as_str(), picker }
+    }
+
+    /// Whether its policy goes by what all backends have together.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.picker.is_bounded()
+    }
+
+    /// Of the backends that a claim may have at first, as they count just now.
+    pub(super) fn weight_in_use(&self, mode: Mode) -> u64 {
+        let ask = Ask { tried: &Tried::default(), key: 0, now: 0, max_rate: None };
+        let reach = if mode.panic { Reach::Enabled(mode.tier) } else { Reach::Tiers(mode.tier) };
+        let all = Candidates { view: self, ask: &ask, reach, patience: 0, by_share: false, even_full: true };
+        (0..all.len()).filter(|&index| all.usable(index)).map(|index| all.weight(index)).sum()
     }
 
     /// Whether there is any that a calm pool would use.

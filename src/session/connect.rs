@@ -17,7 +17,7 @@ use crate::metrics::{ConnectErrorReason, TrafficFailure};
 use crate::net::connect::{self as net, ConnectError};
 use crate::net::stream::Stream;
 use crate::pool::queue::Ticket;
-use crate::pool::{Latency, Pool, Slot, Tried};
+use crate::pool::{Latency, Pool, Slot, Tried, Wish};
 use rustix::io::Errno;
 use std::future::Future;
 use std::pin::pin;
@@ -56,6 +56,8 @@ pub async fn connect(
 pub struct Search {
     pub pool: Arc<Pool>,
     tried: Tried,
+    /// What a pool with a hash goes by.
+    key: u64,
     attempts_left: u8,
     /// An attempt has failed.
     failing: bool,
@@ -84,7 +86,8 @@ pub(super) struct Attempt {
 type Connecting = Result<Stream, ConnectError>;
 
 impl Search {
-    pub fn new(pool: Arc<Pool>) -> Self {
+    /// `key` is what a pool with a hash goes by.
+    pub fn new(pool: Arc<Pool>, key: u64) -> Self {
         let attempts_left = pool.connect.attempts;
         if pool.connect.hedge_after.is_some() {
             pool.count_for_hedging();
@@ -92,6 +95,7 @@ impl Search {
         Self {
             pool,
             tried: Tried::default(),
+            key,
             attempts_left,
             failing: false,
             hopeless: false,
@@ -203,7 +207,8 @@ impl Search {
     /// A backend for the next attempt, whose turn comes within `patience`.
     pub(super) fn claim(&mut self, worker: &Worker, begun: Instant, patience: Duration) -> Option<Attempt> {
         let patience = patience.as_millis() as u64;
-        let slot = self.pool.claim_within(&self.tried, patience, millis(begun), &mut worker.rng.borrow_mut())?;
+        let wish = Wish { tried: &self.tried, key: self.key, patience, now: millis(begun) };
+        let slot = self.pool.claim_within(&wish, &mut worker.rng.borrow_mut())?;
         self.tried.push(slot.id);
         self.attempts_left -= 1;
         let chosen_up = slot.is_up();

@@ -50,8 +50,8 @@ pub fn of(pool: &Pool, reason: CloseReason, record: &Record) -> Option<Arc<Hold>
     may_enter.then(|| Arc::clone(hold))
 }
 
-/// Holds `session`, whose search has ended with `reason`, and serves it as soon as somebody can.
-pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason) {
+/// Holds `session`, whose search by `key` has ended with `reason`, and serves it as soon as somebody can.
+pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason, key: u64) {
     let Some(name) = session.record.pool.as_ref().map(|pool| pool.name.clone()) else { return session.close(reason) };
     session.record.phase = Phase::Hold;
     let refused = reason != CloseReason::NoBackend;
@@ -80,7 +80,7 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason) {
         }
         // The table may be another one by now.
         let Some(pool) = worker.table.load().pool(&name).cloned() else { return session.close(reason) };
-        let mut search = Search::new(pool);
+        let mut search = Search::new(pool, key);
         search.was_held = true;
         session.record.failed_mut().truncate(noted);
         session.record.phase = Phase::Connect;

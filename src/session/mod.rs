@@ -30,7 +30,7 @@ use crate::net::keepalive::{give_up_after, idle_before_probe};
 use crate::net::relay::{self, Handover, RelayEnd, Terms, Timeouts};
 use crate::net::stream::Stream;
 use crate::pool::{Backend, Pool, Slot};
-use crate::table::{Facts, Listener};
+use crate::table::{self, Facts, Listener};
 use balance::Place;
 use close::CloseReason;
 use connect::Search;
@@ -75,10 +75,13 @@ impl Session {
             return self.close(CloseReason::ClientReset);
         }
         self.record.phase = Phase::Route;
-        let pool = {
+        let (pool, key) = {
             let table = self.worker.table.load();
             let facts = Facts { listener: &self.record.listener.name, client: self.record.client };
-            table.route(&facts).cloned()
+            let pool = table.route(&facts).cloned();
+            let hash = pool.as_ref().and_then(|pool| pool.hash.as_ref());
+            let key = hash.map_or(0, |hash| table::hash_key(hash, &facts, self.record.id));
+            (pool, key)
         };
         let Some(pool) = pool else { return self.close(CloseReason::NoBackend) };
         if pool.sheds() && !pool.admits(millis(Instant::now()), &mut self.worker.rng.borrow_mut()) {
@@ -87,12 +90,12 @@ impl Session {
         }
 
         self.record.phase = Phase::Connect;
-        let mut search = Search::new(pool);
+        let mut search = Search::new(pool, key);
         match connect::connect(&self.client, &mut search, &mut self.record, &self.worker).await {
             Ok((backend, slot)) => self.begin(search, backend, slot, Handover::default()).await,
             Err(reason) => match hold::of(&search.pool, reason, &self.record) {
                 // Boxed, so that it takes no room where it isn't used.
-                Some(hold) => Box::pin(hold::run(self, hold, reason)).await,
+                Some(hold) => Box::pin(hold::run(self, hold, reason, key)).await,
                 None => self.close(reason),
             },
         }

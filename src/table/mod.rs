@@ -7,11 +7,13 @@
 //! what happens at the end of a route.
 
 mod build;
+mod hash;
 mod listener;
 #[cfg(test)]
 mod tests;
 
 pub use build::{Built, Resolution, Warning};
+pub use hash::hash_key;
 pub use listener::{BrokenSocket, Listener};
 
 use crate::name::{ClientAddr, ListenerName, PoolName};

@@ -8,6 +8,7 @@ mod bytes;
 mod demand;
 mod example;
 mod files;
+mod hash;
 mod health;
 mod mistakes;
 mod pools;

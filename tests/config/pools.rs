@@ -30,7 +30,7 @@ fn mistakes_of_pools() {
         (
             "balance = \"rr\"\nbackends = [\"a:1\"]",
             &["5:11: pools.web.balance: \"rr\" is not known here; use \"round_robin\", \"random\", \
-               \"least_connections\", \"power_of_two\" or \"peak_ewma\""],
+               \"least_connections\", \"power_of_two\", \"peak_ewma\" or \"source_hash\""],
         ),
         (
             "balance = \"failover\"\nbackends = [\"a:1\"]",

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -134,6 +134,14 @@ impl Conn {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// From this address of the machine's own.
+    pub fn from(source: Ipv4Addr, to: &Addr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source.into(), 0).into()).unwrap();
+        socket.connect_timeout(&to.tcp().into(), PATIENCE).unwrap();
+        Self::new(socket)
     }
 
     /// With a receive buffer so small that the window closes after a few KiB.

@@ -41,6 +41,7 @@ mod replay;
 mod replay_ends;
 mod shed;
 mod slow_start;
+mod source_hash;
 mod start;
 mod stop;
 mod tiers;

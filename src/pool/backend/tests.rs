@@ -11,7 +11,7 @@ fn at(unix_ms: u64) -> Now {
 fn backend(health: Health) -> Backend {
     let address = BackendAddr(Endpoint::Tcp("192.0.2.1:80".parse().unwrap()));
     let metrics = Arc::new(Metrics::new().unwrap()).backend(&PoolName::new("web"), "a");
-    Backend::new(&address, &"a".into(), metrics, Arc::default(), health, at(5))
+    Backend::new(&address, &"a".into(), metrics, Default::default(), health, at(5))
 }
 
 #[test]

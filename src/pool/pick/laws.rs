@@ -87,6 +87,7 @@ fn balance_and_size() -> impl Strategy<Value = (Balance, usize)> {
         (0..=Tried::MAX).prop_map(|size| (Balance::LeastConnections, size)),
         (0..=Tried::MAX).prop_map(|size| (Balance::PowerOfTwo, size)),
         (0..=Tried::MAX).prop_map(|size| (Balance::PeakEwma, size)),
+        (0..=Tried::MAX).prop_map(|size| (Balance::SourceHash, size)),
         failover,
     ]
 }
@@ -200,7 +201,7 @@ fn round_robin_is_exact_over_threads() {
 /// that is up.
 #[test]
 fn whoever_claims_from_many_threads_gets_the_one_that_is_up() {
-    for balance in policies() {
+    for balance in policies().into_iter().chain([Balance::SourceHash]) {
         let pool = pool(balance, &[1, 1]);
         set_health(&pool, &[true, false]);
         std::thread::scope(|scope| {
@@ -446,7 +447,7 @@ fn shares_follow_the_weights_of_those_that_are_not_full() {
 
 #[test]
 fn many_threads_never_bring_a_backend_above_its_maximum() {
-    for balance in policies() {
+    for balance in policies().into_iter().chain([Balance::SourceHash]) {
         let pool = bounded(balance, &[1, 1], &[3, 2]);
         let claimed: usize = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4)
