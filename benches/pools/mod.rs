@@ -14,13 +14,14 @@ pub const SIZES: [usize; 3] = [3, 100, 5_000];
 type Policy = fn(usize) -> Balance;
 
 /// The policies by name.
-pub const POLICIES: [(&str, Policy); 6] = [
+pub const POLICIES: [(&str, Policy); 7] = [
     ("round_robin", |_| Balance::RoundRobin),
     ("random", |_| Balance::Random),
     ("least_connections", |_| Balance::LeastConnections),
     ("power_of_two", |_| Balance::PowerOfTwo),
     ("peak_ewma", |_| Balance::PeakEwma),
     ("failover", failover),
+    ("source_hash", |_| Balance::SourceHash),
 ];
 
 /// Groups of ten.

@@ -12,9 +12,12 @@ use tidegate::pool::health::Outcome;
 use tidegate::pool::{Members, Pool, Tried, WHOLE_SHARE};
 use tidegate::rng::Rng;
 
-fn policies(size: usize) -> [Balance; 6] {
+/// Those that choose among all by chance and weight first.
+fn policies(size: usize) -> [Balance; 7] {
     let failover = Balance::Failover(Group::Any((0..size).map(Group::Member).collect()));
-    [Balance::RoundRobin, Balance::Random, Balance::LeastConnections, Balance::PowerOfTwo, Balance::PeakEwma, failover]
+    let [a, b, c, d, e] =
+        [Balance::RoundRobin, Balance::Random, Balance::LeastConnections, Balance::PowerOfTwo, Balance::PeakEwma];
+    [a, b, c, d, e, failover, Balance::SourceHash]
 }
 
 fn config(change: impl FnOnce(&mut config::Pool)) -> config::Pool {
@@ -27,6 +30,8 @@ fn config(change: impl FnOnce(&mut config::Pool)) -> config::Pool {
 fn pool(config: &config::Pool, balance: &Balance, weights: &[u16], before: Option<&Pool>, now: Millis) -> Pool {
     let list = weights.iter().enumerate().map(|(index, &weight)| member_of(&format!("b{index}"), weight, 0)).collect();
     let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let hash = (*balance == Balance::SourceHash).then(config::Hash::default);
+    let config = &config::Pool { hash, ..config.clone() };
     Pool::new(config, &Members { list, balance: balance.clone() }, &metrics, before, at(now))
 }
 

@@ -157,14 +157,21 @@ impl Scenario {
             self.members.balance = dice.one_of(&PLAIN).clone();
         }
         self.config.balance = self.members.balance.clone();
+        self.config.hash = (self.config.balance == Balance::SourceHash).then(config::Hash::default);
         self.panic_threshold = dice.one_of(&[0, 3_333, 5_000, 10_000]);
         self.config.protection.panic_threshold = Percent::hundredths(self.panic_threshold);
         self.config.protection.min_available = dice.one_of(&[1, 2, 3]);
     }
 }
 
-const PLAIN: [&Balance; 5] =
-    [&Balance::RoundRobin, &Balance::Random, &Balance::LeastConnections, &Balance::PowerOfTwo, &Balance::PeakEwma];
+const PLAIN: [&Balance; 6] = [
+    &Balance::RoundRobin,
+    &Balance::Random,
+    &Balance::LeastConnections,
+    &Balance::PowerOfTwo,
+    &Balance::PeakEwma,
+    &Balance::SourceHash,
+];
 
 fn balance(size: usize, dice: &mut Dice) -> Balance {
     match dice.0.index(PLAIN.len() + 1) {

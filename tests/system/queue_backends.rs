@@ -39,7 +39,8 @@ fn end(mut client: Conn) {
 
 #[test]
 fn f28_whatever_the_policy_each_backend_is_filled_and_the_rest_waits() {
-    for policy in ["round_robin", "random", "least_connections", "power_of_two", "peak_ewma", "failover"] {
+    for policy in ["round_robin", "random", "least_connections", "power_of_two", "peak_ewma", "failover", "source_hash"]
+    {
         let backends = [Backend::echo(), Backend::echo(), Backend::echo()];
         let rooms = [3, 2, 1];
         let (config, expected) = if policy == "failover" {

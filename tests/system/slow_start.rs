@@ -89,7 +89,7 @@ fn f17_its_share_grows_until_it_is_whole() {
 
 #[test]
 fn f17_slow_start_never_refuses_anybody() {
-    for policy in ["round_robin", "random", "least_connections", "power_of_two", "peak_ewma"] {
+    for policy in ["round_robin", "random", "least_connections", "power_of_two", "peak_ewma", "source_hash"] {
         let only = Backend::named("only");
         let config = Config::over([&only]).pool("slow_start = \"1h\"").pool(&format!("balance = \"{policy}\""));
         let tidegate = Tidegate::start(config.health(QUICK));
