@@ -31,6 +31,7 @@ use cidr::AccessList;
 use clients::Slot;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What is asked for each connection of one listener.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Gate {
     /// Whether clients wait where the process has no place.
     process_waits: bool,
     bounded_by_fds: bool,
+    /// How often clients were found waiting for each of [`WAITED_FOR`].
+    delays: [AtomicU64; WAITED_FOR.len()],
 }
 
 /// The limits of a listener, its own and those that it shares.
@@ -124,6 +127,7 @@ impl Gate {
             overload: wanted.overload,
             process_waits: wanted.overload.map_or(bounded_by_fds, |overload| overload == Overload::Wait),
             bounded_by_fds,
+            delays: Default::default(),
         }
     }
 
@@ -175,6 +179,18 @@ impl Gate {
         self.bounded_by_fds && why == PROCESS_FULL
     }
 
+    /// Clients were found waiting for this.
+    pub fn delay(&self, why: Refusal) {
+        if let Some(at) = WAITED_FOR.iter().position(|known| *known == why) {
+            self.delays[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often clients were found waiting for each limit. No number of clients: one that waits long is found often.
+    pub fn delays(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        WAITED_FOR.into_iter().zip(self.delays.iter().map(|delays| delays.load(Ordering::Relaxed)))
+    }
+
     #[must_use]
     pub fn process(&self) -> &Process {
         self.share.process()
@@ -200,6 +216,16 @@ impl Gate {
 
 const PROCESS_FULL: Refusal = Refusal { scope: Scope::Process, bound: Bound::Connections };
 const LOW_MEMORY: Refusal = Refusal { scope: Scope::Process, bound: Bound::Memory };
+
+/// All that [`Gate::before_accept`] lets clients wait for.
+const WAITED_FOR: [Refusal; 6] = [
+    PROCESS_FULL,
+    LOW_MEMORY,
+    Refusal { scope: Scope::Listener, bound: Bound::Connections },
+    Refusal { scope: Scope::Listener, bound: Bound::Rate },
+    Refusal { scope: Scope::Shared, bound: Bound::Connections },
+    Refusal { scope: Scope::Shared, bound: Bound::Rate },
+];
 
 /// What a limiter of a listener says no to.
 struct No {

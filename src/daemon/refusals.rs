@@ -1,7 +1,7 @@
-//! Says in the log that clients are refused, and why; and that it is over.
+//! Says in the log that clients are refused, or wait for a limit before they are accepted, and why; and that it is over.
 //!
 //! Owns the rule (pure, [`Watch`]) and the task that looks once a second at what each listener has counted. Invariant:
-//! however many are refused, a listener has at most two lines in [`LINE_EVERY`]. Each client has its own line in the
+//! however many are concerned, a listener has at most two lines of each kind in [`LINE_EVERY`]. Each client has its own line in the
 //! access log, where there is one. May panic and be run again: it then begins with what has been counted since the
 //! start, which is told at once.
 
@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// How late a refusal may be told of.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two lines about one listener that refuses; and for how long it must refuse nobody until that is told.
+/// Between two lines about one listener; and for how long it must refuse nobody, or let nobody wait, until that is told.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// The ends that mean "too many": by a limit, before a backend, or while there is none.
@@ -40,12 +40,12 @@ const REFUSALS: [CloseReason; 14] = [
 /// How often each of [`REFUSALS`] was the end.
 type Counts = [u64; REFUSALS.len()];
 
-/// What has been said of a listener.
+/// What has been said of a listener, of one kind.
 #[derive(Debug, Default)]
 struct Watch {
     /// As the last line told.
     counts: Counts,
-    /// When it was told that clients are refused; `None` once it was told that they no longer are.
+    /// When it was told that it is so; `None` once it was told that it is over.
     told: Option<Instant>,
 }
 
@@ -53,8 +53,8 @@ struct Watch {
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     /// So many since the last line.
-    Refuses(Counts),
-    RefusesNobody,
+    More(Counts),
+    Over,
 }
 
 impl Watch {
@@ -63,17 +63,17 @@ impl Watch {
             return None;
         }
         if counts == self.counts {
-            return self.told.take().map(|_| Line::RefusesNobody);
+            return self.told.take().map(|_| Line::Over);
         }
         let before = std::mem::replace(&mut self.counts, counts);
         self.told = Some(now);
-        Some(Line::Refuses(std::array::from_fn(|index| counts[index].saturating_sub(before[index]))))
+        Some(Line::More(std::array::from_fn(|index| counts[index].saturating_sub(before[index]))))
     }
 }
 
 impl Line {
-    fn write(&self, listener: &ListenerName) {
-        let Self::Refuses(counts) = self else {
+    fn write_refusals(&self, listener: &ListenerName) {
+        let Self::More(counts) = self else {
             return tracing::info!(%listener, "no client is refused any more");
         };
         let refused: u64 = counts.iter().sum();
@@ -84,12 +84,26 @@ impl Line {
             tracing::info!(%listener, refused, %reasons, "single clients are refused");
         }
     }
+
+    fn write_delays(&self, listener: &ListenerName) {
+        let Self::More(counts) = self else {
+            return tracing::info!(%listener, "no client waits to be accepted any more");
+        };
+        let limits = names(counts);
+        tracing::warn!(%listener, %limits, "clients wait to be accepted: docs/demand.md says what to do");
+    }
 }
 
 /// `queue_full=3 shed=17`.
 fn reasons(counts: &Counts) -> String {
     let some = REFUSALS.iter().zip(counts).filter(|(_, count)| **count > 0);
     some.map(|(reason, count)| format!("{}={count}", reason.label())).collect::<Vec<_>>().join(" ")
+}
+
+/// `max_connections accept_rate`.
+fn names(counts: &Counts) -> String {
+    let some = REFUSALS.iter().zip(counts).filter(|(_, count)| **count > 0);
+    some.map(|(reason, _)| reason.label()).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether there is more demand than can be met, and not only single clients that ask for too much or aren't welcome:
@@ -103,9 +117,21 @@ fn counts(listener: &Listener) -> Counts {
     REFUSALS.map(|reason| listener.metrics.closed[reason as usize].get())
 }
 
+/// How often clients were found waiting for what would refuse them elsewhere.
+fn delays(listener: &Listener) -> Counts {
+    let mut counts = Counts::default();
+    for (why, delays) in listener.gate.delays() {
+        let reason = CloseReason::of_refusal(why);
+        if let Some(at) = REFUSALS.iter().position(|known| *known == reason) {
+            counts[at] += delays;
+        }
+    }
+    counts
+}
+
 /// Looks for ever.
 pub async fn tell(table: Arc<ArcSwap<RoutingTable>>) {
-    let mut watches: HashMap<ListenerName, Watch> = HashMap::new();
+    let mut watches: HashMap<ListenerName, [Watch; 2]> = HashMap::new();
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -113,9 +139,12 @@ pub async fn tell(table: Arc<ArcSwap<RoutingTable>>) {
         let table = table.load_full();
         watches.retain(|name, _| table.listeners.iter().any(|listener| listener.name == *name));
         for listener in &table.listeners {
-            let watch = watches.entry(listener.name.clone()).or_default();
-            if let Some(line) = watch.look(counts(listener), now) {
-                line.write(&listener.name);
+            let [refused, delayed] = watches.entry(listener.name.clone()).or_default();
+            if let Some(line) = refused.look(counts(listener), now) {
+                line.write_refusals(&listener.name);
+            }
+            if let Some(line) = delayed.look(delays(listener), now) {
+                line.write_delays(&listener.name);
             }
         }
     }
@@ -134,13 +163,13 @@ mod tests {
         let (mut watch, begun) = (Watch::default(), Instant::now());
         let mut look = |second: u64, count| watch.look(shed(count), begun + Duration::from_secs(second));
         assert_eq!(look(0, 0), None);
-        assert_eq!(look(1, 3), Some(Line::Refuses(shed(3))));
+        assert_eq!(look(1, 3), Some(Line::More(shed(3))));
         assert_eq!((look(2, 50), look(30, 900)), (None, None));
-        assert_eq!(look(31, 1_000), Some(Line::Refuses(shed(997))));
+        assert_eq!(look(31, 1_000), Some(Line::More(shed(997))));
         assert_eq!(look(60, 1_000), None);
-        assert_eq!(look(61, 1_000), Some(Line::RefusesNobody));
+        assert_eq!(look(61, 1_000), Some(Line::Over));
         assert_eq!((look(62, 1_000), look(3_600, 1_000)), (None, None));
-        assert_eq!(look(3_601, 1_001), Some(Line::Refuses(shed(1))));
+        assert_eq!(look(3_601, 1_001), Some(Line::More(shed(1))));
     }
 
     #[test]

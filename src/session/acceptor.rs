@@ -176,6 +176,10 @@ impl Acceptor {
         // For what is asked before there is a client: a turn is short.
         let begun = if gate.waits() { clock::nanos(Instant::now()) } else { 0 };
         for _ in 0..ACCEPTS_PER_TURN {
+            // Nobody waits, so that nothing is taken either. A broken socket has to say so itself.
+            if gate.waits() && socket.is_quiet() {
+                return Err(Halt::Error(Errno::AGAIN));
+            }
             // Who may refuse must hold nothing for a client that isn't there: another worker's would be refused.
             let early = gate.before_accept(begun).map_err(Halt::Full)?;
             match socket.accept() {
@@ -227,6 +231,8 @@ impl Acceptor {
             Halt::Full(full) => {
                 if self.listener.gate.waits_for_descriptors(full.why) {
                     self.say_shortage("as many sessions run as the file descriptor limit carries");
+                } else {
+                    self.listener.gate.delay(full.why);
                 }
                 let retry = full.retry_in.map_or(FULL_PAUSE, Duration::from_nanos);
                 self.pause(retry.min(FULL_PAUSE)).await;

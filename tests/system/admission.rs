@@ -148,9 +148,27 @@ fn overload_close_ends_with_a_fin_and_overload_wait_leaves_clients_in_the_queue(
     let active = || tidegate.metrics().one("tidegate_listener_connections_active", &[("listener", "other")]) as u64;
     throughout("it waits", Duration::from_millis(500), || active() == 1);
     assert!(!second.is_cut());
+    // Of the other listener it's said that it refuses.
+    tidegate.logged(&["clients wait to be accepted", "listener=other", "limits=listener_max_connections"]);
+    assert_eq!(tidegate.count_logged(&["clients wait", "listener=web"]), 0);
     first.reset();
     second.expect("patience");
     assert_eq!(limit(&tidegate, "refusals_total", "listener", "other"), 0);
+}
+
+#[test]
+fn a_listener_that_lets_wait_asks_for_no_place_while_nobody_wants_one() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend]).listener("max_connections = 1\noverload = \"wait\""));
+    let first = served(tidegate.connect());
+    let told = || tidegate.count_logged(&["clients wait to be accepted"]);
+    // It is told within a second.
+    throughout("nobody waits", Duration::from_millis(2_500), || told() == 0);
+    let mut second = tidegate.connect();
+    second.send("patience");
+    eventually_eq("somebody waits", &1, told);
+    first.reset();
+    second.expect("patience");
 }
 
 #[test]
