@@ -1,9 +1,10 @@
-//! Says in the log that clients are refused, or wait for a limit before they are accepted, and why; and that it is over.
+//! Says in the log that clients are refused, or wait for a limit before they are accepted, and why; and that it is
+//! over.
 //!
 //! Owns the rule (pure, [`Watch`]) and the task that looks once a second at what each listener has counted. Invariant:
-//! however many are concerned, a listener has at most two lines of each kind in [`LINE_EVERY`]. Each client has its own line in the
-//! access log, where there is one. May panic and be run again: it then begins with what has been counted since the
-//! start, which is told at once.
+//! however many are concerned, a listener has at most two lines of each kind in [`LINE_EVERY`]. Each client has its
+//! own line in the access log, where there is one. May panic and be run again: it then begins with what has been
+//! counted since the start, which is told at once.
 
 use crate::name::ListenerName;
 use crate::session::close::CloseReason;
@@ -16,7 +17,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// How late a refusal may be told of.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two lines about one listener; and for how long it must refuse nobody, or let nobody wait, until that is told.
+/// Between two lines about one listener; and for how long it must refuse nobody, or let nobody wait, until that is
+/// told.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// The ends that mean "too many": by a limit, before a backend, or while there is none.

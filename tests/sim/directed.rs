@@ -15,9 +15,15 @@ use tidegate::rng::Rng;
 /// Those that choose among all by chance and weight first.
 fn policies(size: usize) -> [Balance; 7] {
     let failover = Balance::Failover(Group::Any((0..size).map(Group::Member).collect()));
-    let [a, b, c, d, e] =
-        [Balance::RoundRobin, Balance::Random, Balance::LeastConnections, Balance::PowerOfTwo, Balance::PeakEwma];
-    [a, b, c, d, e, failover, Balance::SourceHash]
+    [
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::LeastConnections,
+        Balance::PowerOfTwo,
+        Balance::PeakEwma,
+        failover,
+        Balance::SourceHash,
+    ]
 }
 
 fn config(change: impl FnOnce(&mut config::Pool)) -> config::Pool {
