@@ -94,6 +94,10 @@ impl File {
 fn check(file: &File) -> Result<(), Failure> {
     let config = file.load()?;
     daemon::resolve(&config)?;
+    // It may be meant for another host, or for a user that may more.
+    for lack in daemon::lacks(&config).iter().filter(|lack| lack.severity != daemon::Severity::Privilege) {
+        say(&format!("on this host: {}", lack.text));
+    }
     let backends = config.pools.iter().map(|pool| pool.members.len()).sum();
     let counts =
         [plural(config.listeners.len(), "listener"), plural(config.pools.len(), "pool"), plural(backends, "backend")];

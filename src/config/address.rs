@@ -6,12 +6,14 @@ use super::findings::Complaint;
 use super::{Address, limits, words};
 use crate::name::{BindAddr, Endpoint};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Longer names don't exist in the DNS.
 const MAX_HOST: usize = 253;
 const MAX_LABEL: usize = 63;
+pub(super) const TOO_MANY_BINDS: &str = "a listener has up to 1000 addresses";
 
 /// Where a backend is reached.
 pub(super) fn backend(text: &str) -> Result<Address, Complaint> {
@@ -39,19 +41,26 @@ pub(super) fn backend(text: &str) -> Result<Address, Complaint> {
     }
 }
 
-/// What a listener, or the admin endpoint, is bound to. Port 0 leaves the choice to the kernel.
+/// What the admin endpoint is bound to. Port 0 leaves the choice to the kernel.
 pub(super) fn bind(text: &str) -> Result<BindAddr, Complaint> {
+    match binds(text)?.as_slice() {
+        [bind] => Ok(bind.clone()),
+        _ => Err(Complaint::new(format!("{} is a range of ports", words::quoted(text)), "name one port")),
+    }
+}
+
+/// What a listener is bound to: one address, or as many as there are ports in its range.
+pub(super) fn binds(text: &str) -> Result<Vec<BindAddr>, Complaint> {
     if let Some(path) = unix_path(text) {
-        return Ok(BindAddr(Endpoint::Unix(path?)));
+        return Ok(vec![BindAddr(Endpoint::Unix(path?))]);
     }
     let bare = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);
-    if port_number(bare).is_some() {
+    if ports(bare).is_ok() {
         let hint = format!("write \"[::]:{bare}\" for every address or \"0.0.0.0:{bare}\" for those of IPv4");
         return Err(Complaint::new(format!("{} has no address", words::quoted(text)), hint));
     }
     let (host, digits) = split(text, "0.0.0.0:8080")?;
-    let port = port_number(digits);
-    let port = port.ok_or_else(|| not_a_port(digits, "use 1 to 65535, or 0 to let the kernel choose"))?;
+    let ports = ports(digits)?;
     match host {
         Host::Name(name) => {
             check_name(name)?;
@@ -59,11 +68,58 @@ pub(super) fn bind(text: &str) -> Result<BindAddr, Complaint> {
             Err(Complaint::new(message, "write an address of this machine, such as \"127.0.0.1:8080\""))
         }
         Host::Address(mut address) => {
-            address.set_port(port);
             check_unicast(address.ip())?;
-            Ok(BindAddr(Endpoint::Tcp(address)))
+            let bind = |port| {
+                address.set_port(port);
+                BindAddr(Endpoint::Tcp(address))
+            };
+            Ok(ports.map(bind).collect())
         }
     }
+}
+
+/// `8080` or `8000-8099`.
+fn ports(text: &str) -> Result<RangeInclusive<u16>, Complaint> {
+    let Some((first, last)) = text.split_once('-') else {
+        let hint = "use 1 to 65535, or 0 to let the kernel choose";
+        return port_number(text).map(|port| port..=port).ok_or_else(|| not_a_port(text, hint));
+    };
+    let port = |text| port_number(text).filter(|&port| port > 0).ok_or_else(|| not_a_port(text, "use 1 to 65535"));
+    let (first, last) = (port(first)?, port(last)?);
+    if first >= last {
+        let message = format!("{} is no range of ports", words::quoted(text));
+        return Err(Complaint::new(message, "write the lower port first, as in 8000-8099"));
+    }
+    if usize::from(last - first) >= limits::MAX_BINDS {
+        let message = format!("{} are {} ports", words::quoted(text), u32::from(last - first) + 1);
+        return Err(Complaint::new(message, TOO_MANY_BINDS));
+    }
+    Ok(first..=last)
+}
+
+/// An address of this machine that connects come from. Its port is the kernel's choice, and 0 here.
+pub(super) fn source(text: &str) -> Result<SocketAddr, Complaint> {
+    let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = inside.parse::<Ipv4Addr>().ok().map(|ip| SocketAddr::new(ip.into(), 0)).or_else(|| ipv6(inside));
+    let Some(address) = address else {
+        let message = format!("{} is not an address", words::quoted(text));
+        let hint = match split(text, "10.0.0.1:80") {
+            Ok((Host::Address(address), _)) => {
+                let shown = address.to_string();
+                // Without the port of 0 that it has here, and its brackets.
+                let bare = shown.strip_suffix(":0").unwrap_or(&shown).trim_matches(['[', ']']);
+                format!("write {}: the kernel chooses the port", words::quoted(bare))
+            }
+            _ => "write an address of this machine, such as \"10.0.0.5\"".to_owned(),
+        };
+        return Err(Complaint::new(message, hint));
+    };
+    if address.ip().is_unspecified() {
+        let message = format!("{} means every address of this machine", address.ip());
+        return Err(Complaint::new(message, "name one, or remove the key to let the kernel choose"));
+    }
+    check_unicast(address.ip())?;
+    Ok(address)
 }
 
 /// The path of `unix:/path` or `unix:///path`; `None` for other addresses.

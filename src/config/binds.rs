@@ -5,7 +5,7 @@
 
 use super::findings::{At, Findings, Given, Placed};
 use super::validate::Bound;
-use super::{Address, Pool, address, limits};
+use super::{Address, Pool, Socket, address, limits};
 use crate::name::{BindAddr, Endpoint, PoolName};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,20 +19,29 @@ pub(super) fn check(findings: &Findings, admin: &Given<Option<BindAddr>>, listen
 
 fn overlaps(findings: &Findings, admin: &Given<Option<BindAddr>>, listeners: &[Bound]) {
     let mut taken = Taken::default();
-    let mut binds: Vec<(&At, &BindAddr)> =
-        listeners.iter().flat_map(|bound| &bound.binds).map(|bind| (&bind.at, &bind.value)).collect();
+    let plain = Socket::default();
+    let mut binds: Vec<(&At, &BindAddr, &Socket)> = listeners
+        .iter()
+        .flat_map(|bound| bound.binds.iter().map(|bind| (&bind.at, &bind.value, &bound.listener.socket)))
+        .collect();
     let default = address::bind(limits::DEFAULT_ADMIN).ok();
     match (admin, &default) {
-        (Given::Absent, Some(default)) => _ = taken.take(&default.0, || Holder::DefaultAdmin),
-        (Given::Good(Placed { at, value: Some(bind) }), _) => binds.push((at, bind)),
+        (Given::Absent, Some(default)) => _ = taken.take(&default.0, &plain, || Holder::DefaultAdmin),
+        (Given::Good(Placed { at, value: Some(bind) }), _) => binds.push((at, bind, &plain)),
         _ => {}
     }
-    binds.sort_by_key(|(at, _)| at.span.start);
-    for (at, bind) in binds {
+    binds.sort_by_key(|(at, ..)| at.span.start);
+    // Of a range that overlaps, the first port says it all.
+    let mut said = None;
+    for (at, bind, socket) in binds {
         let line = || findings.source.position(at.span.start).line;
-        let Some(Overlap { other, holder }) = taken.take(&bind.0, || Holder::Key(at.key.clone(), line())) else {
+        let Some(Overlap { other, holder }) = taken.take(&bind.0, socket, || Holder::Key(at.key.clone(), line()))
+        else {
             continue;
         };
+        if said.replace(at.span.start) == Some(at.span.start) {
+            continue;
+        }
         let holder = match holder {
             Holder::Key(key, line) => format!("{key} on line {line}"),
             Holder::DefaultAdmin => "the default of admin.listen".to_owned(),
@@ -70,7 +79,8 @@ struct Overlap {
 #[derive(Default)]
 struct Taken<'b> {
     paths: HashMap<&'b Path, Holder>,
-    ports: HashMap<u16, Port<'b>>,
+    /// By the interface that they are for, or `None` for all.
+    ports: HashMap<Option<&'b str>, HashMap<u16, Port<'b>>>,
 }
 
 /// One port's addresses. The first of each family stands for all, as far as a wildcard is concerned.
@@ -81,11 +91,13 @@ struct Port<'b> {
     first_v6: Option<(&'b SocketAddr, Holder)>,
     wildcard_v4: Option<(&'b SocketAddr, Holder)>,
     wildcard_v6: Option<(&'b SocketAddr, Holder)>,
+    /// One of IPv6 that takes clients of IPv4 as well.
+    wildcard_both: Option<(&'b SocketAddr, Holder)>,
 }
 
 impl<'b> Taken<'b> {
     /// Adds an address, and returns one that it gets into the way of.
-    fn take(&mut self, endpoint: &'b Endpoint, holder: impl Fn() -> Holder) -> Option<Overlap> {
+    fn take(&mut self, endpoint: &'b Endpoint, socket: &'b Socket, holder: impl Fn() -> Holder) -> Option<Overlap> {
         match endpoint {
             Endpoint::Unix(path) => {
                 if let Some(first) = self.paths.get(&**path) {
@@ -96,36 +108,48 @@ impl<'b> Taken<'b> {
             }
             // The kernel picks a free one.
             Endpoint::Tcp(address) if address.port() == 0 => None,
-            Endpoint::Tcp(address) => self.ports.entry(address.port()).or_default().take(address, holder()),
+            Endpoint::Tcp(address) => {
+                let (own, v6only) = (socket.interface.as_deref(), socket.v6only);
+                // A socket for all interfaces is for each of them.
+                let mut others =
+                    self.ports.iter().filter(|(other, _)| own.is_none() || other.is_none() || **other == own);
+                let found = others.find_map(|(_, ports)| ports.get(&address.port())?.overlap(address, v6only));
+                let ports = self.ports.entry(own).or_default();
+                ports.entry(address.port()).or_default().take(address, v6only, holder());
+                found
+            }
         }
     }
 }
 
 impl<'b> Port<'b> {
-    fn take(&mut self, address: &'b SocketAddr, holder: Holder) -> Option<Overlap> {
+    fn overlap(&self, address: &SocketAddr, v6only: bool) -> Option<Overlap> {
         let exact = self.exact.get_key_value(address).map(|(&address, holder)| (address, holder.clone()));
         let others = match (address.ip(), address.ip().is_unspecified()) {
-            (IpAddr::V4(_), false) => [&self.wildcard_v4, &self.wildcard_v6],
-            (IpAddr::V4(_), true) => [&self.first_v4, &self.wildcard_v6],
+            (IpAddr::V4(_), false) => [&self.wildcard_v4, &self.wildcard_both],
+            (IpAddr::V4(_), true) => [&self.first_v4, &self.wildcard_both],
             (IpAddr::V6(_), false) => [&self.wildcard_v6, &None],
+            (IpAddr::V6(_), true) if v6only => [&self.first_v6, &None],
             (IpAddr::V6(_), true) => [&self.first_v4, &self.first_v6],
         };
         let overlap = exact.or_else(|| others.into_iter().flatten().next().cloned());
-        let entry = Some((address, holder));
+        overlap.map(|(&other, holder)| Overlap { other: Endpoint::Tcp(other), holder })
+    }
+
+    fn take(&mut self, address: &'b SocketAddr, v6only: bool, holder: Holder) {
+        let is_wildcard = address.ip().is_unspecified();
         let (first, wildcard) = match address {
             SocketAddr::V4(_) => (&mut self.first_v4, &mut self.wildcard_v4),
             SocketAddr::V6(_) => (&mut self.first_v6, &mut self.wildcard_v6),
         };
-        if address.ip().is_unspecified() && wildcard.is_none() {
-            wildcard.clone_from(&entry);
+        self.exact.entry(address).or_insert_with(|| holder.clone());
+        if is_wildcard {
+            if address.is_ipv6() && !v6only {
+                self.wildcard_both.get_or_insert_with(|| (address, holder.clone()));
+            }
+            wildcard.get_or_insert_with(|| (address, holder.clone()));
         }
-        if let Some((address, holder)) = &entry {
-            self.exact.entry(address).or_insert_with(|| holder.clone());
-        }
-        if first.is_none() {
-            *first = entry;
-        }
-        overlap.map(|(&other, holder)| Overlap { other: Endpoint::Tcp(other), holder })
+        first.get_or_insert((address, holder));
     }
 }
 

@@ -8,7 +8,7 @@ use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::hash;
 use super::health::given;
 use super::section::{self, Section};
-use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, unit, words};
+use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, socket, unit, words};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
@@ -20,6 +20,7 @@ pub const TABLES: [(&str, &[&str]); 19] = [
     ("log", LOG),
     ("limits.NAME", demand::LIMIT),
     ("listeners.NAME", LISTENER),
+    ("listeners.NAME.socket", socket::SOCKET),
     ("pools.NAME", POOL),
     ("pools.NAME.backends[]", BACKEND),
     ("pools.NAME.connect", CONNECT),
@@ -63,6 +64,7 @@ const LISTENER: &[&str] = &[
     "rate_to_client",
     "rate_to_backend",
     "rate_burst",
+    "socket",
 ];
 const POOL: &[&str] = &[
     "balance",
@@ -86,7 +88,20 @@ const POOL: &[&str] = &[
     "hash",
 ];
 const BACKEND: &[&str] = &["address", "weight", "name", "tier", "backup", "max_connections"];
-const CONNECT: &[&str] = &["timeout", "attempts", "budget", "hedge_after", "hedge_share", "max_rate"];
+const CONNECT: &[&str] = &[
+    "timeout",
+    "attempts",
+    "budget",
+    "hedge_after",
+    "hedge_share",
+    "max_rate",
+    "source_address",
+    "interface",
+    "mark",
+    "transparent",
+    "fast_open",
+    "mptcp",
+];
 const EJECTION: &[&str] = &["consecutive_failures", "base_time", "max_time", "max_ejected", "slow_connect"];
 
 pub(super) struct File {
@@ -126,6 +141,7 @@ pub(super) struct Listener {
     pub keepalive: Given<Option<Duration>>,
     pub admission: demand::Admission,
     pub bandwidth: demand::Bandwidth,
+    pub socket: socket::GivenSocket,
 }
 
 pub(super) struct Pool {
@@ -137,6 +153,8 @@ pub(super) struct Pool {
     pub target: Given<String>,
     pub protection: Protection,
     pub connect: Connect,
+    /// Until it is judged.
+    pub origin: Option<socket::GivenOrigin>,
     pub ejection: Ejection,
     pub health: given::Health,
     pub backend_max_connections: Given<Option<u32>>,
@@ -257,6 +275,7 @@ impl Listener {
             keepalive: section.duration_or_off("keepalive", &(limits::MIN_KEEPALIVE..=limits::MAX_KEEPALIVE)),
             admission: demand::Admission::read(&section),
             bandwidth: demand::Bandwidth::read(&section),
+            socket: socket::GivenSocket::read(&section),
             name,
             at: section.at,
         }
@@ -265,6 +284,7 @@ impl Listener {
 
 impl Pool {
     fn read(findings: &Findings, (name, section): (Placed<String>, Section)) -> Self {
+        let connect = section.section("connect", CONNECT);
         Self {
             balance: section.text("balance"),
             backends: section
@@ -272,7 +292,8 @@ impl Pool {
                 .map(|list| list.into_iter().map(|entry| Backend::read(findings, &entry)).collect()),
             target: section.text("target"),
             protection: Protection::read(&section),
-            connect: Connect::read(&section.section("connect", CONNECT)),
+            connect: Connect::read(&connect),
+            origin: Some(socket::GivenOrigin::read(&connect)),
             ejection: Ejection::read(&section.section("ejection", EJECTION)),
             health: given::Health::read(&section.section("health", given::HEALTH)),
             backend_max_connections: section.integer_or_off("backend_max_connections", &(1..=u32::MAX)),

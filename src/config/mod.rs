@@ -15,6 +15,7 @@ mod health;
 mod pool;
 mod pools;
 mod section;
+mod socket;
 mod source;
 mod syntax;
 mod target;
@@ -31,6 +32,7 @@ pub use file::TABLES;
 pub use hash::{Hash, HashKey};
 pub use health::{Agent, Ca, Exchange, Expect, Health, Http, Initial, Probe, StatusSet, Tls};
 pub use pool::{Address, Balance, Connect, Ejection, Group, Member, OnDown, Percent, Pool, Protection};
+pub use socket::{Origin, Owner, Socket};
 
 use crate::name::{BindAddr, ListenerName, PoolName};
 use findings::Findings;
@@ -170,6 +172,7 @@ pub struct Listener {
     pub keepalive: Option<Duration>,
     pub admission: Admission,
     pub bandwidth: Bandwidth,
+    pub socket: Socket,
 }
 
 impl Listener {
@@ -186,6 +189,7 @@ impl Listener {
             keepalive: Some(limits::DEFAULT_KEEPALIVE),
             admission: Admission::default(),
             bandwidth: Bandwidth::default(),
+            socket: Socket::default(),
         }
     }
 }
@@ -263,6 +267,14 @@ pub mod limits {
     pub const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
     /// The longest path that a unix socket's address holds, in bytes: 108 with the final NUL.
     pub const MAX_UNIX_PATH: usize = 107;
+    /// The addresses of one listener, each port of a range counted.
+    pub const MAX_BINDS: usize = 1_000;
+    /// The addresses that the connects of one pool may come from.
+    pub const MAX_SOURCES: usize = 64;
+    /// The longest name of an interface, in bytes: `IFNAMSIZ` with the final NUL is 16.
+    pub const MAX_INTERFACE: usize = 15;
+    /// Counted in whole seconds by the kernel, which asks for no longer than some minutes.
+    pub const DEFER_ACCEPT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 
     pub const DEFAULT_ADMIN: &str = "127.0.0.1:9900";
     pub const DEFAULT_TABLE_SIZE: u32 = 65_537;

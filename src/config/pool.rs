@@ -2,7 +2,7 @@
 //!
 //! Owns plain data and defaults; what the file may say is `file` and `pools`. The health checks are in the parent.
 
-use super::{Hash, Health, Hold, Queue, Shed};
+use super::{Hash, Health, Hold, Origin, Queue, Shed};
 use crate::name::{Endpoint, PoolName};
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ pub struct Pool {
     pub members: Vec<Member>,
     pub protection: Protection,
     pub connect: Connect,
+    pub origin: Origin,
     pub ejection: Ejection,
     pub health: Health,
     /// Of each backend that has none of its own.
@@ -40,6 +41,7 @@ impl Pool {
             members,
             protection,
             connect,
+            origin: Origin::default(),
             ejection: Ejection::default(),
             health: Health::default(),
             backend_max_connections: None,

@@ -26,7 +26,9 @@ pub(super) fn pool(findings: &Findings, mut given: file::Pool) -> Pool {
     let shed = demand::judge::shed(findings, &given.shed, given.queue.as_ref());
     let (queue, hold) = (given.queue.take(), given.hold.take());
     let rebalance = given.protection.rebalance.good().cloned();
+    let origin = given.origin.take();
     let (balance, members, given_hash) = members(findings, given);
+    let origin = origin.map(|origin| origin.judged(findings, &members)).unwrap_or_default();
     let hash = hash::judged(findings, &given_hash, balance.as_ref(), &members);
     let balance = balance.unwrap_or(Balance::RoundRobin);
     hash::check_rebalance(findings, &balance, rebalance.as_ref());
@@ -38,6 +40,7 @@ pub(super) fn pool(findings: &Findings, mut given: file::Pool) -> Pool {
         members,
         protection,
         connect,
+        origin,
         ejection,
         health,
         backend_max_connections,

@@ -169,6 +169,7 @@ fn listener(findings: &Findings, given: file::Listener, references: &References)
         admission: demand::judge::admission(findings, &given.admission, references.limits.as_ref()),
         bandwidth: demand::judge::bandwidth(findings, &given.bandwidth),
         name: ListenerName::new(&given.name.value),
+        socket: given.socket.judged(findings, &binds),
     };
     Bound { listener, binds }
 }
@@ -181,14 +182,19 @@ fn binds(findings: &Findings, given: &file::Listener) -> Vec<Placed<BindAddr>> {
     if texts.is_empty() {
         findings.missing(at, "the list is empty", "name at least one address, such as \"0.0.0.0:8080\"");
     }
-    let bind = |text: &Placed<String>| match address::bind(&text.value) {
-        Ok(value) => Some(Placed { at: text.at.clone(), value }),
-        Err(complaint) => {
-            findings.complaint(&text.at, complaint);
-            None
+    let mut binds: Vec<Placed<BindAddr>> = Vec::new();
+    for Placed { at, value: text } in texts {
+        match address::binds(text) {
+            Ok(addresses) if binds.len() + addresses.len() > limits::MAX_BINDS => {
+                let message = format!("these are {} addresses so far", binds.len() + addresses.len());
+                findings.mistake(at, message, address::TOO_MANY_BINDS);
+                break;
+            }
+            Ok(addresses) => binds.extend(addresses.into_iter().map(|value| Placed { at: at.clone(), value })),
+            Err(complaint) => findings.complaint(at, complaint),
         }
-    };
-    texts.iter().filter_map(bind).collect()
+    }
+    binds
 }
 
 /// The name of the listener's pool.

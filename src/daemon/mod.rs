@@ -24,11 +24,13 @@ mod headroom;
 mod memory;
 mod pipes;
 mod refusals;
+mod sockets;
 mod start;
 mod supervise;
 mod watchdog;
 mod worker;
 
+pub use sockets::{Lack, Severity, lacks};
 pub use start::resolve;
 
 use crate::admin::Phase;

@@ -6,6 +6,7 @@ use super::Failure;
 use super::fds;
 use super::gates::Announcement;
 use super::pipes;
+use super::sockets::{self, Severity};
 
 use crate::admission::{Around, Gate, Pressure, Process, SharedLimits};
 use crate::clock::Now;
@@ -67,6 +68,7 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
     let log = log::init(&config.log, &metrics).map_err(|error| system("can't start the log", &error))?;
     let access = AccessLog::open(&config.log, &metrics).map_err(|error| system("can't open the access log", &error))?;
     let resolution = resolve(config)?;
+    check_sockets(config)?;
     let workers = config.runtime.workers.unwrap_or_else(cores);
 
     let limit = fds::raise_limit();
@@ -118,6 +120,17 @@ pub fn start(config: &Config) -> Result<Started, Failure> {
         pipes,
         log,
     })
+}
+
+/// What this host can't give to the config's sockets is told; or ends the start.
+fn check_sockets(config: &Config) -> Result<(), Failure> {
+    let (warnings, refusals): (Vec<_>, Vec<_>) =
+        sockets::lacks(config).into_iter().partition(|lack| lack.severity == Severity::Warning);
+    for lack in warnings {
+        tracing::warn!("{}", lack.text);
+    }
+    let texts: Vec<String> = refusals.into_iter().map(|lack| lack.text).collect();
+    if texts.is_empty() { Ok(()) } else { Err(Failure::System(texts.join("\n"))) }
 }
 
 /// A limit that the process reaches first is hardly meant.

@@ -7,13 +7,13 @@
 use super::MAX_PROBES;
 use super::agent::Statement;
 use super::limit::Limit;
-use super::probe::{Answer, ProbeError, Question, ask};
+use super::probe::{Answer, ProbeError, Question, Way, ask};
 use super::schedule::{Key, Kind, Schedule};
 use super::told::{self, Told};
 use crate::clock::{Now, unix_ms};
 use crate::config;
 use crate::metrics::CheckResult;
-use crate::name::{BackendAddr, BackendId};
+use crate::name::BackendId;
 use crate::pool::health::{AgentAdmin, AgentReport, Outcome};
 use crate::pool::{Backend, Health, Pool};
 use crate::rng::Rng;
@@ -68,12 +68,13 @@ struct Target {
 }
 
 impl Target {
-    fn question(&self, kind: Kind) -> Option<(Question, BackendAddr)> {
+    fn question(&self, kind: Kind) -> Option<(Question, Way)> {
         let (health, own) = (&self.pool.health, &self.backend.address);
-        match kind {
-            Kind::Probe => Some((self.probe.clone()?, health.target(own))),
-            Kind::Agent => Some((self.agent.clone()?, health.agent.as_ref()?.target(own))),
-        }
+        let (question, to) = match kind {
+            Kind::Probe => (self.probe.clone()?, health.target(own)),
+            Kind::Agent => (self.agent.clone()?, health.agent.as_ref()?.target(own)),
+        };
+        Some((question, Way { to, origin: Arc::clone(&self.pool.origin_of_probes) }))
     }
 }
 
@@ -88,7 +89,7 @@ impl Checker {
 
     pub async fn run<P, F>(mut self, probe: P)
     where
-        P: Fn(Question, BackendAddr, Duration) -> F,
+        P: Fn(Question, Way, Duration) -> F,
         F: Future<Output = Result<Answer, ProbeError>> + Send + 'static,
     {
         let mut probes = JoinSet::new();
@@ -141,7 +142,7 @@ impl Checker {
 
     fn start_what_is_due<P, F>(&mut self, probes: &mut JoinSet<Ended>, probe: &P)
     where
-        P: Fn(Question, BackendAddr, Duration) -> F,
+        P: Fn(Question, Way, Duration) -> F,
         F: Future<Output = Result<Answer, ProbeError>> + Send + 'static,
     {
         let now = Instant::now();
@@ -149,8 +150,8 @@ impl Checker {
             && let Some(key) = self.schedule.start(now)
         {
             let Some(target) = self.targets.get(&key.0) else { continue };
-            let Some((question, address)) = target.question(key.1) else { continue };
-            let asking = probe(question, address, target.pool.health.timeout);
+            let Some((question, way)) = target.question(key.1) else { continue };
+            let asking = probe(question, way, target.pool.health.timeout);
             probes.spawn(async move { (key, asking.await) });
         }
     }

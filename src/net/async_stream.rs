@@ -127,13 +127,15 @@ mod tests {
     use super::*;
     use crate::name::{BackendAddr, Endpoint};
     use crate::net::connect::connect;
+    use crate::net::origin::{Behalf, Origin};
     use std::io::{ErrorKind, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use tokio::io::AsyncWriteExt;
 
     async fn pair(most: usize) -> (AsyncStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = connect(&BackendAddr(Endpoint::Tcp(listener.local_addr().unwrap()))).await.unwrap();
+        let address = BackendAddr(Endpoint::Tcp(listener.local_addr().unwrap()));
+        let stream = connect(&address, &Origin::default(), Behalf::Own).await.unwrap();
         (AsyncStream::new(stream, most).unwrap(), listener.accept().unwrap().0)
     }
 

@@ -1,15 +1,17 @@
 //! One attempt to connect to a backend.
 //!
 //! Owns the nonblocking connect and the verdict on whose fault a failure is; the time limit and the next attempt
-//! are the session's business. The worker's runtime watches the socket only until the connect is decided.
+//! are the session's business, where it comes from is `origin`'s. The worker's runtime watches the socket only until the
+//! connect is decided.
 
+use super::origin::{Behalf, Origin, Source, open};
 use super::stream::Stream;
 use crate::metrics::ConnectErrorReason;
 use crate::name::{BackendAddr, Endpoint};
 use crate::sys;
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, getsockname, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, getsockname};
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -46,9 +48,20 @@ impl ConnectError {
             Errno::HOSTUNREACH | Errno::HOSTDOWN => ConnectErrorReason::Unreachable,
             Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE => ConnectErrorReason::Reset,
             Errno::MFILE | Errno::NFILE => ConnectErrorReason::NoFd,
-            Errno::ADDRNOTAVAIL => ConnectErrorReason::NoPort,
+            Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => ConnectErrorReason::NoPort,
             Errno::NOBUFS | Errno::NOMEM => ConnectErrorReason::NoMemory,
-            Errno::NETUNREACH | Errno::NETDOWN | Errno::PERM | Errno::ACCESS => ConnectErrorReason::NoRoute,
+            // Besides what the name says: an interface that has gone; a family that is off, or of which the client has no
+            // address; a source address from which no way leads there; options that the kernel doesn't have.
+            Errno::NETUNREACH
+            | Errno::NETDOWN
+            | Errno::PERM
+            | Errno::ACCESS
+            | Errno::NODEV
+            | Errno::AFNOSUPPORT
+            | Errno::INVAL
+            | Errno::PROTONOSUPPORT
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP => ConnectErrorReason::NoRoute,
             _ => ConnectErrorReason::Other,
         }
     }
@@ -67,27 +80,17 @@ impl From<Errno> for ConnectError {
 }
 
 /// Connects a nonblocking socket; waits as long as the kernel does, so the caller sets the limit.
-pub async fn connect(address: &BackendAddr) -> Result<Stream, ConnectError> {
+pub async fn connect(address: &BackendAddr, origin: &Origin, behalf: Behalf) -> Result<Stream, ConnectError> {
     match &address.0 {
-        Endpoint::Tcp(address) => {
+        Endpoint::Tcp(address) if origin.is_plain() => {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-            let mut socket = open(family)?;
+            let socket = open(family)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
             sockopt::set_socket_oobinline(&socket, true)?;
-            let mut result = rustix::net::connect(&socket, address);
-            if result == Err(Errno::INPROGRESS) {
-                // On one host the handshake is over by now, and to ask is a sixth of the price of being told.
-                result = rustix::net::connect(&socket, address);
-            }
-            while let Err(Errno::ALREADY | Errno::INPROGRESS | Errno::INTR) = result {
-                socket = decided(socket).await?;
-                result = rustix::net::connect(&socket, address);
-            }
-            result?;
-            // Reset at close only from here on: an attempt that is given up at the last moment ends in order, and the
-            // backend's log stays quiet.
-            not_itself(Stream::new(socket)?, address)
+            finish(socket, address, false).await
         }
+        // Boxed, so that it takes no room where it isn't used.
+        Endpoint::Tcp(address) => Box::pin(connect_from(origin, address, behalf)).await,
         Endpoint::Unix(path) => {
             let address = SocketAddrUnix::new(&**path)?;
             loop {
@@ -103,6 +106,47 @@ pub async fn connect(address: &BackendAddr) -> Result<Stream, ConnectError> {
     }
 }
 
+/// Tries what `origin` binds to, until something has a port left for this backend.
+async fn connect_from(origin: &Origin, address: &SocketAddr, behalf: Behalf) -> Result<Stream, ConnectError> {
+    let sources = origin.sources(address, behalf)?;
+    let mut result = Err(ConnectError(Errno::ADDRNOTAVAIL));
+    for (index, source) in sources.into_iter().enumerate() {
+        if index > 0 {
+            // That an address has no port left is found out by looking at all of them: others get their turn.
+            tokio::task::yield_now().await;
+        }
+        result = connect_as(origin, source, address).await;
+        if !matches!(result, Err(ConnectError(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE))) {
+            break;
+        }
+    }
+    result
+}
+
+async fn connect_as(origin: &Origin, source: Source, address: &SocketAddr) -> Result<Stream, ConnectError> {
+    let socket = origin.open(address)?;
+    origin.bind(&socket, source)?;
+    finish(socket, address, origin.is_from_any_port()).await
+}
+
+/// Connects a socket that is made ready.
+async fn finish(mut socket: OwnedFd, address: &SocketAddr, from_any_port: bool) -> Result<Stream, ConnectError> {
+    let mut result = rustix::net::connect(&socket, address);
+    if result == Err(Errno::INPROGRESS) {
+        // On one host the handshake is over by now, and to ask is a sixth of the price of being told.
+        result = rustix::net::connect(&socket, address);
+    }
+    while let Err(Errno::ALREADY | Errno::INPROGRESS | Errno::INTR) = result {
+        socket = decided(socket).await?;
+        result = rustix::net::connect(&socket, address);
+    }
+    result?;
+    // Reset at close only from here on: an attempt that is given up at the last moment ends in order, and the
+    // backend's log stays quiet.
+    let stream = Stream::new(socket)?;
+    if from_any_port || LOCAL_PORTS.contains(&address.port()) { not_itself(stream, address) } else { Ok(stream) }
+}
+
 /// The ports that the kernel gives to connecting sockets; all, where it doesn't say. Read once: the setting is the
 /// host's, and hardly ever changes.
 static LOCAL_PORTS: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| {
@@ -111,16 +155,9 @@ static LOCAL_PORTS: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| {
     ports.next().unwrap_or(1)..=ports.next().unwrap_or(u16::MAX)
 });
 
-fn open(family: AddressFamily) -> Result<OwnedFd, Errno> {
-    socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
-}
-
 /// With nobody listening on one of this host's own addresses, a connect whose local port happens to be the wanted
 /// port meets itself, and would echo: that is a refusal. It can't happen with a port that is never a local one.
 fn not_itself(stream: Stream, wanted: &SocketAddr) -> Result<Stream, ConnectError> {
-    if !LOCAL_PORTS.contains(&wanted.port()) {
-        return Ok(stream);
-    }
     let local = getsockname(&stream).and_then(SocketAddr::try_from);
     if local.is_ok_and(|local| local == *wanted) { Err(Errno::CONNREFUSED.into()) } else { Ok(stream) }
 }
@@ -143,9 +180,10 @@ mod tests {
     async fn who_listens_is_connected_to_and_who_does_not_refuses() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = BackendAddr(Endpoint::Tcp(listener.local_addr().unwrap()));
-        assert!(connect(&address).await.is_ok());
+        let (plain, own) = (Origin::default(), Behalf::Own);
+        assert!(connect(&address, &plain, own).await.is_ok());
         drop(listener);
-        let error = connect(&address).await.unwrap_err();
+        let error = connect(&address, &plain, own).await.unwrap_err();
         assert_eq!((error.reason(), error.is_ours()), (ConnectErrorReason::Refused, false));
     }
 
@@ -166,6 +204,9 @@ mod tests {
     #[test]
     fn what_this_host_lacks_is_not_the_backends_fault() {
         for error in [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NETUNREACH, Errno::PERM] {
+            assert!(ConnectError(error).is_ours(), "{error:?}");
+        }
+        for error in [Errno::ADDRINUSE, Errno::NODEV, Errno::AFNOSUPPORT, Errno::INVAL, Errno::NOPROTOOPT] {
             assert!(ConnectError(error).is_ours(), "{error:?}");
         }
         for error in [Errno::CONNREFUSED, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::NOENT] {

@@ -6,6 +6,7 @@ pub mod connect;
 pub mod first_bytes;
 pub mod keepalive;
 pub mod listen;
+pub mod origin;
 pub mod relay;
 pub mod resolve;
 pub mod stream;

@@ -50,6 +50,7 @@ use crate::clock::{Millis, Now};
 use crate::config::{self, limits};
 use crate::metrics::{Metrics, PoolMetrics, TrafficFailure};
 use crate::name::PoolName;
+use crate::net::origin::Origin;
 use crate::rng::Rng;
 use arc_swap::ArcSwap;
 use candidates::{Candidates, Reach};
@@ -99,6 +100,10 @@ pub struct Wish<'a> {
 pub struct Pool {
     pub name: PoolName,
     pub connect: config::Connect,
+    /// Where its connects come from.
+    pub origin: Arc<Origin>,
+    /// The same for probes and agents.
+    pub origin_of_probes: Arc<Origin>,
     pub protection: config::Protection,
     pub ejection: config::Ejection,
     pub health: config::Health,
@@ -147,6 +152,8 @@ impl Pool {
         let pool = Self {
             name: config.name.clone(),
             connect: config.connect,
+            origin: Arc::new(Origin::new(&config.origin)),
+            origin_of_probes: Arc::new(Origin::of_probes(&config.origin)),
             protection: config.protection,
             ejection: config.ejection,
             health: config.health.clone(),

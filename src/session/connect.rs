@@ -15,6 +15,7 @@ use super::worker::Worker;
 use crate::clock::{millis, unix_ms};
 use crate::metrics::{ConnectErrorReason, TrafficFailure};
 use crate::net::connect::{self as net, ConnectError};
+use crate::net::origin::Behalf;
 use crate::net::stream::Stream;
 use crate::pool::queue::Ticket;
 use crate::pool::{Latency, Pool, Slot, Tried, Wish};
@@ -224,14 +225,15 @@ impl Search {
         worker: &Worker,
         deadline: Instant,
     ) -> Option<(Attempt, Stream)> {
-        let mut one = pin!(self.connecting(&first, deadline));
+        let behalf = self.behalf(record, worker);
+        let mut one = pin!(self.connecting(&first, behalf, deadline));
         let patience = self.pool.connect.hedge_after.filter(|_| self.attempts_left > 0);
         let Some(patience) = patience else { return self.settle(first, one.await, record) };
         if let Ok(result) = tokio::time::timeout(patience, &mut one).await {
             return self.settle(first, result, record);
         }
         let Some(second) = self.hedge(worker) else { return self.settle(first, one.await, record) };
-        let mut two = pin!(self.connecting(&second, deadline));
+        let mut two = pin!(self.connecting(&second, behalf, deadline));
         let (ended, other, result) = tokio::select! {
             biased;
             result = &mut one => (first, second, result),
@@ -262,11 +264,23 @@ impl Search {
         Some(second)
     }
 
-    fn connecting(&self, attempt: &Attempt, deadline: Instant) -> impl Future<Output = Connecting> + use<> {
+    /// For whom it connects; the dice choose among source addresses, if there are any.
+    fn behalf(&self, record: &Record, worker: &Worker) -> Behalf {
+        let dice = if self.pool.origin.is_plain() { 0 } else { worker.rng.borrow_mut().below(1 << 32) as u32 };
+        Behalf::Client(record.client, dice)
+    }
+
+    fn connecting(
+        &self,
+        attempt: &Attempt,
+        behalf: Behalf,
+        deadline: Instant,
+    ) -> impl Future<Output = Connecting> + use<> {
         let left = deadline.saturating_duration_since(attempt.begun);
         let (address, limit) = (attempt.slot.address.clone(), self.pool.connect.timeout.min(left));
+        let origin = Arc::clone(&self.pool.origin);
         async move {
-            let connected = tokio::time::timeout(limit, net::connect(&address)).await;
+            let connected = tokio::time::timeout(limit, net::connect(&address, &origin, behalf)).await;
             connected.unwrap_or(Err(ConnectError(Errno::TIMEDOUT)))
         }
     }
@@ -302,6 +316,9 @@ impl Search {
         slot.connect_failed(error.reason(), &error.to_string(), unix_ms());
         if error.reason() == ConnectErrorReason::Timeout {
             self.pool.took_at_least(Latency::Connect, took);
+        }
+        if let Some(why) = self.pool.origin.complaint(error, Behalf::Client(record.client, 0), Instant::now()) {
+            tracing::warn!(pool = %self.pool.name, backend = &*slot.label, "can't connect: {why}");
         }
         // An attempt that the budget has cut to less than half of its time proves nothing.
         let had_time = took * 2 >= self.pool.connect.timeout.min(self.pool.connect.budget);

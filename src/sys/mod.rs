@@ -3,6 +3,8 @@
 //! Owns thin, safe wrappers around single system calls; no policy. Each block carries its SAFETY sentence.
 #![expect(unsafe_code, reason = "this module exists to hold it")]
 
+pub mod option;
+
 use rustix::io::Errno;
 use rustix::ioctl;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

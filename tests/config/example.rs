@@ -3,7 +3,7 @@
 use super::{EXAMPLE, good, said};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tidegate::config::{Health, Limits, Probe, TABLES};
+use tidegate::config::{Health, Limits, Origin, Probe, Socket, TABLES};
 use toml::Value;
 
 /// The example with the lines that show defaults put in force.
@@ -34,10 +34,16 @@ fn the_example_is_good_and_tells_the_defaults_as_they_are() {
         without_defaults += take_limits(&mut admission.limits) + usize::from(admission.overload.take().is_some());
         without_defaults += admission.allow.drain(..).count().min(1) + admission.deny.drain(..).count();
     }
+    for socket in long.listeners.iter_mut().map(|listener| &mut listener.socket) {
+        without_defaults += take_socket(socket);
+    }
+    for origin in long.pools.iter_mut().map(|pool| &mut pool.origin) {
+        without_defaults += take_origin(origin);
+    }
     for limits in short.limits.iter_mut().map(|shared| &mut shared.limits) {
         limits.max_connections_per_client = None;
     }
-    assert_eq!(without_defaults, 23, "keys whose lines show a value to begin with");
+    assert_eq!(without_defaults, 30, "keys whose lines show a value to begin with");
     assert_eq!(long, short);
 }
 
@@ -49,6 +55,19 @@ fn take_limits(limits: &mut Limits) -> usize {
         + usize::from(limits.burst.take().is_some())
         + usize::from(limits.accept_rate_per_client.take().is_some())
         + usize::from(limits.burst_per_client.take().is_some())
+}
+
+fn take_socket(socket: &mut Socket) -> usize {
+    usize::from(socket.interface.take().is_some())
+        + usize::from(socket.mode.take().is_some())
+        + usize::from(socket.owner.take().is_some())
+        + usize::from(socket.group.take().is_some())
+}
+
+fn take_origin(origin: &mut Origin) -> usize {
+    origin.source_address.drain(..).count().min(1)
+        + usize::from(origin.interface.take().is_some())
+        + usize::from(origin.mark.take().is_some())
 }
 
 /// Takes out the values of keys that have no default, and says how many there were.

@@ -12,6 +12,7 @@ mod hash;
 mod health;
 mod mistakes;
 mod pools;
+mod socket;
 mod syntax;
 
 use std::time::Duration;

@@ -151,7 +151,7 @@ fn mistakes_of_listeners() {
             &["6:16: listeners.web.tls: unknown key; the keys here are bind, pool, backlog, idle_timeout, \
                half_close_timeout, keepalive, max_connections, max_connections_per_client, accept_rate, burst, \
                accept_rate_per_client, burst_per_client, client_prefix_ipv4, client_prefix_ipv6, max_clients, limits, \
-               reserved_connections, allow, deny, overload, dry_run, rate_to_client, rate_to_backend, rate_burst; \
+               reserved_connections, allow, deny, overload, dry_run, rate_to_client, rate_to_backend, rate_burst, socket; \
                a name with a dot needs quotes"],
         ),
         (

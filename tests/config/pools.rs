@@ -239,7 +239,7 @@ fn mistakes_of_connect_and_health() {
             "connect.retries = 1",
             &[
                 "6:9: pools.web.connect.retries: unknown key; the keys here are timeout, attempts, budget, hedge_after, \
-                 hedge_share, max_rate",
+                 hedge_share, max_rate, source_address, interface, mark, transparent, fast_open, mptcp",
             ],
         ),
         (

@@ -28,6 +28,7 @@ mod hold_release;
 mod limits;
 mod memory;
 mod moving;
+mod origin;
 mod panics;
 mod policies;
 mod probes;

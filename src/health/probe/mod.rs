@@ -17,6 +17,7 @@ use crate::metrics::{CheckResult, ConnectErrorReason};
 use crate::name::BackendAddr;
 use crate::net::async_stream::AsyncStream;
 use crate::net::connect::{ConnectError, connect};
+use crate::net::origin::{Behalf, Origin};
 use crate::pool::health::Outcome;
 use rustix::io::Errno;
 use std::error::Error;
@@ -45,6 +46,20 @@ pub enum Question {
     Exchange(Arc<config::Exchange>),
     /// Not whether it is well, but what it says of itself.
     Agent(Arc<config::Agent>),
+}
+
+/// Whom it is asked, and from where.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub to: BackendAddr,
+    pub origin: Arc<Origin>,
+}
+
+impl From<BackendAddr> for Way {
+    /// From wherever the kernel chooses.
+    fn from(to: BackendAddr) -> Self {
+        Self { to, origin: Arc::default() }
+    }
 }
 
 /// What came of it.
@@ -141,19 +156,20 @@ impl ProbeError {
 
 /// Connects, asks, and has the answer within `limit`; then closes, which takes a moment more where the backend is slow
 /// to end.
-pub async fn ask(question: Question, address: BackendAddr, limit: Duration) -> Result<Answer, ProbeError> {
+pub async fn ask<W: Into<Way>>(question: Question, way: W, limit: Duration) -> Result<Answer, ProbeError> {
+    let Way { to, origin } = way.into();
     let started = Instant::now();
     let (mut stream, mut seen) = (None, None);
     let answer = {
         let asking = async {
-            let connected = connect(&address).await.map_err(ProbeError::Connect)?;
+            let connected = connect(&to, &origin, Behalf::Own).await.map_err(ProbeError::Connect)?;
             if let Question::Tcp = question {
                 connected.close();
                 return Ok(Answer::Good);
             }
             let watched = AsyncStream::new(connected, question.most());
             let stream = stream.insert(watched.map_err(|error| ProbeError::Shortage(error.into()))?);
-            question.converse(stream, &address, &mut seen).await
+            question.converse(stream, &to, &mut seen).await
         };
         within(limit, started, asking).await
     };

@@ -98,7 +98,7 @@ impl World {
     async fn during<T>(&self, scenario: impl Future<Output = T>) -> T {
         let checker = Checker::new(self.inputs.clone(), Rng::from_seed(1));
         tokio::select! {
-            () = checker.run(|question, address, limit| self.clone().ask(question, address, limit)) => panic!("a checker never ends"),
+            () = checker.run(|question, way, limit| self.clone().ask(question, way.to, limit)) => panic!("a checker never ends"),
             value = scenario => value,
         }
     }

@@ -1,0 +1,154 @@
+//! Socket options that rustix doesn't offer, and the user database.
+//!
+//! Owns one wrapper for each option, with the privileges that it needs; no policy. Numbers are Linux's, from `libc`.
+
+use rustix::io::Errno;
+use std::ffi::{CString, c_int, c_void};
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Where a user or group is looked for by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    Users,
+    Groups,
+}
+
+/// Lets connect(2) choose the port of a socket that is bound to an address with port 0, so that sockets to different
+/// peers may share one. Source: `IP_BIND_ADDRESS_NO_PORT` in ip(7); of IPv6 sockets too.
+pub fn set_bind_address_no_port<Fd: AsFd>(socket: Fd) -> Result<(), Errno> {
+    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Sends and receives through this interface alone; of one that isn't there: `ENODEV`. Source: `SO_BINDTODEVICE` in
+/// socket(7); since Linux 5.7 it needs no privilege.
+pub fn bind_to_device<Fd: AsFd>(socket: Fd, interface: &str) -> Result<(), Errno> {
+    set_bytes(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
+}
+
+/// Marks every packet, for rules of routing and of the firewall. Source: `SO_MARK` in socket(7); needs
+/// `CAP_NET_ADMIN`, or since Linux 5.17 `CAP_NET_RAW`.
+pub fn set_mark<Fd: AsFd>(socket: Fd, mark: u32) -> Result<(), Errno> {
+    set(socket, libc::SOL_SOCKET, libc::SO_MARK, mark as c_int)
+}
+
+/// Allows to bind to addresses of other hosts. Source: `IP_TRANSPARENT` in ip(7); needs `CAP_NET_ADMIN` or
+/// `CAP_NET_RAW`.
+pub fn set_transparent<Fd: AsFd>(socket: Fd, is_ipv4: bool) -> Result<(), Errno> {
+    if is_ipv4 {
+        set(socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT, 1)
+    } else {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, 1)
+    }
+}
+
+/// Lets a connect wait for the first bytes and send them with the SYN, to peers that have given us a cookie. Source:
+/// `TCP_FASTOPEN_CONNECT` in tcp(7). `EOPNOTSUPP` where `net.ipv4.tcp_fastopen` lacks bit 1.
+pub fn set_fast_open_connect<Fd: AsFd>(socket: Fd) -> Result<(), Errno> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)
+}
+
+/// Takes bytes that come with a SYN, of at most `queue` clients whose handshake isn't complete yet. Source:
+/// `TCP_FASTOPEN` in tcp(7); without effect where `net.ipv4.tcp_fastopen` lacks bit 2.
+pub fn set_fast_open_queue<Fd: AsFd>(socket: Fd, queue: u32) -> Result<(), Errno> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue as c_int)
+}
+
+/// Keeps a connection out of the accept queue until its client has sent something, or for about so many seconds.
+/// Source: `TCP_DEFER_ACCEPT` in tcp(7).
+pub fn set_defer_accept<Fd: AsFd>(socket: Fd, seconds: u32) -> Result<(), Errno> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds as c_int)
+}
+
+fn set<Fd: AsFd>(socket: Fd, level: c_int, option: c_int, value: c_int) -> Result<(), Errno> {
+    set_bytes(socket, level, option, &value.to_ne_bytes())
+}
+
+fn set_bytes<Fd: AsFd>(socket: Fd, level: c_int, option: c_int, value: &[u8]) -> Result<(), Errno> {
+    let (socket, length) = (socket.as_fd().as_raw_fd(), value.len() as libc::socklen_t);
+    // SAFETY: the kernel reads at most `length` bytes from `value`, which is that long.
+    let failed = unsafe { libc::setsockopt(socket, level, option, value.as_ptr().cast::<c_void>(), length) };
+    if failed == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+/// The number of a user or group; `Ok(None)` if there is none of that name. May ask the network, where the system is
+/// made so. Source: getpwnam(3), getgrnam(3).
+pub fn number_of(database: Database, name: &str) -> Result<Option<u32>, Errno> {
+    /// Enough for a group of thousands.
+    const MOST: usize = 1 << 20;
+    let Ok(name) = CString::new(name) else { return Ok(None) };
+    let mut room = 1 << 10;
+    loop {
+        let mut buffer = vec![0; room];
+        let (error, found) = match database {
+            Database::Users => user(&name, &mut buffer),
+            Database::Groups => group(&name, &mut buffer),
+        };
+        match error {
+            libc::ERANGE if room < MOST => room *= 4,
+            // The manual names all of these for "not found".
+            0 | libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => return Ok(found),
+            libc::EINTR => {}
+            error => return Err(Errno::from_raw_os_error(error)),
+        }
+    }
+}
+
+fn user(name: &CString, buffer: &mut [libc::c_char]) -> (c_int, Option<u32>) {
+    let mut entry = std::mem::MaybeUninit::<libc::passwd>::zeroed();
+    let mut found = std::ptr::null_mut();
+    // SAFETY: `name` ends in NUL, and the call writes to `entry`, to `found`, and to as much of `buffer` as it is told.
+    unsafe {
+        let error =
+            libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found);
+        // `found` is null or points to `entry`, which is filled in then.
+        (error, found.as_ref().map(|entry| entry.pw_uid))
+    }
+}
+
+fn group(name: &CString, buffer: &mut [libc::c_char]) -> (c_int, Option<u32>) {
+    let mut entry = std::mem::MaybeUninit::<libc::group>::zeroed();
+    let mut found = std::ptr::null_mut();
+    // SAFETY: `name` ends in NUL, and the call writes to `entry`, to `found`, and to as much of `buffer` as it is told.
+    unsafe {
+        let error =
+            libc::getgrnam_r(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found);
+        // `found` is null or points to `entry`, which is filled in then.
+        (error, found.as_ref().map(|entry| entry.gr_gid))
+    }
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn users_and_groups_have_numbers_and_strangers_have_none() {
+        for database in [Database::Users, Database::Groups] {
+            assert_eq!(number_of(database, "root"), Ok(Some(0)));
+            assert_eq!(number_of(database, "no-such-one"), Ok(None));
+            assert_eq!(number_of(database, "a\0b"), Ok(None));
+        }
+    }
+
+    #[test]
+    fn an_interface_is_there_or_it_is_not() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(bind_to_device(&socket, "no-such-one"), Err(Errno::NODEV));
+        assert_eq!(bind_to_device(&socket, "lo"), Ok(()));
+    }
+
+    #[test]
+    fn what_needs_no_privilege_is_taken() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(set_bind_address_no_port(&socket), Ok(()));
+        assert_eq!(set_fast_open_queue(&socket, 16), Ok(()));
+        assert_eq!(set_defer_accept(&socket, 3), Ok(()));
+        let (pair, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(set_defer_accept(&pair, 3).is_err(), "no option of a unix socket");
+    }
+}
