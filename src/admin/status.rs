@@ -248,7 +248,7 @@ impl Listener {
         };
         Self {
             name: listener.name.to_string(),
-            bind: listener.bound.iter().map(ToString::to_string).collect(),
+            bind: listener.shown(),
             pool: listener.config.pool.to_string(),
             state,
             sockets,

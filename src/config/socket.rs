@@ -155,8 +155,8 @@ impl GivenOrigin {
     /// The origin, judged beside the backends that it is for.
     pub fn judged(self, findings: &Findings, members: &[Member]) -> Origin {
         let sources = sources(findings, &self.source_address);
-        let is = |which: fn(&Endpoint) -> bool| move |member: &Member| matches!(&member.address, Address::Endpoint(endpoint) if which(endpoint));
-        if !members.is_empty() && members.iter().all(is(is_unix)) {
+        let is_unix = |member: &Member| matches!(member.address, Address::Endpoint(Endpoint::Unix(_)));
+        if !members.is_empty() && members.iter().all(is_unix) {
             let places = [
                 place(&self.source_address),
                 place(&self.interface),

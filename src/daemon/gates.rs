@@ -21,12 +21,11 @@ pub struct Announcement {
 
 impl Announcement {
     pub fn new(admin: Option<&BindAddr>, listeners: &[Arc<Listener>]) -> Self {
-        let addresses = |listener: &Arc<Listener>| listener.bound.iter().map(ToString::to_string).collect();
         Self {
             ready: true,
             pid: std::process::id(),
             admin: admin.map(ToString::to_string),
-            listeners: listeners.iter().map(|listener| (listener.name.to_string(), addresses(listener))).collect(),
+            listeners: listeners.iter().map(|listener| (listener.name.to_string(), listener.shown())).collect(),
         }
     }
 

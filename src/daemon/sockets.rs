@@ -5,8 +5,9 @@
 //! traffic would leave by another way than it should. Fast open and MPTCP only make things quicker: without them the
 //! start goes on, with a warning. What a listening socket can't have shows when it is bound.
 
-use crate::config::{Config, Origin, Socket};
-use crate::sys::option;
+use crate::config::{Config, Origin, Owner, Socket};
+use crate::net::listen::SocketAccess;
+use crate::sys::option::{self, Database};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, ipproto, socket_with};
 use std::io;
@@ -48,6 +49,24 @@ pub fn lacks(config: &Config) -> Vec<Lack> {
     lacks
 }
 
+/// Who may connect to a listener's unix sockets, in numbers; the key and a sentence if a name has none.
+pub fn access(socket: &Socket) -> Result<SocketAccess, String> {
+    let number = |key: &str, owner: &Option<Owner>, database| match owner {
+        None => Ok(None),
+        Some(Owner::Number(number)) => Ok(Some(*number)),
+        Some(Owner::Name(name)) => match option::number_of(database, name) {
+            Ok(Some(number)) => Ok(Some(number)),
+            Ok(None) => Err(format!("{key}: this host doesn't know {name}; create it, or write a number")),
+            Err(error) => Err(format!("{key}: {name}: {}; write a number", io::Error::from(error))),
+        },
+    };
+    Ok(SocketAccess {
+        mode: socket.mode,
+        owner: number("owner", &socket.owner, Database::Users)?,
+        group: number("group", &socket.group, Database::Groups)?,
+    })
+}
+
 fn of_listener(at: &str, socket: &Socket, lacks: &mut Vec<Lack>) {
     let mut add = |severity, text: String| lacks.push(Lack { severity, text: format!("{at}.{text}") });
     if let Some(interface) = &socket.interface {
@@ -55,6 +74,9 @@ fn of_listener(at: &str, socket: &Socket, lacks: &mut Vec<Lack>) {
     }
     if socket.transparent {
         try_transparent(&mut add);
+    }
+    if let Err(text) = access(socket) {
+        add(Severity::Refusal, text);
     }
     if let (Some(_), Some(setting)) = (socket.fast_open, fast_open_setting())
         && setting & OF_SERVERS == 0
@@ -94,8 +116,8 @@ fn of_origin(at: &str, origin: &Origin, lacks: &mut Vec<Lack>) {
     if origin.fast_open && tcp().and_then(option::set_fast_open_connect) == Err(Errno::OPNOTSUPP) {
         let setting = fast_open_setting().unwrap_or_default();
         let text = format!(
-            "fast_open: net.ipv4.tcp_fastopen = {setting} keeps it off for clients, so that connects go as usual; set it \
-             to {}",
+            "fast_open: net.ipv4.tcp_fastopen = {setting} keeps it off for clients, so that connects go as usual; \
+             set it to {}",
             setting | 1
         );
         add(Severity::Warning, text);

@@ -10,7 +10,7 @@ use super::sockets::{self, Severity};
 
 use crate::admission::{Around, Gate, Pressure, Process, SharedLimits};
 use crate::clock::Now;
-use crate::config::{Address, Config, Mistake, Percent, RelayMode, limits};
+use crate::config::{Address, Config, Mistake, Percent, RelayMode, Socket, limits};
 use crate::every::Every;
 use crate::log::{self, AccessLog, LogGuard};
 use crate::metrics::Metrics;
@@ -177,7 +177,8 @@ fn cores() -> usize {
 
 fn bind_admin(config: &Config) -> Result<Option<ListenSocket>, Failure> {
     let Some(address) = &config.admin.listen else { return Ok(None) };
-    let options = Options { backlog: 128, access: SocketAccess::Owner, at_close: AtClose::Finish };
+    let (at_close, socket) = (AtClose::Finish, Socket::default());
+    let options = Options { backlog: 128, at_close, socket, access: SocketAccess::OWNER };
     let mut bound = bind_all(address, &options, 1)
         .map_err(|error| Failure::System(format!("admin.listen: {error} (or turn it off: listen = \"off\")")))?;
     Ok(bound.pop())
@@ -198,7 +199,12 @@ fn bind_listeners(
     let mut listeners = Vec::new();
     let mut refused = Vec::new();
     for wanted in &config.listeners {
-        let options = Options { backlog: wanted.backlog, access: SocketAccess::Umask, at_close: AtClose::Reset };
+        let access = sockets::access(&wanted.socket).unwrap_or_else(|error| {
+            refused.push(format!("listeners.{}.socket.{error}", wanted.name));
+            SocketAccess::default()
+        });
+        let (at_close, socket) = (AtClose::Reset, wanted.socket.clone());
+        let options = Options { backlog: wanted.backlog, at_close, socket, access };
         let mut bound = Vec::new();
         for address in &wanted.bind {
             match bind_all(address, &options, workers) {
@@ -212,7 +218,7 @@ fn bind_listeners(
         let listener = Arc::new(Listener::new(wanted.clone(), handles, addresses, gate));
         for sockets in bound {
             for (socket, share) in sockets.into_iter().zip(&mut by_worker) {
-                share.push(SharedSocket::new(socket, options, Arc::clone(&listener)));
+                share.push(SharedSocket::new(socket, options.clone(), Arc::clone(&listener)));
             }
         }
         listeners.push(listener);

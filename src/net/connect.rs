@@ -1,8 +1,8 @@
 //! One attempt to connect to a backend.
 //!
 //! Owns the nonblocking connect and the verdict on whose fault a failure is; the time limit and the next attempt
-//! are the session's business, where it comes from is `origin`'s. The worker's runtime watches the socket only until the
-//! connect is decided.
+//! are the session's business, where it comes from is `origin`'s. The worker's runtime watches the socket only until
+//! the connect is decided.
 
 use super::origin::{Behalf, Origin, Source, open};
 use super::stream::Stream;
@@ -50,8 +50,8 @@ impl ConnectError {
             Errno::MFILE | Errno::NFILE => ConnectErrorReason::NoFd,
             Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => ConnectErrorReason::NoPort,
             Errno::NOBUFS | Errno::NOMEM => ConnectErrorReason::NoMemory,
-            // Besides what the name says: an interface that has gone; a family that is off, or of which the client has no
-            // address; a source address from which no way leads there; options that the kernel doesn't have.
+            // Besides what the name says: an interface that has gone; a family that is off, or of which the client has
+            // no address; a source address from which no way leads there; options that the kernel doesn't have.
             Errno::NETUNREACH
             | Errno::NETDOWN
             | Errno::PERM

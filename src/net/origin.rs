@@ -159,7 +159,7 @@ impl Origin {
             }
             (Errno::AFNOSUPPORT, Behalf::Client(client, _)) if self.config.transparent => {
                 format!(
-                    "the pool connects from the client's own address, and {client} is of another family than the backend"
+                    "the pool connects from the client's own address, and the backend is of another family than {client}"
                 )
             }
             (Errno::ADDRNOTAVAIL | Errno::ADDRINUSE, _) => {

@@ -59,6 +59,24 @@ pub fn set_defer_accept<Fd: AsFd>(socket: Fd, seconds: u32) -> Result<(), Errno>
     set(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds as c_int)
 }
 
+/// What [`set_fast_open_queue`] has set.
+pub fn fast_open_queue<Fd: AsFd>(socket: Fd) -> Result<u32, Errno> {
+    get(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN).map(|queue| queue as u32)
+}
+
+/// Whether [`set_defer_accept`] has set anything.
+pub fn defers_accept<Fd: AsFd>(socket: Fd) -> Result<bool, Errno> {
+    get(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT).map(|seconds| seconds > 0)
+}
+
+fn get<Fd: AsFd>(socket: Fd, level: c_int, option: c_int) -> Result<c_int, Errno> {
+    let (mut value, mut length): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `length` bytes to `value`, which is that long, and any bytes are a number.
+    let failed = unsafe { libc::getsockopt(socket, level, option, (&raw mut value).cast(), &raw mut length) };
+    if failed == 0 { Ok(value) } else { Err(last_error()) }
+}
+
 fn set<Fd: AsFd>(socket: Fd, level: c_int, option: c_int, value: c_int) -> Result<(), Errno> {
     set_bytes(socket, level, option, &value.to_ne_bytes())
 }

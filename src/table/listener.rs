@@ -5,8 +5,11 @@
 use crate::admission::Gate;
 use crate::config;
 use crate::metrics::ListenerMetrics;
-use crate::name::{BindAddr, ListenerName};
+use crate::name::{BindAddr, Endpoint, ListenerName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// So many ports in a row are shown as a range.
+const RANGE: usize = 3;
 
 /// A configured listener that is bound.
 pub struct Listener {
@@ -26,6 +29,36 @@ impl Listener {
     pub fn new(config: config::Listener, metrics: ListenerMetrics, bound: Vec<BindAddr>, gate: Gate) -> Self {
         metrics.up.set(1);
         Self { name: config.name.clone(), config, metrics, bound, gate: Arc::new(gate), broken: Mutex::new(0) }
+    }
+
+    /// The actual addresses for people to read: of a range, the first and the last port.
+    #[must_use]
+    pub fn shown(&self) -> Vec<String> {
+        // Ports that the kernel has picked are no range, even if they happen to follow each other.
+        let picked =
+            |index: usize| matches!(self.config.bind.get(index), Some(BindAddr(Endpoint::Tcp(at))) if at.port() == 0);
+        let follows = |index: usize| match (&self.bound[index - 1].0, &self.bound[index].0) {
+            (Endpoint::Tcp(one), Endpoint::Tcp(next)) if !picked(index - 1) && !picked(index) => {
+                one.ip() == next.ip() && one.port().checked_add(1) == Some(next.port())
+            }
+            _ => false,
+        };
+        let mut shown = Vec::new();
+        let mut first = 0;
+        while first < self.bound.len() {
+            let mut last = first;
+            while last + 1 < self.bound.len() && follows(last + 1) {
+                last += 1;
+            }
+            match &self.bound[last].0 {
+                Endpoint::Tcp(address) if last - first + 1 >= RANGE => {
+                    shown.push(format!("{}-{}", self.bound[first], address.port()));
+                }
+                _ => shown.extend(self.bound[first..=last].iter().map(ToString::to_string)),
+            }
+            first = last + 1;
+        }
+        shown
     }
 
     /// Sockets that can't accept just now; they are being bound again.
@@ -58,5 +91,45 @@ impl Drop for BrokenSocket {
         let mut broken = self.listener.lock();
         *broken -= 1;
         self.listener.metrics.up.set(i64::from(*broken == 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Around, Pressure, Process, SharedLimits};
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+
+    /// What is shown of a listener with this `bind`, bound there.
+    fn shown(bind: &str, bound: &[&str]) -> Vec<String> {
+        let text = format!("[listeners.a]\nbind = {bind}\npool = \"p\"\n[pools.p]\nbackends = []\n");
+        let config = Config::parse("lb.toml", text.as_bytes()).unwrap().config;
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let process = Arc::new(Process::new(1, Pressure::default(), &metrics));
+        let shared = SharedLimits::new(&config, &metrics, None);
+        let around = Around { process: &process, shared: &shared, metrics: &metrics, bounded_by_fds: false };
+        let wanted = config.listeners[0].clone();
+        let gate = Gate::new(&wanted.name, &wanted.admission, around, None);
+        let handles = metrics.listener(&wanted.name, &["x"]);
+        let bound = match bound {
+            [] => wanted.bind.clone(),
+            bound => bound.iter().map(|text| BindAddr(Endpoint::Tcp(text.parse().unwrap()))).collect(),
+        };
+        Listener::new(wanted, handles, bound, gate).shown()
+    }
+
+    #[test]
+    fn ranges_are_shown_as_ranges_and_picked_ports_never() {
+        assert_eq!(
+            shown("[\"127.0.0.1:8000-8099\", \"[::1]:8000-8001\"]", &[]),
+            ["127.0.0.1:8000-8099", "[::1]:8000", "[::1]:8001"]
+        );
+        assert_eq!(
+            shown("[\"unix:/run/a.sock\", \"127.0.0.1:65533-65535\"]", &[]),
+            ["unix:/run/a.sock", "127.0.0.1:65533-65535"]
+        );
+        let picked = ["127.0.0.1:5001", "127.0.0.1:5002", "127.0.0.1:5003"];
+        assert_eq!(shown("[\"127.0.0.1:0\", \"127.0.0.1:0\", \"127.0.0.1:0\"]", &picked), picked);
     }
 }

@@ -35,6 +35,17 @@ impl Addr {
         }
     }
 
+    /// An address, or those of a range of ports.
+    pub fn parse_all(text: &str) -> Vec<Self> {
+        let range = || {
+            let (first, last) = text.rsplit_once('-')?;
+            let first: SocketAddr = first.parse().ok()?;
+            let port = |port| Self::Tcp(SocketAddr::new(first.ip(), port));
+            Some((first.port()..=last.parse().ok()?).map(port).collect())
+        };
+        range().unwrap_or_else(|| vec![Self::parse(text)])
+    }
+
     pub(super) fn socket(&self) -> (Socket, SockAddr) {
         match self {
             Self::Tcp(address) => {

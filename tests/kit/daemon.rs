@@ -464,8 +464,9 @@ fn outside(fds: &[String]) -> usize {
 
 fn listeners(announced: &Value) -> BTreeMap<String, Vec<Addr>> {
     let table = announced["listeners"].as_object().unwrap_or_else(|| panic!("no listeners: {announced}"));
-    let addresses =
-        |list: &Value| list.as_array().unwrap().iter().map(|text| Addr::parse(text.as_str().unwrap())).collect();
+    let addresses = |list: &Value| {
+        list.as_array().unwrap().iter().flat_map(|text| Addr::parse_all(text.as_str().unwrap())).collect()
+    };
     table.iter().map(|(name, list)| (name.clone(), addresses(list))).collect()
 }
 

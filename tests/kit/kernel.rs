@@ -91,10 +91,15 @@ pub fn cpu(pid: u32) -> Duration {
 
 /// A counter of /proc/net/netstat's `TcpExt`, as `ListenDrops`.
 pub fn tcp_ext(name: &str) -> u64 {
+    netstat("TcpExt", name)
+}
+
+/// A counter of /proc/net/netstat in a group, as `MPTcpExt` and `MPCapableSYNRX`.
+pub fn netstat(group: &str, name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
-    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let mut lines = text.lines().filter(|line| line.starts_with(&format!("{group}:")));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let at = names.split(' ').position(|column| column == name).unwrap_or_else(|| panic!("no TcpExt {name}"));
+    let at = names.split(' ').position(|column| column == name).unwrap_or_else(|| panic!("no {group} {name}"));
     values.split(' ').nth(at).unwrap().parse().unwrap()
 }
 

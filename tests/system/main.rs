@@ -42,6 +42,7 @@ mod replay;
 mod replay_ends;
 mod shed;
 mod slow_start;
+mod sockets;
 mod source_hash;
 mod start;
 mod stop;

@@ -11,6 +11,7 @@ use super::*;
 use crate::admission::Gate;
 use crate::clock::Now;
 use crate::config::Config;
+use crate::config::Socket;
 use crate::name::BindAddr;
 use crate::net::listen::{AtClose, Options, SocketAccess, bind_all};
 use crate::pool::{Backend, Health};
@@ -34,7 +35,10 @@ backends = ["10.0.0.1:80", { address = "10.0.0.2:80", weight = 3, name = "<img s
 backends = ["10.0.1.1:80"]
 "#;
 
-const OPTIONS: Options = Options { backlog: 128, access: SocketAccess::Owner, at_close: AtClose::Finish };
+fn options() -> Options {
+    let (at_close, access) = (AtClose::Finish, SocketAccess::OWNER);
+    Options { backlog: 128, at_close, socket: Socket::default(), access }
+}
 
 const WORKERS: usize = 2;
 
@@ -58,7 +62,7 @@ impl Served {
     }
 
     fn at(endpoint: Endpoint, config: &str) -> Self {
-        let socket = bind_all(&BindAddr(endpoint), &OPTIONS, 1).unwrap().pop().unwrap();
+        let socket = bind_all(&BindAddr(endpoint), &options(), 1).unwrap().pop().unwrap();
         let address = socket.address.clone();
         let metrics = Arc::new(Metrics::new().unwrap());
         let table = Arc::new(ArcSwap::from_pointee(table(config, &metrics)));

@@ -1,0 +1,306 @@
+//! Listening sockets: binding them, one for each worker, and accepting from them.
+//!
+//! Owns the socket options that accepted sockets inherit (`TCP_NODELAY`, out-of-band data inline, reset at close), so
+//! that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker (`tcp`); a unix socket
+//! is bound once and shared (`unix`). A socket that is bound again has the same options as the first. What an accept
+//! error means is decided by `session::acceptor`.
+
+mod tcp;
+mod unix;
+
+use super::stream::Stream;
+use crate::config::Socket;
+use crate::name::{BindAddr, ClientAddr, Endpoint};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use unix::OwnedPath;
+
+/// What a listening socket needs to know besides its address.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connections that the kernel completes before they are accepted; the kernel's `somaxconn` caps it.
+    pub backlog: u32,
+    pub at_close: AtClose,
+    /// For TCP sockets; what it says of unix sockets is `access`, with names made into numbers.
+    pub socket: Socket,
+    pub access: SocketAccess,
+}
+
+/// What closing an accepted socket does to the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtClose {
+    /// Resets it, unless it is closed by [`Stream::close`].
+    Reset,
+    /// Sends what is queued and a FIN, as usual.
+    Finish,
+}
+
+/// Who may connect to a unix socket: whoever may write to its file. What isn't given is as the process's user, group
+/// and umask make it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The lowest nine bits of a file's mode.
+    pub mode: Option<u32>,
+    /// A user's number.
+    pub owner: Option<u32>,
+    /// A group's number.
+    pub group: Option<u32>,
+}
+
+impl SocketAccess {
+    /// The process's own user alone.
+    pub const OWNER: Self = Self { mode: Some(0o600), owner: None, group: None };
+}
+
+/// A bound, listening, nonblocking socket.
+#[derive(Debug)]
+pub struct ListenSocket {
+    socket: OwnedFd,
+    /// Where it is really bound: a port of 0 is replaced by the kernel's choice.
+    pub address: BindAddr,
+    /// Removes the path of a unix socket once the last worker has closed it.
+    path: Option<Arc<OwnedPath>>,
+}
+
+impl ListenSocket {
+    /// Takes the next connection from the accept queue of a socket that was bound with [`AtClose::Reset`].
+    pub fn accept(&self) -> Result<(Stream, ClientAddr), Errno> {
+        let (socket, peer) = acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+        let client = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map_or(ClientAddr::Unix, ClientAddr::tcp);
+        let stream = match client {
+            ClientAddr::Tcp(_) => Stream::accepted(socket),
+            ClientAddr::Unix => Stream::unix(socket),
+        };
+        Ok((stream, client))
+    }
+
+    /// Whether a client waits in the accept queue; of a socket whose listening has ended, nobody does.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP)];
+        let failed = poll(&mut fds, Some(&Timespec::default())).is_err();
+        let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        let seen = fds[0].revents();
+        // Without an answer, the next accept has one.
+        failed || seen.contains(PollFlags::IN) && !seen.intersects(ended)
+    }
+
+    /// The bare socket, for those who accept by other means (the admin endpoint); the guard must outlive it.
+    #[must_use]
+    pub fn into_parts(self) -> (OwnedFd, BindAddr, PathGuard) {
+        (self.socket, self.address, PathGuard { _path: self.path })
+    }
+}
+
+/// Keeps the path of a unix socket for as long as it lives.
+#[derive(Debug)]
+pub struct PathGuard {
+    _path: Option<Arc<OwnedPath>>,
+}
+
+impl AsFd for ListenSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// An address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address}: {refused}; {}", refused.way_out())]
+pub struct BindError {
+    pub address: BindAddr,
+    #[source]
+    pub refused: Refused,
+}
+
+/// What the kernel refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refused {
+    pub step: Step,
+    pub error: Errno,
+}
+
+/// What of a listening socket was being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The socket itself and its address.
+    Bind,
+    /// An option, by its key.
+    Option(&'static str),
+}
+
+impl Step {
+    /// For `map_err`.
+    fn refused(self) -> impl FnOnce(Errno) -> Refused {
+        move |error| Refused { step: self, error }
+    }
+}
+
+impl From<Errno> for Refused {
+    fn from(error: Errno) -> Self {
+        Self { step: Step::Bind, error }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Step::Option(key) = self.step {
+            write!(f, "socket.{key}: ")?;
+        }
+        io::Error::from(self.error).fmt(f)
+    }
+}
+
+impl Refused {
+    fn way_out(self) -> &'static str {
+        match (self.step, self.error) {
+            (Step::Option("interface"), Errno::NODEV) => {
+                "this host has no such interface: choose one that `ip link` lists"
+            }
+            (Step::Option("transparent" | "interface"), Errno::PERM) => {
+                "it needs CAP_NET_ADMIN or CAP_NET_RAW: add one to AmbientCapabilities= and CapabilityBoundingSet= of \
+                 the unit"
+            }
+            (Step::Option("owner" | "group"), Errno::PERM) => {
+                "only root and CAP_CHOWN give files to other users; a group must be one of the process's own \
+                 (SupplementaryGroups= in the unit)"
+            }
+            (Step::Option(_), _) => "remove the key",
+            (_, Errno::ADDRINUSE) => "another process or listener has it: stop that one or choose another address",
+            (_, Errno::ACCESS | Errno::PERM) => {
+                "a port below 1024 needs root or CAP_NET_BIND_SERVICE, a unix socket a directory that this user may write"
+            }
+            (_, Errno::ADDRNOTAVAIL) => {
+                "no interface of this host has that address: choose one that `ip address` lists"
+            }
+            (_, Errno::NOENT | Errno::NOTDIR) => "the directory of the socket doesn't exist: create it",
+            (_, Errno::AFNOSUPPORT) => "this host has that address family turned off: use the other one",
+            (_, Errno::MFILE | Errno::NFILE) => {
+                "file descriptors have run out: raise the limit (LimitNOFILE, ulimit -n)"
+            }
+            _ => "choose another address",
+        }
+    }
+}
+
+/// Binds `count` sockets to one address and listens on them.
+pub fn bind_all(address: &BindAddr, options: &Options, count: usize) -> Result<Vec<ListenSocket>, BindError> {
+    let bound = match &address.0 {
+        Endpoint::Tcp(wanted) => tcp::bind_all(*wanted, options, count).map(|sockets| {
+            let listening = |(socket, actual)| ListenSocket { socket, address: tcp_address(actual), path: None };
+            sockets.into_iter().map(listening).collect()
+        }),
+        Endpoint::Unix(path) => unix::bind_all(path, options, count).map(|(sockets, guard)| {
+            let listening = |socket| ListenSocket { socket, address: address.clone(), path: Some(Arc::clone(&guard)) };
+            sockets.into_iter().map(listening).collect()
+        }),
+    };
+    bound.map_err(|refused| BindError { address: address.clone(), refused })
+}
+
+/// Binds one more socket to an address that other workers of this process already listen on.
+pub fn bind_again(address: &BindAddr, options: &Options) -> Result<ListenSocket, BindError> {
+    let bound = match &address.0 {
+        Endpoint::Tcp(wanted) => tcp::bind_one(*wanted, options).map(|socket| (socket, None)),
+        Endpoint::Unix(path) => unix::bind_all(path, options, 1).and_then(|(mut sockets, guard)| {
+            let socket = sockets.pop().ok_or(Refused::from(Errno::IO))?;
+            Ok((socket, Some(guard)))
+        }),
+    };
+    match bound {
+        Ok((socket, path)) => Ok(ListenSocket { socket, address: address.clone(), path }),
+        Err(refused) => Err(BindError { address: address.clone(), refused }),
+    }
+}
+
+fn tcp_address(address: SocketAddr) -> BindAddr {
+    BindAddr(Endpoint::Tcp(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys;
+    use rustix::net::sockopt;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    fn options(socket: Socket) -> Options {
+        Options { backlog: 16, at_close: AtClose::Reset, socket, access: SocketAccess::OWNER }
+    }
+
+    fn tcp(address: &str) -> BindAddr {
+        BindAddr(Endpoint::Tcp(address.parse().unwrap()))
+    }
+
+    #[test]
+    fn workers_share_the_port_that_the_kernel_chose() {
+        let sockets = bind_all(&tcp("127.0.0.1:0"), &options(Socket::default()), 3).unwrap();
+        assert!(sockets.iter().all(|socket| socket.address == sockets[0].address));
+        assert_ne!(sockets[0].address, tcp("127.0.0.1:0"));
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_never_shared() {
+        let first = bind_all(&tcp("127.0.0.1:0"), &options(Socket::default()), 2).unwrap();
+        let error = bind_all(&first[0].address, &options(Socket::default()), 2).unwrap_err();
+        assert_eq!(error.refused.error, Errno::ADDRINUSE);
+        assert!(error.to_string().contains(&first[0].address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_unix_socket_replaces_a_stale_file_but_no_living_one_and_cleans_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tide.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let address = BindAddr(Endpoint::Unix(path.as_path().into()));
+        let living = bind_all(&address, &options(Socket::default()), 2).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(bind_all(&address, &options(Socket::default()), 1).unwrap_err().refused.error, Errno::ADDRINUSE);
+        drop(living);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_interface_or_owner_that_can_not_be_had_is_named() {
+        let there = Socket { interface: Some("lo".into()), ..Socket::default() };
+        assert!(bind_all(&tcp("127.0.0.1:0"), &options(there), 2).is_ok());
+        let missing = Socket { interface: Some("no-such-one".into()), ..Socket::default() };
+        assert_eq!(
+            bind_all(&tcp("127.0.0.1:0"), &options(missing), 1).unwrap_err().to_string(),
+            "can't listen on 127.0.0.1:0: socket.interface: No such device (os error 19); this host has no such \
+             interface: choose one that `ip link` lists"
+        );
+    }
+
+    #[test]
+    fn v6only_leaves_the_port_to_ipv4() {
+        let v6only = options(Socket { v6only: true, ..Socket::default() });
+        let [six] = <[_; 1]>::try_from(bind_all(&tcp("[::]:0"), &v6only, 1).unwrap()).unwrap();
+        assert!(sockopt::ipv6_v6only(&six).unwrap());
+        let Endpoint::Tcp(address) = six.address.0 else { panic!("a TCP address") };
+        let four = tcp(&format!("0.0.0.0:{}", address.port()));
+        assert!(bind_all(&four, &options(Socket::default()), 1).is_ok());
+        let both = bind_all(&tcp("[::]:0"), &options(Socket::default()), 1).unwrap();
+        assert!(!sockopt::ipv6_v6only(&both[0]).unwrap());
+    }
+
+    #[test]
+    fn a_socket_that_is_bound_again_has_the_same_options() {
+        let wanted = options(Socket { fast_open: Some(7), defer_accept: Some(3), mptcp: true, ..Socket::default() });
+        let first = bind_all(&tcp("127.0.0.1:0"), &wanted, 2).unwrap();
+        let again = bind_again(&first[0].address, &wanted).unwrap();
+        let shown = |socket: &ListenSocket| (sys::option::fast_open_queue(socket), sys::option::defers_accept(socket));
+        assert_eq!(shown(&first[0]).0, Ok(7));
+        assert!(shown(&first[0]).1.unwrap());
+        assert_eq!(shown(&first[1]), shown(&first[0]));
+        assert_eq!(shown(&again), shown(&first[0]));
+        assert_eq!(again.address, first[0].address);
+    }
+}

@@ -1,0 +1,82 @@
+//! Listening TCP sockets, with the options of the listener.
+//!
+//! Owns the order: what decides who else may be bound there comes before the bind, what concerns clients before the
+//! listen. MPTCP falls back to TCP where the kernel hasn't got it; anything else that the kernel refuses is an error,
+//! with the key that asked for it.
+
+use super::{AtClose, Options, Refused, Step};
+use crate::net::origin::{open, open_mptcp};
+use crate::net::stream::reset_at_close;
+use crate::sys::option;
+use rustix::net::{AddressFamily, bind, getsockname, listen, sockopt};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+/// One socket a worker, each with the address where it is bound: a port of 0 is chosen once for all.
+pub(super) fn bind_all(
+    wanted: SocketAddr,
+    options: &Options,
+    count: usize,
+) -> Result<Vec<(OwnedFd, SocketAddr)>, Refused> {
+    refuse_to_share(wanted, options)?;
+    let mut sockets = Vec::with_capacity(count);
+    let mut actual = wanted;
+    for _ in 0..count {
+        let socket = bind_one(actual, options)?;
+        actual = SocketAddr::try_from(getsockname(&socket)?)?;
+        sockets.push((socket, actual));
+    }
+    Ok(sockets)
+}
+
+/// One socket beside others.
+pub(super) fn bind_one(address: SocketAddr, options: &Options) -> Result<OwnedFd, Refused> {
+    let socket = open_for(address, options)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    let is_mptcp = options.socket.mptcp;
+    // MPTCP has no out-of-band data.
+    sockopt::set_socket_oobinline(&socket, true).or_else(|error| if is_mptcp { Ok(()) } else { Err(error) })?;
+    if options.at_close == AtClose::Reset {
+        reset_at_close(&socket)?;
+    }
+    bind(&socket, &address)?;
+    if let Some(seconds) = options.socket.defer_accept {
+        option::set_defer_accept(&socket, seconds).map_err(Step::Option("defer_accept").refused())?;
+    }
+    if let Some(queue) = options.socket.fast_open {
+        option::set_fast_open_queue(&socket, queue).map_err(Step::Option("fast_open").refused())?;
+    }
+    listen(&socket, options.backlog as i32)?;
+    Ok(socket)
+}
+
+/// `SO_REUSEPORT` would let a second instance take half of the first one's connections without a word; a bind
+/// without it tells whether somebody is there.
+fn refuse_to_share(address: SocketAddr, options: &Options) -> Result<(), Refused> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = open_for(address, options)?;
+    Ok(bind(&socket, &address)?)
+}
+
+/// With all that makes a difference to the bind.
+fn open_for(address: SocketAddr, options: &Options) -> Result<OwnedFd, Refused> {
+    let wanted = &options.socket;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = if wanted.mptcp { open_mptcp(family)? } else { open(family)? };
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        // Otherwise `[::]` serves IPv4 clients as well; they are shown with their IPv4 address.
+        sockopt::set_ipv6_v6only(&socket, wanted.v6only)?;
+    }
+    if let Some(interface) = &wanted.interface {
+        option::bind_to_device(&socket, interface).map_err(Step::Option("interface").refused())?;
+    }
+    if wanted.transparent {
+        let set = |is_ipv4| option::set_transparent(&socket, is_ipv4);
+        set(address.is_ipv4()).map_err(Step::Option("transparent").refused())?;
+    }
+    Ok(socket)
+}
