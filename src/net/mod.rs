@@ -7,6 +7,7 @@ pub mod first_bytes;
 pub mod keepalive;
 pub mod listen;
 pub mod origin;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod resolve;
 pub mod stream;
