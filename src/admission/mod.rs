@@ -284,7 +284,17 @@ pub struct Early<'a> {
 
 impl Early<'_> {
     /// The right to a session for a client that was accepted, or why there is none.
-    pub fn admit(mut self, client: ClientAddr, now: Nanos) -> Result<Permit, Refusal> {
+    pub fn admit(self, client: ClientAddr, now: Nanos) -> Result<Permit, Refusal> {
+        self.admit_some(Some(client), now)
+    }
+
+    /// The same for a client whose address isn't known yet: of the limits, those that concern no single client. The
+    /// others are asked by [`Permit::identify`].
+    pub fn admit_unknown(self, now: Nanos) -> Result<Permit, Refusal> {
+        self.admit_some(None, now)
+    }
+
+    fn admit_some(mut self, client: Option<ClientAddr>, now: Nanos) -> Result<Permit, Refusal> {
         let gate = self.gate;
         if let Some(own) = &gate.own {
             self.enter(own, client, now)?;
@@ -302,11 +312,11 @@ impl Early<'_> {
     }
 
     /// Asks the listener's limits; all of them say yes, or nothing is held of any.
-    fn enter(&mut self, own: &Own, client: ClientAddr, now: Nanos) -> Result<(), Refusal> {
+    fn enter(&mut self, own: &Own, client: Option<ClientAddr>, now: Nanos) -> Result<(), Refusal> {
         let answer = match client {
-            ClientAddr::Tcp(address) => own.enter_client(address.ip(), now, &mut self.entries),
-            // It has no address: its permission is that of the socket's file.
-            ClientAddr::Unix => Ok(()),
+            Some(ClientAddr::Tcp(address)) => own.enter_client(address.ip(), now, &mut self.entries),
+            // It has no address: its permission is that of the socket's file. Or nobody knows it yet.
+            Some(ClientAddr::Unix) | None => Ok(()),
         };
         let answer = answer.and_then(|()| if self.limits { Ok(()) } else { own.enter(now) });
         match answer {
@@ -347,6 +357,30 @@ pub struct Permit {
     gate: Arc<Gate>,
     /// If it holds a connection of each limiter: those of its client, in some of their tables.
     held: Option<Box<[Entry]>>,
+}
+
+impl Permit {
+    /// Asks what concerns a single client, once its address is known, for a permit from [`Early::admit_unknown`]. Who
+    /// is refused holds nothing any more but the place in the process.
+    pub fn identify(&mut self, client: ClientAddr, now: Nanos) -> Result<(), Refusal> {
+        // One that holds nothing would have been refused already, in a dry run.
+        let (Some(own), Some(held), ClientAddr::Tcp(address)) = (&self.gate.own, &mut self.held, client) else {
+            return Ok(());
+        };
+        let mut entries = Vec::new();
+        let Err(no) = own.enter_client(address.ip(), now, &mut entries) else {
+            *held = entries.into();
+            return Ok(());
+        };
+        let limiters = &own.limiters;
+        limiters[no.at].metrics.refused(no.refusal.bound, own.dry_run);
+        for Entry { at, slot } in &entries {
+            limiters[*at].give_back_client(slot);
+        }
+        limiters.iter().for_each(|limiter| limiter.give_back());
+        self.held = None;
+        if own.dry_run { Ok(()) } else { Err(no.refusal) }
+    }
 }
 
 impl Drop for Permit {

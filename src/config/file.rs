@@ -8,12 +8,12 @@ use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::hash;
 use super::health::given;
 use super::section::{self, Section};
-use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, socket, unit, words};
+use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, proxy, socket, unit, words};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// Each table and its keys. `NAME` is what the user calls it, `[]` an entry of a list.
-pub const TABLES: [(&str, &[&str]); 19] = [
+pub const TABLES: [(&str, &[&str]); 22] = [
     ("", ROOT),
     ("runtime", RUNTIME),
     ("admin", ADMIN),
@@ -21,9 +21,11 @@ pub const TABLES: [(&str, &[&str]); 19] = [
     ("limits.NAME", demand::LIMIT),
     ("listeners.NAME", LISTENER),
     ("listeners.NAME.socket", socket::SOCKET),
+    ("listeners.NAME.accept_proxy_protocol", proxy::ACCEPT),
     ("pools.NAME", POOL),
     ("pools.NAME.backends[]", BACKEND),
     ("pools.NAME.connect", CONNECT),
+    ("pools.NAME.proxy_protocol", proxy::SEND),
     ("pools.NAME.ejection", EJECTION),
     ("pools.NAME.queue", demand::QUEUE),
     ("pools.NAME.shed", demand::SHED),
@@ -65,6 +67,7 @@ const LISTENER: &[&str] = &[
     "rate_to_backend",
     "rate_burst",
     "socket",
+    "accept_proxy_protocol",
 ];
 const POOL: &[&str] = &[
     "balance",
@@ -86,6 +89,8 @@ const POOL: &[&str] = &[
     "hold",
     "health",
     "hash",
+    "send_proxy_protocol",
+    "proxy_protocol",
 ];
 const BACKEND: &[&str] = &["address", "weight", "name", "tier", "backup", "max_connections"];
 const CONNECT: &[&str] = &[
@@ -142,6 +147,7 @@ pub(super) struct Listener {
     pub admission: demand::Admission,
     pub bandwidth: demand::Bandwidth,
     pub socket: socket::GivenSocket,
+    pub accept_proxy: Option<proxy::GivenAccept>,
 }
 
 pub(super) struct Pool {
@@ -162,6 +168,7 @@ pub(super) struct Pool {
     pub shed: demand::Shed,
     pub hold: Option<demand::Hold>,
     pub hash: hash::Given,
+    pub send_proxy: proxy::GivenSend,
 }
 
 /// The keys of the pool itself that protect its users.
@@ -276,6 +283,7 @@ impl Listener {
             admission: demand::Admission::read(&section),
             bandwidth: demand::Bandwidth::read(&section),
             socket: socket::GivenSocket::read(&section),
+            accept_proxy: proxy::GivenAccept::read(&section),
             name,
             at: section.at,
         }
@@ -301,6 +309,7 @@ impl Pool {
             shed: demand::Shed::read(&section),
             hold: demand::Hold::read(&section),
             hash: hash::Given::read(&section),
+            send_proxy: proxy::GivenSend::read(&section),
             name,
             at: section.at,
         }

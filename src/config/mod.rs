@@ -14,6 +14,7 @@ mod hash;
 mod health;
 mod pool;
 mod pools;
+mod proxy;
 mod section;
 mod socket;
 mod source;
@@ -32,6 +33,7 @@ pub use file::TABLES;
 pub use hash::{Hash, HashKey};
 pub use health::{Agent, Ca, Exchange, Expect, Health, Http, Initial, Probe, StatusSet, Tls};
 pub use pool::{Address, Balance, Connect, Ejection, Group, Member, OnDown, Percent, Pool, Protection};
+pub use proxy::{AcceptProxy, SendProxy, Tlvs};
 pub use socket::{Origin, Owner, Socket};
 
 use crate::name::{BindAddr, ListenerName, PoolName};
@@ -173,6 +175,8 @@ pub struct Listener {
     pub admission: Admission,
     pub bandwidth: Bandwidth,
     pub socket: Socket,
+    /// `None` takes no PROXY headers: they would be data like any other.
+    pub accept_proxy: Option<AcceptProxy>,
 }
 
 impl Listener {
@@ -190,6 +194,7 @@ impl Listener {
             admission: Admission::default(),
             bandwidth: Bandwidth::default(),
             socket: Socket::default(),
+            accept_proxy: None,
         }
     }
 }
@@ -240,6 +245,9 @@ pub mod limits {
     pub const MAX_HELD_EACH: u64 = 64 << 20;
     /// What may be kept of each client that waits for its first answer byte.
     pub const MAX_REPLAY: u64 = 1 << 20;
+    /// What the configured TLVs of a PROXY header may have together, in bytes: of the 4 KiB of a header, what
+    /// addresses, checksum and the TLVs of a session surely leave.
+    pub const MAX_TLVS: usize = 3 << 10;
     pub const MAX_BACKENDS: usize = 65_535;
     /// Places in the table of a pool that goes by a hash: both ends are primes.
     pub const TABLE_SIZE: RangeInclusive<u32> = 251..=5_000_011;

@@ -2,7 +2,7 @@
 //!
 //! Owns plain data and defaults; what the file may say is `file` and `pools`. The health checks are in the parent.
 
-use super::{Hash, Health, Hold, Origin, Queue, Shed};
+use super::{Hash, Health, Hold, Origin, Queue, SendProxy, Shed};
 use crate::name::{Endpoint, PoolName};
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub struct Pool {
     pub hold: Option<Hold>,
     /// What [`Balance::SourceHash`] goes by; of that policy alone.
     pub hash: Option<Hash>,
+    /// The PROXY header that backends get; `None` sends none.
+    pub send_proxy: Option<SendProxy>,
 }
 
 impl Pool {
@@ -49,6 +51,7 @@ impl Pool {
             shed: None,
             hold: None,
             hash,
+            send_proxy: None,
         }
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn pool(findings: &Findings, mut given: file::Pool) -> Pool {
     let health = judge::health(findings, &given.health);
     let tcp_only = judge::tcp_only(&given.health);
     let protection = protection(&given.protection);
+    let send_proxy = given.send_proxy.judged(findings);
     let backend_max_connections = given.backend_max_connections.or(None);
     let shed = demand::judge::shed(findings, &given.shed, given.queue.as_ref());
     let (queue, hold) = (given.queue.take(), given.hold.take());
@@ -47,6 +48,7 @@ pub(super) fn pool(findings: &Findings, mut given: file::Pool) -> Pool {
         shed,
         hold: hold.map(|hold| demand::judge::hold(findings, &hold)),
         hash,
+        send_proxy,
     }
 }
 

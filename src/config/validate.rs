@@ -168,6 +168,7 @@ fn listener(findings: &Findings, given: file::Listener, references: &References)
         keepalive: given.keepalive.value_or(Some(limits::DEFAULT_KEEPALIVE)),
         admission: demand::judge::admission(findings, &given.admission, references.limits.as_ref()),
         bandwidth: demand::judge::bandwidth(findings, &given.bandwidth),
+        accept_proxy: given.accept_proxy.as_ref().map(|accept| accept.judged(findings)),
         name: ListenerName::new(&given.name.value),
         socket: given.socket.judged(findings, &binds),
     };

@@ -78,6 +78,18 @@ impl Target {
     }
 }
 
+/// What the backends of a pool are asked; after a PROXY header, where their clients have one. A port or an address for
+/// probes alone is none of these.
+fn question(pool: &Pool) -> Option<Question> {
+    let question = Question::of(&pool.health)?;
+    let elsewhere = pool.health.port.is_some() || pool.health.address.is_some();
+    let send = pool.send_proxy.as_ref().filter(|_| !elsewhere);
+    Some(match send {
+        Some(send) => question.introduced(send),
+        None => question,
+    })
+}
+
 type Ended = (Key, Result<Answer, ProbeError>);
 
 impl Checker {
@@ -118,7 +130,7 @@ impl Checker {
         let mut before = std::mem::take(&mut self.targets);
         let mut wanted = Vec::new();
         for pool in &table.pools {
-            let probe = Question::of(&pool.health);
+            let probe = question(pool);
             let agent = pool.health.agent.as_ref().map(|agent| Question::Agent(Arc::clone(agent)));
             for backend in &pool.view().backends {
                 let before = before.remove(&backend.id);

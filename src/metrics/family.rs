@@ -44,6 +44,12 @@ impl Labels {
         Self(text.into())
     }
 
+    /// These and one more, whose value is a constant of the code: plain letters and digits.
+    #[must_use]
+    pub fn and(&self, name: &'static str, value: &'static str) -> Self {
+        Self(format!("{},{name}=\"{value}\"", self.0).into())
+    }
+
     /// Of what exists once in the process.
     #[must_use]
     pub fn none() -> Self {

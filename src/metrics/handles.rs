@@ -5,7 +5,7 @@
 use super::Metrics;
 use super::demand::{QueueMetrics, ShedMetrics};
 use super::family::{Labels, Series};
-use super::labels::{CheckResult, ConnectErrorReason, TrafficFailure};
+use super::labels::{CheckResult, ConnectErrorReason, ProxyResult, ProxyVersion, TrafficFailure};
 use super::value::{Counter, Gauge, Histogram};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -39,6 +39,8 @@ pub struct ListenerMetrics {
     pub(super) labels: Labels,
     pub(super) metrics: Arc<Metrics>,
     pub(super) accept_errors: Seen,
+    /// By version and result; each shows from its first event on.
+    pub(super) proxy_headers: [[OnceLock<Series<Counter>>; ProxyResult::ALL.len()]; ProxyVersion::ALL.len()],
 }
 
 impl ListenerMetrics {
@@ -46,6 +48,16 @@ impl ListenerMetrics {
     pub fn accept_error(&self, errno: &'static str) {
         let family = &self.metrics.families.listener_accept_errors;
         self.accept_errors.inc(errno, || family.with(&self.labels, errno));
+    }
+
+    /// Counts what was found of a PROXY header.
+    pub fn proxy_header(&self, version: ProxyVersion, result: ProxyResult) {
+        let series = &self.proxy_headers[version as usize][result as usize];
+        let new = || {
+            let labels = self.labels.and("version", version.as_str());
+            self.metrics.families.proxy_headers.with(&labels, result.as_str())
+        };
+        series.get_or_init(new).inc();
     }
 }
 

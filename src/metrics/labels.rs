@@ -90,6 +90,36 @@ labels! {
 }
 
 labels! {
+    /// The version of a PROXY header.
+    ProxyVersion {
+        V1 = "v1",
+        V2 = "v2",
+        /// There was none, or not enough of it to tell.
+        None = "none",
+    }
+}
+
+labels! {
+    /// What a listener that takes PROXY headers has found of one.
+    ProxyResult {
+        /// The address of a client.
+        Client = "client",
+        /// The connection is the proxy's own.
+        Local = "local",
+        /// A client of which the proxy says nothing.
+        Unknown = "unknown",
+        /// No header, where none is needed.
+        Absent = "absent",
+        /// No header, where one is required.
+        Missing = "missing",
+        Invalid = "invalid",
+        /// Where one is required, from an address that isn't believed.
+        Untrusted = "untrusted",
+        Timeout = "timeout",
+    }
+}
+
+labels! {
     /// Which log.
     LogKind {
         Access = "access",

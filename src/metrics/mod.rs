@@ -21,7 +21,7 @@ pub use handles::{
     AcceptQueueMetrics, BackendMetrics, CgroupMemoryMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics,
 };
 pub use hold::{HoldMetrics, HoldOutcome};
-pub use labels::{CheckResult, ConnectErrorReason, LogKind, QueueOutcome, TrafficFailure};
+pub use labels::{CheckResult, ConnectErrorReason, LogKind, ProxyResult, ProxyVersion, QueueOutcome, TrafficFailure};
 pub use limit::{Bound, LimitMetrics, Scope};
 pub use value::{Counter, Gauge, Histogram, Ratio};
 
@@ -80,6 +80,7 @@ struct Families {
     listener_accept_errors: Family<Counter>,
     listener_accept_queue_length: Family<Gauge>,
     listener_accept_queue_limit: Family<Gauge>,
+    proxy_headers: Family<Counter>,
     connections_closed: Family<Counter>,
     connection_duration: Family<Histogram>,
     pool_failovers: Family<Counter>,
@@ -178,6 +179,7 @@ impl Metrics {
             labels,
             metrics: Arc::clone(self),
             accept_errors: Seen::default(),
+            proxy_headers: Default::default(),
         }
     }
 
@@ -286,6 +288,7 @@ impl Families {
             listener_accept_errors: registry.add(&names::LISTENER_ACCEPT_ERRORS)?,
             listener_accept_queue_length: registry.add(&names::LISTENER_ACCEPT_QUEUE_LENGTH)?,
             listener_accept_queue_limit: registry.add(&names::LISTENER_ACCEPT_QUEUE_LIMIT)?,
+            proxy_headers: registry.add(&names::PROXY_HEADERS)?,
             connections_closed: registry.add(&names::CONNECTIONS_CLOSED)?,
             connection_duration: registry.add(&names::CONNECTION_DURATION)?,
             pool_failovers: registry.add(&names::POOL_FAILOVERS)?,

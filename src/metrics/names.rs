@@ -95,6 +95,8 @@ names! {
         "Connections that the kernel has completed and nobody has accepted yet, over all TCP sockets of the listener.";
     LISTENER_ACCEPT_QUEUE_LIMIT = "tidegate_listener_accept_queue_limit" ["listener"]:
         "Connections that the accept queues of the listener's TCP sockets hold together.";
+    PROXY_HEADERS = "tidegate_proxy_headers_total" ["listener", "version", "result"]:
+        "Connections to a listener that takes PROXY headers, by what was found of one.";
     CONNECTIONS_CLOSED = "tidegate_connections_closed_total" ["listener", "reason"]:
         "Client connections that ended, by the reason of their end.";
     CONNECTION_DURATION = "tidegate_connection_duration_seconds" ["listener"] in DURATION_BUCKETS:

@@ -43,6 +43,7 @@ impl Busy {
             backend.traffic_failure(failure);
         }
         backend.ejected();
+        listener.proxy_header(ProxyVersion::V2, ProxyResult::Local);
         metrics.task_restarted("health");
         metrics.task_restarted("health");
         metrics.log_dropped(LogKind::Access).inc_by(3);
@@ -73,6 +74,7 @@ fn has(text: &str, line: &str) {
 fn every_family_shows_its_values() {
     let text = Busy::new().text();
     has(&text, r#"tidegate_listener_accept_errors_total{listener="web",errno="EMFILE"} 2"#);
+    has(&text, r#"tidegate_proxy_headers_total{listener="web",version="v2",result="local"} 1"#);
     has(&text, r#"tidegate_connections_closed_total{listener="web",reason="backend_reset"} 1"#);
     has(&text, r#"tidegate_connections_closed_total{listener="web",reason="client_fin"} 0"#);
     has(&text, r#"tidegate_backend_bytes_total{pool="app",backend="a \"quoted\"\\name",direction="to_client"} 7"#);

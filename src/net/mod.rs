@@ -10,4 +10,5 @@ pub mod origin;
 pub mod proxy_protocol;
 pub mod relay;
 pub mod resolve;
+pub mod send;
 pub mod stream;

@@ -110,6 +110,8 @@ pub struct Pool {
     pub queue: Option<config::Queue>,
     /// Of a pool that goes by a hash: of what.
     pub hash: Option<config::Hash>,
+    /// The PROXY header that backends get.
+    pub send_proxy: Option<config::SendProxy>,
     pub metrics: Arc<PoolMetrics>,
     /// Empty without a queue.
     pub waiting: Arc<WaitingList>,
@@ -159,6 +161,7 @@ impl Pool {
             health: config.health.clone(),
             queue: config.queue,
             hash: config.hash.clone(),
+            send_proxy: config.send_proxy.clone(),
             waiting,
             shed: config.shed.map(Shed::new),
             metrics: previous.map_or_else(|| Arc::new(metrics.pool(&config.name)), |pool| pool.metrics.clone()),

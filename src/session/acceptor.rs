@@ -202,7 +202,14 @@ impl Acceptor {
         (self.lost, self.shortage) = (0, SHORTAGE_PAUSE.0);
         self.taken += 1;
         let accepted = Instant::now();
-        match early.admit(address, clock::nanos(accepted)) {
+        let now = clock::nanos(accepted);
+        let admitted = if self.listener.config.accept_proxy.is_some() {
+            // Who it is, its first bytes will say.
+            early.admit_unknown(now)
+        } else {
+            early.admit(address, now)
+        };
+        match admitted {
             Ok(permit) => self.serve(client, address, permit, accepted),
             Err(refusal) => self.refuse(client, address, refusal, accepted),
         }

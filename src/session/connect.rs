@@ -8,6 +8,7 @@
 //! Next: `report`, for what a failure does to the backend.
 
 use super::close::CloseReason;
+use super::proxy;
 use super::queue::Watch;
 use super::record::{FailedAttempt, Record};
 use super::report::{self, Traffic};
@@ -16,6 +17,7 @@ use crate::clock::{millis, unix_ms};
 use crate::metrics::{ConnectErrorReason, TrafficFailure};
 use crate::net::connect::{self as net, ConnectError};
 use crate::net::origin::Behalf;
+use crate::net::send::send_all;
 use crate::net::stream::Stream;
 use crate::pool::queue::Ticket;
 use crate::pool::{Latency, Pool, Slot, Tried, Wish};
@@ -39,6 +41,9 @@ pub async fn connect(
     record.pool = Some(Arc::clone(&search.pool));
     let (started, waited) = (Instant::now(), record.waited());
     let deadline = started + search.pool.connect.budget;
+    if let (Some(send), None) = (&search.pool.send_proxy, &search.preface) {
+        search.preface = Some(proxy::preface(send, client, record));
+    }
     let watch = Watch::new(&search.pool, search.was_held);
     let connected = tokio::select! {
         biased;
@@ -74,6 +79,8 @@ pub struct Search {
     pub former: Option<(Stream, Slot)>,
     /// The client comes from the hold, where its FIN has meant that it has sent its all.
     pub was_held: bool,
+    /// What each backend gets before anything else: the PROXY header.
+    preface: Option<Arc<[u8]>>,
 }
 
 /// One connect try.
@@ -105,6 +112,7 @@ impl Search {
             place: None,
             former: None,
             was_held: false,
+            preface: None,
         }
     }
 
@@ -278,9 +286,16 @@ impl Search {
     ) -> impl Future<Output = Connecting> + use<> {
         let left = deadline.saturating_duration_since(attempt.begun);
         let (address, limit) = (attempt.slot.address.clone(), self.pool.connect.timeout.min(left));
-        let origin = Arc::clone(&self.pool.origin);
+        let (origin, preface) = (Arc::clone(&self.pool.origin), self.preface.clone());
         async move {
-            let connected = tokio::time::timeout(limit, net::connect(&address, &origin, behalf)).await;
+            let connecting = async {
+                let stream = net::connect(&address, &origin, behalf).await?;
+                if let Some(preface) = preface {
+                    send_all(&stream, &preface).await?;
+                }
+                Ok(stream)
+            };
+            let connected = tokio::time::timeout(limit, connecting).await;
             connected.unwrap_or(Err(ConnectError(Errno::TIMEDOUT)))
         }
     }

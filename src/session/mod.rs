@@ -15,6 +15,7 @@ mod connect;
 mod hold;
 mod hook;
 mod mover;
+mod proxy;
 mod queue;
 mod record;
 mod replay;
@@ -73,6 +74,12 @@ impl Session {
         if self.client.take_error().is_err() {
             // Reset while it waited in the accept queue: no backend needs to hear of it.
             return self.close(CloseReason::ClientReset);
+        }
+        if self.record.listener.config.accept_proxy.is_some() {
+            // Boxed, so that it takes no room where it isn't used.
+            if let Err(stop) = Box::pin(proxy::receive(&mut self)).await {
+                return stop.end(self);
+            }
         }
         self.record.phase = Phase::Route;
         let (pool, key) = {

@@ -9,16 +9,19 @@ use super::close::CloseReason;
 use super::hold::Kept;
 use super::report::{self, Traffic};
 use super::worker::Worker;
-use crate::admission::Permit;
+use crate::admission::{Permit, Refusal};
+use crate::clock;
 use crate::config::OnDown;
 use crate::drain::Alive;
 use crate::log::Line;
 use crate::name::{ClientAddr, Direction, SessionId};
+use crate::net::proxy_protocol::Tlvs;
 use crate::net::relay::Handover;
 use crate::pool::hold::HeldBytes;
 use crate::pool::{Backend, Pool, Slot};
 use crate::table::Listener;
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,7 +30,6 @@ use std::time::{Duration, Instant, SystemTime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Admit,
-    #[allow(dead_code, reason = "until first bytes are read")]
     Preread,
     Route,
     Queue,
@@ -87,8 +89,19 @@ struct Detours {
     failed: Vec<FailedAttempt>,
     /// In the pool's queue and hold together.
     waited: Duration,
+    /// What its PROXY header has said.
+    proxied: Option<Proxied>,
     /// What was kept of it while it was held, as far as no backend has got it yet.
     held: Option<HeldBytes>,
+}
+
+/// Where a client comes from that has come through a proxy.
+pub struct Proxied {
+    /// The proxy: who has sent the header.
+    pub peer: ClientAddr,
+    /// What the client has connected to, if the header says so.
+    pub destination: Option<SocketAddr>,
+    pub tlvs: Tlvs,
 }
 
 impl Record {
@@ -113,6 +126,23 @@ impl Record {
             place: None,
             _alive: worker.living.enter(),
         }
+    }
+
+    /// The client is the one that its proxy says.
+    pub fn come_through(&mut self, client: ClientAddr, proxied: Proxied) {
+        self.client = client;
+        self.detours().proxied = Some(proxied);
+    }
+
+    /// The proxy through which it came.
+    pub fn proxied(&self) -> Option<&Proxied> {
+        self.detours.as_ref()?.proxied.as_ref()
+    }
+
+    /// Asks the limits of single clients, now that it is known who it is.
+    pub fn identify(&mut self) -> Result<(), Refusal> {
+        let now = clock::nanos(Instant::now());
+        self.permit.as_mut().map_or(Ok(()), |permit| permit.identify(self.client, now))
     }
 
     /// Keeps what the session occupies until its end.
@@ -195,7 +225,10 @@ impl Record {
         line.display("id", &self.id);
         line.text("listener", self.listener.name.as_str());
         line.display("client", &self.client);
-        line.none("proxy");
+        match self.proxied() {
+            Some(proxied) => line.display("proxy", &proxied.peer),
+            None => line.none("proxy"),
+        }
         // Until routes have conditions, the listener's own pool is the one rule.
         line.text("rule", "default");
         line.none("sni");

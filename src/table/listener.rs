@@ -4,9 +4,14 @@
 
 use crate::admission::Gate;
 use crate::config;
+use crate::every::Every;
 use crate::metrics::ListenerMetrics;
 use crate::name::{BindAddr, Endpoint, ListenerName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often at most the log says that a PROXY header was broken.
+const BROKEN_HEADERS: Duration = Duration::from_secs(10);
 
 /// So many ports in a row are shown as a range.
 const RANGE: usize = 3;
@@ -22,13 +27,17 @@ pub struct Listener {
     pub gate: Arc<Gate>,
     /// A lock and not an atomic, so that the metric always agrees with it.
     broken: Mutex<usize>,
+    /// Limits what is said about PROXY headers that are broken.
+    pub broken_headers: Every,
 }
 
 impl Listener {
     #[must_use]
     pub fn new(config: config::Listener, metrics: ListenerMetrics, bound: Vec<BindAddr>, gate: Gate) -> Self {
         metrics.up.set(1);
-        Self { name: config.name.clone(), config, metrics, bound, gate: Arc::new(gate), broken: Mutex::new(0) }
+        let broken_headers = Every::new(BROKEN_HEADERS, Instant::now());
+        let (name, gate) = (config.name.clone(), Arc::new(gate));
+        Self { name, config, metrics, bound, gate, broken: Mutex::new(0), broken_headers }
     }
 
     /// The actual addresses for people to read: of a range, the first and the last port.

@@ -12,6 +12,7 @@ mod hash;
 mod health;
 mod mistakes;
 mod pools;
+mod proxy;
 mod socket;
 mod syntax;
 

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod output;
 pub mod pattern;
 pub mod program;
+pub mod proxied;
 pub mod toxic;
 pub mod views;
 pub mod wait;

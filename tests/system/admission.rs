@@ -9,14 +9,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// A client with this address of its own.
-fn connect_from(source: Ipv4Addr, to: &Addr) -> Conn {
+pub fn connect_from(source: Ipv4Addr, to: &Addr) -> Conn {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into()).unwrap();
     socket.connect(&to.tcp().into()).unwrap();
     Conn::new(socket)
 }
 
-fn local(number: u32) -> Ipv4Addr {
+pub fn local(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + number)
 }
 

@@ -32,6 +32,8 @@ mod origin;
 mod panics;
 mod policies;
 mod probes;
+mod proxy_in;
+mod proxy_out;
 mod queue;
 mod queue_backends;
 mod queue_replay;

@@ -245,7 +245,7 @@ fn not_empty(text: &str) -> Result<String, Complaint> {
 }
 
 /// `"00 00 00 08"`: pairs of digits, with white space where one likes.
-fn hex(text: &str) -> Result<Vec<u8>, Complaint> {
+pub(in crate::config) fn hex(text: &str) -> Result<Vec<u8>, Complaint> {
     let digits: Option<Vec<u8>> = text
         .chars()
         .filter(|char| !char.is_ascii_whitespace())

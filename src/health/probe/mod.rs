@@ -18,11 +18,16 @@ use crate::name::BackendAddr;
 use crate::net::async_stream::AsyncStream;
 use crate::net::connect::{ConnectError, connect};
 use crate::net::origin::{Behalf, Origin};
+use crate::net::proxy_protocol::{Version, write_local};
+use crate::net::send::send_all;
+use crate::net::stream::Stream;
 use crate::pool::health::Outcome;
 use rustix::io::Errno;
+use rustix::net::{getpeername, getsockname};
 use std::error::Error;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +51,8 @@ pub enum Question {
     Exchange(Arc<config::Exchange>),
     /// Not whether it is well, but what it says of itself.
     Agent(Arc<config::Agent>),
+    /// The same after a PROXY header that says that the connection is our own.
+    Introduced(Version, Arc<Question>),
 }
 
 /// Whom it is asked, and from where.
@@ -106,6 +113,24 @@ impl Question {
         }
     }
 
+    /// The question for backends that get such PROXY headers.
+    #[must_use]
+    pub fn introduced(self, send: &config::SendProxy) -> Self {
+        let version = match send {
+            config::SendProxy::V1 => Version::V1,
+            config::SendProxy::V2(_) => Version::V2,
+        };
+        Self::Introduced(version, Arc::new(self))
+    }
+
+    /// The question itself, and the version of the header before it.
+    fn split(&self) -> (Option<Version>, &Self) {
+        match self {
+            Self::Introduced(version, question) => (Some(*version), question),
+            plain => (None, plain),
+        }
+    }
+
     /// The most bytes that are read from the backend.
     fn most(&self) -> usize {
         match self {
@@ -114,9 +139,11 @@ impl Question {
             Self::Tls(_) => tls::MAX_HANDSHAKE,
             Self::Exchange(spec) => spec.max_bytes,
             Self::Agent(_) => agent::MAX_LINE,
+            Self::Introduced(_, question) => question.most(),
         }
     }
 
+    /// Without its header.
     async fn converse(
         &self,
         stream: &mut AsyncStream,
@@ -124,7 +151,7 @@ impl Question {
         seen: &mut Seen,
     ) -> Result<Answer, ProbeError> {
         match self {
-            Self::Tcp => Ok(Answer::Good),
+            Self::Tcp | Self::Introduced(..) => Ok(Answer::Good),
             Self::Http(spec) => http::ask(spec, to, stream, seen).await.map(|()| Answer::Good),
             Self::Tls(handshake) => handshake.make(stream).await.map(Answer::GoodUntil),
             Self::Exchange(spec) => exchange::ask(spec, stream, seen).await.map(|()| Answer::Good),
@@ -163,6 +190,11 @@ pub async fn ask<W: Into<Way>>(question: Question, way: W, limit: Duration) -> R
     let answer = {
         let asking = async {
             let connected = connect(&to, &origin, Behalf::Own).await.map_err(ProbeError::Connect)?;
+            let (version, question) = question.split();
+            if let Some(version) = version {
+                let lost = |error: Errno| ProbeError::Connect(error.into());
+                send_all(&connected, &introduction(&connected, version)).await.map_err(lost)?;
+            }
             if let Question::Tcp = question {
                 connected.close();
                 return Ok(Answer::Good);
@@ -179,6 +211,13 @@ pub async fn ask<W: Into<Way>>(question: Question, way: W, limit: Duration) -> R
         stream.finish().await;
     }
     if answer.is_err() && late > STALL { Err(ProbeError::Stalled(late)) } else { answer }
+}
+
+/// The PROXY header of a connection of our own.
+fn introduction(connected: &Stream, version: Version) -> Vec<u8> {
+    let own = getsockname(connected).ok().and_then(|own| SocketAddr::try_from(own).ok());
+    let peer = getpeername(connected).ok().flatten().and_then(|peer| SocketAddr::try_from(peer).ok());
+    write_local(version, own.zip(peer))
 }
 
 /// What comes of `asking` within `limit`. A time-out that comes late gives back the time that was lost: the answer may

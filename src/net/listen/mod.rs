@@ -83,12 +83,22 @@ impl ListenSocket {
     /// Whether a client waits in the accept queue; of a socket whose listening has ended, nobody does.
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP)];
-        let failed = poll(&mut fds, Some(&Timespec::default())).is_err();
         let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-        let seen = fds[0].revents();
         // Without an answer, the next accept has one.
-        failed || seen.contains(PollFlags::IN) && !seen.intersects(ended)
+        self.look().is_none_or(|seen| seen.contains(PollFlags::IN) && !seen.intersects(ended))
+    }
+
+    /// Whether an accept would find nobody, and nothing wrong either.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.look().is_some_and(|seen| seen.is_empty())
+    }
+
+    /// What there is to see at once; `None` if the kernel doesn't say.
+    fn look(&self) -> Option<PollFlags> {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP)];
+        let answer = poll(&mut fds, Some(&Timespec::default()));
+        answer.is_ok().then(|| fds[0].revents())
     }
 
     /// The bare socket, for those who accept by other means (the admin endpoint); the guard must outlive it.
@@ -252,6 +262,20 @@ mod tests {
         let error = bind_all(&first[0].address, &options(Socket::default()), 2).unwrap_err();
         assert_eq!(error.refused.error, Errno::ADDRINUSE);
         assert!(error.to_string().contains(&first[0].address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_socket_is_quiet_until_somebody_comes_or_it_breaks() {
+        let socket = bind_all(&tcp("127.0.0.1:0"), &options(Socket::default()), 1).unwrap().remove(0);
+        assert!(socket.is_quiet() && !socket.has_waiting());
+        let BindAddr(Endpoint::Tcp(address)) = &socket.address else { panic!("not TCP") };
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        assert!(!socket.is_quiet() && socket.has_waiting());
+        socket.accept().unwrap();
+        assert!(socket.is_quiet() && !socket.has_waiting());
+        rustix::net::shutdown(&socket, rustix::net::Shutdown::Read).unwrap();
+        assert!(!socket.is_quiet() && !socket.has_waiting(), "accept has to say what is wrong");
+        assert!(socket.accept().is_err());
     }
 
     #[test]
