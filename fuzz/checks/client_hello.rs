@@ -47,8 +47,11 @@ fn is_in_form(hello: &ClientHello) {
     assert!(hello.alpn.iter().all(|protocol| (1..=255).contains(&protocol.len())));
 }
 
-/// The name that rustls sees, and the protocols; nothing where it refuses the hello.
-fn by_rustls(mut bytes: &[u8]) -> Option<(Option<String>, Vec<Vec<u8>>)> {
+/// What another parser sees: the name, and the protocols.
+pub type Seen = (Option<String>, Vec<Vec<u8>>);
+
+/// What rustls sees; nothing where it refuses the hello.
+pub fn by_rustls(mut bytes: &[u8]) -> Option<Seen> {
     let mut acceptor = Acceptor::default();
     loop {
         let left = bytes.len();
@@ -57,7 +60,7 @@ fn by_rustls(mut bytes: &[u8]) -> Option<(Option<String>, Vec<Vec<u8>>)> {
         if let Some(accepted) = acceptor.accept().ok()? {
             let hello = accepted.client_hello();
             let alpn = hello.alpn().map(|protocols| protocols.map(<[u8]>::to_vec).collect());
-            return Some((hello.server_name().map(str::to_owned), alpn.unwrap_or_default()));
+            return Some((hello.server_name().map(|name| in_form(name.as_bytes())), alpn.unwrap_or_default()));
         }
         assert!(left > bytes.len(), "rustls needs more");
     }
@@ -67,35 +70,36 @@ fn is_what_rustls_sees(bytes: &[u8], hello: &ClientHello) {
     let Some((name, alpn)) = by_rustls(bytes) else { return };
     // It knows names of the DNS only: no address, no label of 64 bytes, no label with a hyphen at its end.
     let known = hello.server_name.as_deref().filter(|name| DnsName::try_from(*name).is_ok());
-    assert_eq!(name.map(|name| in_form(name.as_bytes())).as_deref(), known, "rustls sees another name");
-    assert_eq!(alpn, hello.alpn.iter().map(|protocol| protocol.to_vec()).collect::<Vec<_>>(), "rustls sees others");
+    assert_eq!(name.as_deref(), known, "rustls sees another name");
+    assert_eq!(alpn, protocols(hello), "rustls sees other protocols");
 }
 
-fn is_what_tls_parser_sees(bytes: &[u8], hello: &ClientHello) {
+/// What tls-parser sees; nothing where it can't read all of the hello.
+pub fn by_tls_parser(bytes: &[u8]) -> Option<Seen> {
     let message = joined(bytes);
-    let Ok((_, TlsMessage::Handshake(TlsMessageHandshake::ClientHello(contents)))) =
-        tls_parser::parse_tls_message_handshake(&message)
-    else {
-        return;
-    };
-    let Ok((rest, extensions)) = tls_parser::parse_tls_client_hello_extensions(contents.ext.unwrap_or_default()) else {
-        return;
-    };
+    let (_, message) = tls_parser::parse_tls_message_handshake(&message).ok()?;
+    let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(contents)) = message else { return None };
+    let extensions = contents.ext.unwrap_or_default();
+    let (rest, extensions) = tls_parser::parse_tls_client_hello_extensions(extensions).ok()?;
     let (mut name, mut alpn) = (None, Vec::new());
     for extension in extensions {
         match extension {
             TlsExtension::SNI(names) => name = names.first().map(|(_, name)| in_form(name)),
-            TlsExtension::ALPN(protocols) => alpn = protocols,
+            TlsExtension::ALPN(protocols) => alpn = protocols.into_iter().map(<[u8]>::to_vec).collect(),
             _ => {}
         }
     }
-    // It stops at an extension that it can't read; then what it hasn't seen may be behind that.
-    if rest.is_empty() || name.is_some() {
-        assert_eq!(name.as_deref(), hello.server_name.as_deref(), "tls-parser sees another name");
-    }
-    if rest.is_empty() || !alpn.is_empty() {
-        assert_eq!(alpn, hello.alpn.iter().map(|protocol| &**protocol).collect::<Vec<_>>(), "tls-parser sees others");
-    }
+    rest.is_empty().then_some((name, alpn))
+}
+
+fn is_what_tls_parser_sees(bytes: &[u8], hello: &ClientHello) {
+    let Some((name, alpn)) = by_tls_parser(bytes) else { return };
+    assert_eq!(name.as_deref(), hello.server_name.as_deref(), "tls-parser sees another name");
+    assert_eq!(alpn, protocols(hello), "tls-parser sees other protocols");
+}
+
+fn protocols(hello: &ClientHello) -> Vec<Vec<u8>> {
+    hello.alpn.iter().map(|protocol| protocol.to_vec()).collect()
 }
 
 /// The content of all records in a row.
