@@ -16,6 +16,12 @@ pub fn check(bytes: &[u8]) {
     for step in [1, 2, 5, 333] {
         assert_eq!(in_steps(bytes, step), whole, "in steps of {step}");
     }
+    for cut in 0..bytes.len().min(300) {
+        let mut parser = Parser::default();
+        let first = parser.read(&bytes[..cut]);
+        let answer = if first == Outcome::NeedsMore { parser.read(bytes) } else { first };
+        assert_eq!(answer, whole, "cut at {cut}");
+    }
     match (&whole, is_tls(bytes)) {
         (Outcome::NotTls, Some(false)) | (Outcome::NeedsMore, None | Some(true)) => {}
         (Outcome::Malformed(sentence), Some(true)) => assert!(!sentence.is_empty()),

@@ -16,6 +16,12 @@ pub fn check(bytes: &[u8]) {
         assert_eq!(Answers::of(&cut), Answers::of(&whole), "in steps of {step}");
         assert_eq!(cut.bytes(), bytes);
     }
+    for cut in 0..bytes.len().min(200) {
+        let mut first = FirstBytes::default();
+        first.push(&bytes[..cut]);
+        first.push(&bytes[cut..]);
+        assert_eq!(Answers::of(&first), Answers::of(&whole), "cut at {cut}");
+    }
     if whole.malformed().is_some() {
         assert!(matches!(whole.protocol(), Known::Yes(Protocol::Tls | Protocol::Http1)));
         assert_eq!((whole.hello(), whole.method(), whole.path()), (Known::No, Known::No, Known::No));
