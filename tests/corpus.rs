@@ -7,6 +7,8 @@
 mod client_hello;
 #[path = "../fuzz/checks/first_bytes.rs"]
 mod first_bytes;
+#[path = "../fuzz/checks/proxy_header.rs"]
+mod proxy_header;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +17,11 @@ use std::path::{Path, PathBuf};
 type Check = fn(&[u8]);
 
 /// Target, and what it checks.
-const CHECKS: &[(&str, Check)] = &[("client_hello", client_hello::check), ("first_bytes", first_bytes::check)];
+const CHECKS: &[(&str, Check)] = &[
+    ("client_hello", client_hello::check),
+    ("first_bytes", first_bytes::check),
+    ("proxy_header", proxy_header::check),
+];
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
