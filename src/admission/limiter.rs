@@ -52,12 +52,6 @@ impl Limiter {
         }
     }
 
-    /// Whether there is anything to ask.
-    #[must_use]
-    pub fn bounds_something(limits: &Limits) -> bool {
-        limits.max_connections.is_some() || limits.accept_rate.is_some() || limits.knows_clients()
-    }
-
     /// One more connection, whoever's it is.
     pub fn enter(&self, now: Nanos) -> Result<(), Reached> {
         if let Some(max) = self.limits.max_connections {

@@ -112,7 +112,7 @@ impl Gate {
     pub fn new(name: &ListenerName, wanted: &config::Admission, around: Around<'_>, previous: Option<&Self>) -> Self {
         let Around { process, shared, metrics, bounded_by_fds } = around;
         let access = AccessList::new(&wanted.allow, &wanted.deny);
-        let has_limits = access.is_some() || !wanted.shared.is_empty() || Limiter::bounds_something(&wanted.limits);
+        let has_limits = access.is_some() || !wanted.shared.is_empty() || !wanted.limits.bounds_nothing();
         let own = has_limits.then(|| {
             let kept = previous.and_then(|gate| gate.limiters().first()).filter(|kept| kept.limits == wanted.limits);
             let new = || Arc::new(Limiter::new(Scope::Listener, name.as_str(), wanted.limits, metrics));

@@ -41,34 +41,15 @@ const ROOT: &[&str] = &["runtime", "admin", "log", "limits", "listeners", "pools
 const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_duck", "relay", "memory_high"];
 const ADMIN: &[&str] = &["listen"];
 const LOG: &[&str] = &["level", "format", "access"];
-const LISTENER: &[&str] = &[
-    "bind",
-    "pool",
-    "backlog",
-    "idle_timeout",
-    "half_close_timeout",
-    "keepalive",
-    "max_connections",
-    "max_connections_per_client",
-    "accept_rate",
-    "burst",
-    "accept_rate_per_client",
-    "burst_per_client",
-    "client_prefix_ipv4",
-    "client_prefix_ipv6",
-    "max_clients",
-    "limits",
-    "reserved_connections",
-    "allow",
-    "deny",
-    "overload",
-    "dry_run",
-    "rate_to_client",
-    "rate_to_backend",
-    "rate_burst",
-    "socket",
-    "accept_proxy_protocol",
-];
+/// Its limits are in the middle.
+const LISTENER: &[&str] = &joined::<{ FIRST.len() + demand::LIMIT.len() + demand::LISTENER.len() + LATER.len() }>([
+    FIRST,
+    demand::LIMIT,
+    demand::LISTENER,
+    LATER,
+]);
+const FIRST: &[&str] = &["bind", "pool", "backlog", "idle_timeout", "half_close_timeout", "keepalive"];
+const LATER: &[&str] = &["socket", "accept_proxy_protocol"];
 const POOL: &[&str] = &[
     "balance",
     "backends",
@@ -108,6 +89,22 @@ const CONNECT: &[&str] = &[
     "mptcp",
 ];
 const EJECTION: &[&str] = &["consecutive_failures", "base_time", "max_time", "max_ejected", "slow_connect"];
+
+/// The keys of several lists, one list after the other; there must be `N`.
+const fn joined<const N: usize>(lists: [&[&'static str]; 4]) -> [&'static str; N] {
+    let mut all = [""; N];
+    let (mut list, mut key, mut next) = (0, 0, 0);
+    while list < lists.len() {
+        if key < lists[list].len() {
+            all[next] = lists[list][key];
+            (key, next) = (key + 1, next + 1);
+        } else {
+            (list, key) = (list + 1, 0);
+        }
+    }
+    assert!(next == N, "a key is missing");
+    all
+}
 
 pub(super) struct File {
     pub runtime: Runtime,

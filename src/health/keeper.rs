@@ -1,9 +1,9 @@
 //! The keeper: looks at every pool four times a second, for what comes about by time alone.
 //!
 //! Owns the telling: a pool that begins or ceases to panic, a tier that joins or leaves, and a pool that begins or has
-//! stopped to hold its clients are log lines. What is
-//! decided is the pool's own (`Pool::review`): an ejection that is over, a slow start that goes on, a tier that has
-//! been held for long enough. May panic and be run again: it remembers only what it has told.
+//! stopped to hold its clients are log lines. What is decided is the pool's own (`Pool::review`): an ejection that is
+//! over, a slow start that goes on, a tier that has been held for long enough. May panic and be run again: it remembers
+//! only what it has told.
 
 use crate::clock;
 use crate::metrics::HoldOutcome;

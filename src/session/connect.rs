@@ -69,7 +69,8 @@ pub struct Search {
     failing: bool,
     /// Nor could any other backend be connected to.
     hopeless: bool,
-    verdict: CloseReason,
+    /// The end of a search that has no backend left.
+    pub(super) verdict: CloseReason,
     /// In the pool's queue, so far.
     pub waited: Duration,
     /// The place in that queue that it had last.
@@ -206,11 +207,6 @@ impl Search {
 
     pub(super) fn has_tried_none(&self) -> bool {
         self.tried.is_empty()
-    }
-
-    /// The end of a search that has no backend left.
-    pub(super) fn nobody(&self) -> CloseReason {
-        self.verdict
     }
 
     /// A backend for the next attempt, whose turn comes within `patience`.

@@ -42,10 +42,10 @@ impl Search {
         let pool = Arc::clone(&self.pool);
         let waits = self.is_worth_waiting(begun, patience);
         let Some(config) = pool.queue else {
-            return Err(if waits && self.has_tried_none() { CloseReason::BackendsFull } else { self.nobody() });
+            return Err(if waits && self.has_tried_none() { CloseReason::BackendsFull } else { self.verdict });
         };
         if !waits {
-            return Err(self.nobody());
+            return Err(self.verdict);
         }
         record.phase = Phase::Queue;
         let metrics = pool.metrics.queue();
@@ -89,7 +89,7 @@ impl Search {
                 break Ok(attempt);
             }
             if !self.is_worth_waiting(now, patience) {
-                break Err((QueueOutcome::NoBackend, self.nobody()));
+                break Err((QueueOutcome::NoBackend, self.verdict));
             }
             waiter.failed();
         };

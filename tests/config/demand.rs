@@ -156,6 +156,12 @@ fn mistakes_of_whom_a_listener_serves_and_how_fast() {
             &["6:12: listeners.web.overload: \"drop\" is not known here; use \"reset\", \"wait\" or \"close\""],
         ),
         (
+            "dry_run = true\nreserved_connections = 5",
+            &["6:11: listeners.web.dry_run: warning: this has no effect on a listener without a limit or list of its \
+                   own; add one, or remove this"],
+        ),
+        ("dry_run = true\ndeny = \"10.0.0.0/8\"", &[]),
+        (
             "rate_burst = \"8KiB\"",
             &["6:14: listeners.web.rate_burst: warning: this has no effect without rate_to_client or \
                    rate_to_backend; add one, or remove this"],

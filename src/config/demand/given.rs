@@ -6,6 +6,7 @@ use crate::config::section::Section;
 use crate::config::{limits, unit};
 use std::time::Duration;
 
+/// Of a shared limit, and of a listener.
 pub const LIMIT: &[&str] = &[
     "max_connections",
     "max_connections_per_client",
@@ -16,6 +17,18 @@ pub const LIMIT: &[&str] = &[
     "client_prefix_ipv4",
     "client_prefix_ipv6",
     "max_clients",
+];
+/// What a listener has besides.
+pub const LISTENER: &[&str] = &[
+    "limits",
+    "reserved_connections",
+    "allow",
+    "deny",
+    "overload",
+    "dry_run",
+    "rate_to_client",
+    "rate_to_backend",
+    "rate_burst",
 ];
 pub const QUEUE: &[&str] = &["max_wait", "max_waiting", "order", "client_fin"];
 pub const SHED: &[&str] = &["connect_time", "first_byte", "queue_time", "window", "dry_run"];

@@ -9,8 +9,7 @@ use std::collections::HashSet;
 /// A shared limit; its name has been judged.
 pub fn shared(name: &Placed<String>, given: &given::Limits, findings: &Findings) -> SharedLimit {
     let limits = limits(findings, given);
-    let bounds_nothing = limits.max_connections.is_none() && limits.accept_rate.is_none() && !limits.knows_clients();
-    if bounds_nothing {
+    if limits.bounds_nothing() {
         findings.warning(
             &name.at,
             "this limit bounds nothing",
@@ -75,7 +74,7 @@ pub fn admission(findings: &Findings, given: &given::Admission, known: Option<&H
         let message = format!("{reserved_connections} is more than the listener's max_connections of {most}");
         findings.mistake(at, message, "reserve less");
     }
-    Admission {
+    let admission = Admission {
         limits,
         shared: shared_names(findings, &given.shared, known),
         reserved_connections,
@@ -83,7 +82,16 @@ pub fn admission(findings: &Findings, given: &given::Admission, known: Option<&H
         deny: deny.into_iter().map(|network| network.value).collect(),
         overload: given.overload.good().map(|placed| placed.value),
         dry_run: given.dry_run.or(false),
+    };
+    let refuses_nobody = admission.limits.bounds_nothing()
+        && admission.shared.is_empty()
+        && admission.allow.is_empty()
+        && admission.deny.is_empty();
+    if let (Some(Placed { at, value: true }), true) = (given.dry_run.good(), refuses_nobody) {
+        let message = "this has no effect on a listener without a limit or list of its own";
+        findings.warning(at, message, "add one, or remove this");
     }
+    admission
 }
 
 /// The shared limits that a listener names, each once.

@@ -68,6 +68,12 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Whether there is nothing to ask.
+    #[must_use]
+    pub fn bounds_nothing(&self) -> bool {
+        self.max_connections.is_none() && self.accept_rate.is_none() && !self.knows_clients()
+    }
+
     /// Whether any of them needs to know who the client is.
     #[must_use]
     pub fn knows_clients(&self) -> bool {
