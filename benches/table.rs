@@ -10,7 +10,8 @@ use tidegate::clock::Now;
 use tidegate::config::{self, Address, Balance, Config, Group};
 use tidegate::metrics::Metrics;
 use tidegate::name::{ClientAddr, Endpoint, PoolName};
-use tidegate::table::{Facts, Listener, Resolution, RoutingTable};
+use tidegate::net::first_bytes::FirstBytes;
+use tidegate::table::{Facts, Listener, Resolution, RoutingTable, Verdict};
 
 const NOW: Now = Now { millis: 1, unix_ms: 1 };
 
@@ -78,8 +79,9 @@ fn route(criterion: &mut Criterion) {
         let table = RoutingTable::build(&config, &Resolution::default(), listeners, &metrics, None, NOW).table;
         let client = ClientAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         let name = table.listeners[count / 2].name.clone();
+        let first = FirstBytes::default();
         criterion.bench_function(&format!("route, {count} listeners"), |bencher| {
-            bencher.iter(|| black_box(table.route(&Facts { listener: black_box(&name), client })).is_some());
+            bencher.iter(|| matches!(table.route(&Facts::new(black_box(&name), client, &first)), Verdict::To { .. }));
         });
     }
 }

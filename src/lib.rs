@@ -7,7 +7,8 @@
 //! | accept | [`session::acceptor`] | one task for each listening socket of each worker; what an accept error means |
 //! | admit | [`admission`] | the listener's gate: a permit, or a refusal before any backend is touched |
 //! | settle | [`session::balance`] | stays with this worker, or goes to one with fewer sessions |
-//! | route | [`table`] | the listener's pool, from the immutable routing table |
+//! | preread | `session/preread.rs`, [`net::first_bytes`] | where a route depends on it: the first bytes, within a deadline and a bound |
+//! | route | [`table`], `table/routes/` | the first rule that isn't ruled out, or the listener's own pool, from the immutable table |
 //! | shed | `pool/shed.rs` | where the pool wants it: a share is refused while a latency stays above its target |
 //! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget; a hedge beside a slow one |
 //! | claim | [`pool`], `pool/pick/` | an available backend by the pool's policy; a slot is a guard |

@@ -13,8 +13,8 @@ const DOCUMENTS: [&str; 8] = [
     "docs/operating.md",
     "docs/demand.md",
     "docs/failover.md",
-    "docs/ends.md",
     "docs/routing.md",
+    "docs/ends.md",
     "docs/performance.md",
 ];
 

@@ -2,7 +2,7 @@
 //!
 //! Owns the HTML and its escaping. Every text that isn't a constant of this file passes through [`Escaped`].
 
-use super::status::{BackendStatus, LimitStatus, Listener, PoolStatus, Status};
+use super::status::{BackendStatus, LimitStatus, Listener, PoolStatus, RouteStatus, Status};
 use bytesize::ByteSize;
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
@@ -48,10 +48,21 @@ impl Page<'_> {
         f.write_str("<h2>Listeners</h2>\n<table>\n")?;
         f.write_str("<tr><th>name<th>bind<th>pool<th>state<th>active<th>total\n")?;
         for Listener { name, bind, pool, state, active, total, .. } in &self.0.listeners {
-            write!(f, "<tr><td>{}<td>{}<td>{}", Escaped(name), Escaped(&bind.join(", ")), Escaped(pool))?;
+            write!(
+                f,
+                "<tr><td>{}<td>{}<td>{}",
+                Escaped(name),
+                Escaped(&bind.join(", ")),
+                Escaped(pool.as_deref().unwrap_or("-"))
+            )?;
             writeln!(f, "<td class=\"{state}\">{state}<td class=\"number\">{active}<td class=\"number\">{total}")?;
         }
-        f.write_str("</table>\n")
+        f.write_str("</table>\n")?;
+        self.0
+            .listeners
+            .iter()
+            .filter(|listener| !listener.routes.is_empty())
+            .try_for_each(|listener| routes(listener, f))
     }
 
     fn limits(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -178,6 +189,24 @@ impl Display for Coarse {
             _ => write!(f, "{} d", seconds / 86_400),
         }
     }
+}
+
+fn routes(listener: &Listener, f: &mut Formatter<'_>) -> fmt::Result {
+    writeln!(f, "<h2>Routes of {}</h2>", Escaped(&listener.name))?;
+    f.write_str("<table>\n<tr><th>rule<th>leads to<th>sessions\n")?;
+    for RouteStatus { rule, pools, refuse, sessions } in &listener.routes {
+        write!(f, "<tr><td>{}<td>", Escaped(rule))?;
+        match pools.as_slice() {
+            [] => f.write_str(if *refuse { "refused" } else { "-" })?,
+            [one] => write!(f, "{}", Escaped(&one.pool))?,
+            several => {
+                let all: Vec<_> = several.iter().map(|one| format!("{} ({})", one.pool, one.weight)).collect();
+                write!(f, "{}", Escaped(&all.join(", ")))?;
+            }
+        }
+        writeln!(f, "<td class=\"number\">{sessions}")?;
+    }
+    f.write_str("</table>\n")
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use crate::admission::{Limiter, Process};
 use crate::clock::Now;
 use crate::config;
 use crate::metrics::{HoldOutcome, QueueOutcome, Scope};
-use crate::name::Direction;
+use crate::name::{Direction, PoolName};
 use crate::pool::hold::Hold;
 use crate::pool::{Backend, LastError, Pool, PoolView, Shed, Standing, WHOLE_SHARE};
-use crate::table::{self, RoutingTable};
+use crate::table::{self, Counted, Leads, Routes, RoutingTable};
 use serde::{Serialize, Serializer};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -55,7 +55,8 @@ pub struct LimitStatus {
 pub struct Listener {
     pub name: String,
     pub bind: Vec<String>,
-    pub pool: String,
+    /// For what no route takes.
+    pub pool: Option<String>,
     pub state: &'static str,
     pub sockets: usize,
     pub sockets_broken: usize,
@@ -63,6 +64,24 @@ pub struct Listener {
     pub total: u64,
     /// Of the process's connections, kept for this listener.
     pub reserved: usize,
+    /// In the order in which they are asked, the listener's own pools last; empty where it has none but its own pool.
+    pub routes: Vec<RouteStatus>,
+}
+
+#[derive(Serialize)]
+pub struct RouteStatus {
+    /// What log and metrics call it.
+    pub rule: String,
+    /// Where it leads, with the weight of each; empty if it refuses, and for all those that are counted together.
+    pub pools: Vec<WeightedPool>,
+    pub refuse: bool,
+    pub sessions: u64,
+}
+
+#[derive(Serialize)]
+pub struct WeightedPool {
+    pub pool: String,
+    pub weight: u64,
 }
 
 #[derive(Serialize)]
@@ -207,7 +226,8 @@ impl Status {
         let table = state.table.load_full();
         let phase = *state.phase.borrow();
         let clock = Now::read();
-        let listeners: Vec<_> = table.listeners.iter().map(|listener| Listener::of(listener, state.workers)).collect();
+        let listeners: Vec<_> =
+            table.listeners.iter().map(|listener| Listener::of(listener, &table, state.workers)).collect();
         let pools: Vec<_> = table.pools.iter().map(|pool| PoolStatus::of(pool, clock)).collect();
         let gates = gates(phase, &listeners, &pools);
         Self {
@@ -238,7 +258,7 @@ fn gates(phase: Phase, listeners: &[Listener], pools: &[PoolStatus]) -> Vec<Stri
 }
 
 impl Listener {
-    fn of(listener: &table::Listener, workers: usize) -> Self {
+    fn of(listener: &table::Listener, table: &RoutingTable, workers: usize) -> Self {
         let sockets = listener.bound.len() * workers;
         let broken = listener.broken().min(sockets);
         let state = match broken {
@@ -249,14 +269,28 @@ impl Listener {
         Self {
             name: listener.name.to_string(),
             bind: listener.shown(),
-            pool: listener.config.pool.to_string(),
+            pool: listener.config.pool.as_ref().map(ToString::to_string),
             state,
             sockets,
             sockets_broken: broken,
             active: listener.metrics.active.get(),
             total: listener.metrics.connections_total.get(),
             reserved: listener.gate.reserved(),
+            routes: table.routes(&listener.name).into_iter().flat_map(Routes::counted).map(RouteStatus::of).collect(),
         }
+    }
+}
+
+impl RouteStatus {
+    fn of(counted: Counted<'_>) -> Self {
+        let weighted = |(pool, weight): (&PoolName, u64)| WeightedPool { pool: pool.to_string(), weight };
+        let (rule, sessions) = (counted.name.to_owned(), counted.sessions());
+        let (pools, refuse) = match counted.leads {
+            Some(Leads::To(pools)) => (pools.into_iter().map(weighted).collect(), false),
+            Some(Leads::Refuse) => (Vec::new(), true),
+            None => (Vec::new(), false),
+        };
+        Self { rule, pools, refuse, sessions }
     }
 }
 

@@ -7,7 +7,7 @@ use super::findings::{At, Findings, Given, Placed};
 use super::validate::Bound;
 use super::{Address, Pool, Socket, address, limits};
 use crate::name::{BindAddr, Endpoint, PoolName};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -164,11 +164,15 @@ fn circles(findings: &Findings, listeners: &[Bound], pools: &[Pool]) {
     };
     let members: HashMap<&PoolName, HashSet<Endpoint>> =
         pools.iter().map(|pool| (&pool.name, endpoints(pool))).collect();
-    for Bound { listener, binds } in listeners {
-        let Some(members) = members.get(&listener.pool) else { continue };
+    for Bound { listener, binds, .. } in listeners {
+        let own: BTreeSet<&PoolName> = listener.pools().collect();
         for Placed { at, value: BindAddr(bind) } in binds {
-            if let Some(member) = reached(bind).into_iter().find(|endpoint| members.contains(endpoint)) {
-                let message = format!("the listener's own pool {} leads back to it at {member}", listener.pool);
+            let back = |pool: &&PoolName| {
+                let members = members.get(pool)?;
+                reached(bind).into_iter().find(|endpoint| members.contains(endpoint))
+            };
+            if let Some((pool, member)) = own.iter().find_map(|pool| Some((pool, back(pool)?))) {
+                let message = format!("the listener's own pool {pool} leads back to it at {member}");
                 findings.mistake(at, message, "connections would go round; use another address");
             }
         }

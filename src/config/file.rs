@@ -7,13 +7,14 @@ use super::demand::given as demand;
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::hash;
 use super::health::given;
+use super::routes::given as routes;
 use super::section::{self, Section};
 use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, proxy, socket, unit, words};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// Each table and its keys. `NAME` is what the user calls it, `[]` an entry of a list.
-pub const TABLES: [(&str, &[&str]); 22] = [
+pub const TABLES: [(&str, &[&str]); 24] = [
     ("", ROOT),
     ("runtime", RUNTIME),
     ("admin", ADMIN),
@@ -22,6 +23,8 @@ pub const TABLES: [(&str, &[&str]); 22] = [
     ("listeners.NAME", LISTENER),
     ("listeners.NAME.socket", socket::SOCKET),
     ("listeners.NAME.accept_proxy_protocol", proxy::ACCEPT),
+    ("listeners.NAME.routes[]", routes::ROUTE),
+    ("listeners.NAME.routes[].pools[]", routes::WEIGHTED),
     ("pools.NAME", POOL),
     ("pools.NAME.backends[]", BACKEND),
     ("pools.NAME.connect", CONNECT),
@@ -49,7 +52,15 @@ const LISTENER: &[&str] = &joined::<{ FIRST.len() + demand::LIMIT.len() + demand
     LATER,
 ]);
 const FIRST: &[&str] = &["bind", "pool", "backlog", "idle_timeout", "half_close_timeout", "keepalive"];
-const LATER: &[&str] = &["socket", "accept_proxy_protocol"];
+const LATER: &[&str] = &[
+    "socket",
+    "accept_proxy_protocol",
+    "preread_timeout",
+    "preread_bytes",
+    "preread_timeout_pool",
+    "preread_failed",
+    "routes",
+];
 const POOL: &[&str] = &[
     "balance",
     "backends",
@@ -145,6 +156,7 @@ pub(super) struct Listener {
     pub bandwidth: demand::Bandwidth,
     pub socket: socket::GivenSocket,
     pub accept_proxy: Option<proxy::GivenAccept>,
+    pub routing: routes::Routing,
 }
 
 pub(super) struct Pool {
@@ -217,7 +229,9 @@ pub(super) fn read(findings: &Findings, table: &DeTable) -> File {
         limits: root
             .named("limits", demand::LIMIT)
             .map(|all| all.into_iter().map(|(name, section)| (name, demand::Limits::read(&section))).collect()),
-        listeners: root.named("listeners", LISTENER).map(|all| all.into_iter().map(Listener::read).collect()),
+        listeners: root
+            .named("listeners", LISTENER)
+            .map(|all| all.into_iter().map(|one| Listener::read(findings, one)).collect()),
         pools: root.named("pools", POOL).map(|all| all.into_iter().map(|pool| Pool::read(findings, pool)).collect()),
     }
 }
@@ -268,7 +282,7 @@ fn access(text: &str) -> Result<Access, Complaint> {
 }
 
 impl Listener {
-    fn read((name, section): (Placed<String>, Section)) -> Self {
+    fn read(findings: &Findings, (name, section): (Placed<String>, Section)) -> Self {
         let above_zero = limits::MIN_DURATION..=limits::MAX_DURATION;
         Self {
             bind: section.texts("bind"),
@@ -281,6 +295,7 @@ impl Listener {
             bandwidth: demand::Bandwidth::read(&section),
             socket: socket::GivenSocket::read(&section),
             accept_proxy: proxy::GivenAccept::read(&section),
+            routing: routes::Routing::read(findings, &section),
             name,
             at: section.at,
         }

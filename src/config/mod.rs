@@ -15,6 +15,7 @@ mod health;
 mod pool;
 mod pools;
 mod proxy;
+mod routes;
 mod section;
 mod socket;
 mod source;
@@ -34,6 +35,10 @@ pub use hash::{Hash, HashKey};
 pub use health::{Agent, Ca, Exchange, Expect, Health, Http, Initial, Probe, StatusSet, Tls};
 pub use pool::{Address, Balance, Connect, Ejection, Group, Member, OnDown, Percent, Pool, Protection};
 pub use proxy::{AcceptProxy, SendProxy, Tlvs};
+pub use routes::{
+    Conditions, DEFAULT_RULE, Destination, NamePattern, OTHER_RULES, Prefix, Preread, PrereadFailed, Protocol, Route,
+    TIMEOUT_RULE, WeightedPool,
+};
 pub use socket::{Origin, Owner, Socket};
 
 use crate::name::{BindAddr, ListenerName, PoolName};
@@ -161,7 +166,8 @@ pub struct Listener {
     pub name: ListenerName,
     /// At least one address.
     pub bind: Vec<BindAddr>,
-    pub pool: PoolName,
+    /// For what no route takes; `None` only if some route takes everybody.
+    pub pool: Option<PoolName>,
     /// Connections that the kernel completes before we accept them, for each socket.
     pub backlog: u32,
     /// A session that moves no byte for this long is reset.
@@ -177,6 +183,9 @@ pub struct Listener {
     pub socket: Socket,
     /// `None` takes no PROXY headers: they would be data like any other.
     pub accept_proxy: Option<AcceptProxy>,
+    pub preread: Preread,
+    /// The first one that a session matches decides.
+    pub routes: Vec<Route>,
 }
 
 impl Listener {
@@ -186,7 +195,7 @@ impl Listener {
         Self {
             name,
             bind,
-            pool,
+            pool: Some(pool),
             backlog: limits::DEFAULT_BACKLOG,
             idle_timeout: limits::DEFAULT_IDLE_TIMEOUT,
             half_close_timeout: limits::DEFAULT_HALF_CLOSE_TIMEOUT,
@@ -195,6 +204,8 @@ impl Listener {
             bandwidth: Bandwidth::default(),
             socket: Socket::default(),
             accept_proxy: None,
+            preread: Preread::default(),
+            routes: Vec::new(),
         }
     }
 }
@@ -273,6 +284,12 @@ pub mod limits {
     /// The kernel counts keepalive in whole seconds, and up to 32,767 of them.
     pub const MIN_KEEPALIVE: Duration = Duration::from_secs(1);
     pub const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+    /// Of a client, before its route is known.
+    pub const PREREAD_BYTES: RangeInclusive<u64> = 64..=1 << 20;
+    /// Of one listener.
+    pub const MAX_ROUTES: usize = 1_000_000;
+    /// Of what a route compares with the first bytes.
+    pub const MAX_PREFIX: usize = 1 << 10;
     /// The longest path that a unix socket's address holds, in bytes: 108 with the final NUL.
     pub const MAX_UNIX_PATH: usize = 107;
     /// The addresses of one listener, each port of a range counted.

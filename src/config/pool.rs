@@ -115,6 +115,14 @@ impl Percent {
         Self(if hundredths > 10_000 { 10_000 } else { hundredths })
     }
 
+    /// All of it, in hundredths of a per cent.
+    pub const WHOLE: u64 = 10_000;
+
+    #[must_use]
+    pub fn in_hundredths(self) -> u16 {
+        self.0
+    }
+
     #[must_use]
     pub fn is_zero(self) -> bool {
         self.0 == 0

@@ -111,6 +111,11 @@ impl<'t, 'f> Section<'t, 'f> {
         self.value(key).is_some()
     }
 
+    /// Whether there is a key that this table must not have.
+    pub fn has_unknown(&self) -> bool {
+        self.table.is_some_and(|table| table.keys().any(|key| !self.keys.contains(&key.get_ref().as_ref())))
+    }
+
     /// The texts under `key` that are named as the user likes, in the order of the file, with their names' places.
     pub fn named_texts(&self, key: &'static str) -> Given<Vec<(Placed<String>, Placed<String>)>> {
         let Some(value) = self.value(key) else { return Given::Absent };

@@ -5,7 +5,9 @@
 
 use super::file::{self, File};
 use super::findings::{At, Complaint, Findings, Given, Placed};
-use super::{Admin, Config, Listener, Log, Runtime, SharedLimit, address, binds, demand, limits, pools, unit, words};
+use super::{
+    Admin, Config, Listener, Log, Runtime, SharedLimit, address, binds, demand, limits, pools, routes, unit, words,
+};
 use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,6 +22,7 @@ pub(super) fn config(findings: &Findings, file: File) -> Config {
     let pools = file.pools.value_or(Vec::new());
     let pools: Vec<_> = pools.into_iter().map(|pool| self::pool(findings, pool, &references)).collect();
     binds::check(findings, &admin, &listeners, &pools);
+    check_preread(findings, &listeners);
     Config {
         runtime: runtime(file.runtime),
         admin: Admin { listen: admin.value_or(address::bind(limits::DEFAULT_ADMIN).ok()) },
@@ -34,6 +37,8 @@ pub(super) fn config(findings: &Findings, file: File) -> Config {
 pub(super) struct Bound {
     pub listener: Listener,
     pub binds: Vec<Placed<BindAddr>>,
+    /// The keys that say how first bytes are read.
+    preread_keys: Vec<At>,
 }
 
 /// Who names whom.
@@ -55,8 +60,11 @@ impl References {
             Given::Absent => Some(HashSet::new()),
             Given::Bad => None,
         };
-        let name = |listener: &file::Listener| Some(listener.pool.good()?.value.clone());
-        let used = file.listeners.good().and_then(|listeners| listeners.value.iter().map(name).collect());
+        let used = file
+            .listeners
+            .good()
+            .and_then(|listeners| listeners.value.iter().map(pools_of).collect::<Option<Vec<_>>>());
+        let used = used.map(|used| used.into_iter().flatten().collect());
         let limits = match &file.limits {
             Given::Good(limits) => Some(limits.value.iter().map(|(name, _)| name.value.clone()).collect()),
             Given::Absent => Some(HashSet::new()),
@@ -66,6 +74,40 @@ impl References {
         let named = listeners.iter().filter_map(|listener| listener.admission.shared.good());
         let limits_used = named.flat_map(|names| &names.value).map(|name| name.value.clone()).collect();
         Self { pools, limits, limits_used, used }
+    }
+}
+
+/// The pools that a listener may lead to; `None` if it isn't known of all.
+fn pools_of(listener: &file::Listener) -> Option<Vec<String>> {
+    let text = |given: &Given<String>| match given {
+        Given::Bad => None,
+        Given::Absent => Some(None),
+        Given::Good(placed) => Some(Some(placed.value.clone())),
+    };
+    let own = [text(&listener.pool)?, text(&listener.routing.timeout_pool)?];
+    let routes = match &listener.routing.routes {
+        Given::Bad => return None,
+        Given::Absent => [].as_slice(),
+        Given::Good(placed) => placed.value.as_slice(),
+    };
+    // Without any, it isn't said where it leads.
+    if listener.pool.is_absent() && routes.is_empty() {
+        return None;
+    }
+    let mut all: Vec<String> = own.into_iter().flatten().collect();
+    for route in routes {
+        all.extend(route.pools()?.into_iter().map(str::to_owned));
+    }
+    Some(all)
+}
+
+/// What says how first bytes are read says nothing where nobody reads them.
+fn check_preread(findings: &Findings, listeners: &[Bound]) {
+    for Bound { preread_keys, .. } in listeners.iter().filter(|bound| !bound.listener.reads_first_bytes()) {
+        for at in preread_keys {
+            let hint = "remove it, or add a route with a condition such as sni, protocol or prefix";
+            findings.warning(at, "this has no effect: no route looks at what clients send", hint);
+        }
     }
 }
 
@@ -159,9 +201,10 @@ fn listener(findings: &Findings, given: file::Listener, references: &References)
     let idle_timeout = given.idle_timeout.good().map_or(limits::DEFAULT_IDLE_TIMEOUT, |placed| placed.value);
     check_half_close(findings, &given.half_close_timeout, idle_timeout);
     let binds = binds(findings, &given);
+    let routing = routes::judge::routing(findings, &given.routing, &given.pool, references.pools.as_ref());
     let listener = Listener {
         bind: binds.iter().map(|bind| bind.value.clone()).collect(),
-        pool: PoolName::new(&reference(findings, &given, references)),
+        pool: own_pool(findings, &given, references, routing.takes_all),
         backlog: given.backlog.value_or(limits::DEFAULT_BACKLOG),
         idle_timeout,
         half_close_timeout: given.half_close_timeout.value_or(limits::DEFAULT_HALF_CLOSE_TIMEOUT.min(idle_timeout)),
@@ -169,10 +212,12 @@ fn listener(findings: &Findings, given: file::Listener, references: &References)
         admission: demand::judge::admission(findings, &given.admission, references.limits.as_ref()),
         bandwidth: demand::judge::bandwidth(findings, &given.bandwidth),
         accept_proxy: given.accept_proxy.as_ref().map(|accept| accept.judged(findings)),
+        preread: routing.preread,
+        routes: routing.routes,
         name: ListenerName::new(&given.name.value),
         socket: given.socket.judged(findings, &binds),
     };
-    Bound { listener, binds }
+    Bound { listener, binds, preread_keys: routing.preread_keys }
 }
 
 fn binds(findings: &Findings, given: &file::Listener) -> Vec<Placed<BindAddr>> {
@@ -198,24 +243,18 @@ fn binds(findings: &Findings, given: &file::Listener) -> Vec<Placed<BindAddr>> {
     binds
 }
 
-/// The name of the listener's pool.
-fn reference(findings: &Findings, given: &file::Listener, references: &References) -> String {
-    if given.pool.is_absent() {
+/// The listener's own pool, which only one that has a route for everybody can do without.
+fn own_pool(findings: &Findings, given: &file::Listener, references: &References, takes_all: bool) -> Option<PoolName> {
+    if given.pool.is_absent() && !takes_all {
         let only = references.pools.as_ref().filter(|pools| pools.len() == 1).and_then(|pools| pools.iter().next());
         let name = only.map_or("NAME", String::as_str);
-        findings.missing(&given.at, "pool is missing", format!("write pool = {}", words::quoted(name)));
-    }
-    let Some(Placed { at, value: name }) = given.pool.good() else { return String::new() };
-    if let Some(pools) = references.pools.as_ref().filter(|pools| !pools.contains(name)) {
-        let pools = pools.iter().map(String::as_str);
-        let meant = if findings.is_full() { None } else { words::nearest(name, pools) };
-        let hint = match meant {
-            Some(meant) => format!("did you mean {}?", words::quoted(meant)),
-            None => format!("add [pools.{}]", words::key(name)),
+        let hint = match given.routing.routes {
+            Given::Absent => format!("write pool = {}", words::quoted(name)),
+            _ => format!("write pool = {}, or end with a route without conditions", words::quoted(name)),
         };
-        findings.missing(at, format!("there is no pool {}", words::quoted(name)), hint);
+        findings.missing(&given.at, "pool is missing", hint);
     }
-    name.clone()
+    Some(routes::judge::pool(findings, given.pool.good()?, references.pools.as_ref()))
 }
 
 fn check_half_close(findings: &Findings, half_close: &Given<Duration>, idle: Duration) {
@@ -232,8 +271,8 @@ fn pool(findings: &Findings, given: file::Pool, references: &References) -> supe
     pools::pool(findings, given)
 }
 
-/// Of a listener or pool: it becomes a label, a part of key paths and of URLs.
-fn check_name(findings: &Findings, name: &Placed<String>) {
+/// Of a listener, pool or route: it becomes a label, a part of key paths and of URLs.
+pub(super) fn check_name(findings: &Findings, name: &Placed<String>) {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     let Placed { at, value } = name;
     let message = match value.len() {

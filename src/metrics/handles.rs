@@ -36,6 +36,7 @@ pub struct ListenerMetrics {
     pub duration: Series<Histogram>,
     /// Indexed by the position of the reason in what [`Metrics::listener`] was given.
     pub closed: Box<[Series<Counter>]>,
+    pub(super) preread: OnceLock<Series<Histogram>>,
     pub(super) labels: Labels,
     pub(super) metrics: Arc<Metrics>,
     pub(super) accept_errors: Seen,
@@ -44,6 +45,11 @@ pub struct ListenerMetrics {
 }
 
 impl ListenerMetrics {
+    /// Of a listener that reads first bytes; it shows from the first call on.
+    pub fn preread(&self) -> &Series<Histogram> {
+        self.preread.get_or_init(|| self.metrics.families.preread.series(&self.labels))
+    }
+
     /// Counts an error of accept(2) by its symbolic name, such as `EMFILE`. Takes a lock: not for the path.
     pub fn accept_error(&self, errno: &'static str) {
         let family = &self.metrics.families.listener_accept_errors;

@@ -83,6 +83,8 @@ struct Families {
     proxy_headers: Family<Counter>,
     connections_closed: Family<Counter>,
     connection_duration: Family<Histogram>,
+    route_sessions: Family<Counter>,
+    preread: Family<Histogram>,
     pool_failovers: Family<Counter>,
     pool_no_backend: Family<Counter>,
     pool_connect_wait: Family<Histogram>,
@@ -178,9 +180,16 @@ impl Metrics {
             closed: reasons.iter().map(|reason| families.connections_closed.with(&labels, reason)).collect(),
             labels,
             metrics: Arc::clone(self),
+            preread: OnceLock::new(),
             accept_errors: Seen::default(),
             proxy_headers: Default::default(),
         }
+    }
+
+    /// Sessions that took this rule of a listener.
+    #[must_use]
+    pub fn rule(&self, listener: &ListenerName, rule: &str) -> Series<Counter> {
+        self.families.route_sessions.series(&Labels::new(&[("listener", listener.as_str()), ("rule", rule)]))
     }
 
     #[must_use]
@@ -291,6 +300,8 @@ impl Families {
             proxy_headers: registry.add(&names::PROXY_HEADERS)?,
             connections_closed: registry.add(&names::CONNECTIONS_CLOSED)?,
             connection_duration: registry.add(&names::CONNECTION_DURATION)?,
+            route_sessions: registry.add(&names::ROUTE_SESSIONS)?,
+            preread: registry.add(&names::PREREAD)?,
             pool_failovers: registry.add(&names::POOL_FAILOVERS)?,
             pool_no_backend: registry.add(&names::POOL_NO_BACKEND)?,
             pool_connect_wait: registry.add(&names::POOL_CONNECT_WAIT)?,

@@ -102,6 +102,11 @@ names! {
     CONNECTION_DURATION = "tidegate_connection_duration_seconds" ["listener"] in DURATION_BUCKETS:
         "Time from accepting a client connection to its end.";
 
+    ROUTE_SESSIONS = "tidegate_route_sessions_total" ["listener", "rule"]:
+        "Sessions that took a rule of a listener with routes; those after the first 1,000 are counted as others.";
+    PREREAD = "tidegate_preread_seconds" ["listener"] in PREREAD_BUCKETS:
+        "Time from accepting a client until its first bytes told where it goes, or it was given up.";
+
     POOL_FAILOVERS = "tidegate_pool_failovers_total" ["pool"]:
         "Connect attempts made because an earlier attempt of the same session had failed.";
     POOL_NO_BACKEND = "tidegate_pool_no_backend_total" ["pool"]:
@@ -188,6 +193,10 @@ pub const DURATION_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0,
 /// 2 s later, so 1 and 3 s part "none lost" from "one lost" from "two lost".
 pub const CONNECT_WAIT_BUCKETS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
+
+/// From first bytes that come with the connection, over round trips to far clients, to the usual time-outs. The kernel
+/// repeats a lost segment after 200 ms or more.
+pub const PREREAD_BUCKETS: &[f64] = &[0.000_1, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Of a queue, from a place that comes free at once to the longest waits that anybody bears.
 pub const QUEUE_WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];

@@ -11,6 +11,7 @@ struct Busy {
     metrics: Arc<Metrics>,
     worker: WorkerMetrics,
     listener: ListenerMetrics,
+    rule: Series<Counter>,
     pool: PoolMetrics,
     hold: HoldMetrics,
     limit: LimitMetrics,
@@ -31,6 +32,9 @@ impl Busy {
         listener.accept_error("EMFILE");
         listener.closed[1].inc();
         listener.duration.observe(0.2);
+        listener.preread().observe(0.2);
+        let rule = metrics.rule(&ListenerName::new("web"), "search");
+        rule.inc_by(2);
         pool.connect_wait.observe(0.002);
         backend.bytes[Direction::ToClient as usize].inc_by(7);
         for &reason in ConnectErrorReason::ALL {
@@ -57,7 +61,7 @@ impl Busy {
         backend.set_max_connections(Some(9));
         let limit = LimitMetrics::new(&metrics, Scope::Shared, "all", true, true);
         limit.refused(Bound::Connections, false);
-        Self { metrics, worker, listener, pool, hold, limit, backend, memory, queue }
+        Self { metrics, worker, listener, rule, pool, hold, limit, backend, memory, queue }
     }
 
     fn text(&self) -> String {
@@ -79,6 +83,8 @@ fn every_family_shows_its_values() {
     has(&text, r#"tidegate_connections_closed_total{listener="web",reason="client_fin"} 0"#);
     has(&text, r#"tidegate_backend_bytes_total{pool="app",backend="a \"quoted\"\\name",direction="to_client"} 7"#);
     has(&text, r#"tidegate_connection_duration_seconds_bucket{listener="web",le="1"} 1"#);
+    has(&text, r#"tidegate_preread_seconds_bucket{listener="web",le="0.25"} 1"#);
+    has(&text, r#"tidegate_route_sessions_total{listener="web",rule="search"} 2"#);
     has(&text, r#"tidegate_worker_handed_over_total{worker="1"} 1"#);
     has(&text, r#"tidegate_task_restarts_total{task="health"} 2"#);
     has(&text, r#"tidegate_backend_ejections_total{pool="app",backend="a \"quoted\"\\name"} 1"#);
@@ -117,8 +123,8 @@ fn every_sample_has_the_labels_of_its_family() {
 
 #[test]
 fn series_go_with_their_handles() {
-    let Busy { metrics, worker, listener, pool, hold, limit, backend, memory, queue } = Busy::new();
-    drop((worker, listener, pool, hold, limit, backend, memory, queue));
+    let Busy { metrics, worker, listener, rule, pool, hold, limit, backend, memory, queue } = Busy::new();
+    drop((worker, listener, rule, pool, hold, limit, backend, memory, queue));
     let text = metrics.encode().unwrap();
     assert!(!text.contains("cgroup_memory"), "{text}");
     for label in ["worker=", "listener=", "pool=", "backend="] {

@@ -327,6 +327,16 @@ impl HeldBytes {
         more as usize
     }
 
+    /// So many bytes more, which are there already; whether they are within the bounds.
+    pub fn add(&mut self, more: usize) -> bool {
+        let within = self.grow(more);
+        let beyond = (more - within) as u64;
+        self.hold.line().bytes += beyond;
+        self.hold.metrics.bytes.add(beyond as i64);
+        self.count += beyond;
+        beyond == 0
+    }
+
     /// So many bytes fewer, or all.
     pub fn shrink(&mut self, fewer: usize) {
         let fewer = self.count.min(fewer as u64);

@@ -13,6 +13,7 @@ mod tests;
 use super::Session;
 use super::close::CloseReason;
 use super::connect::{self, Search};
+use super::preread::Early;
 use super::record::{Phase, Record};
 use super::worker::Worker;
 use crate::clock::millis;
@@ -57,7 +58,7 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason, key
     let refused = reason != CloseReason::NoBackend;
     let Ok(place) = hold.enter(refused, millis(Instant::now())) else { return session.close(CloseReason::HoldFull) };
     let worker = Rc::clone(&session.worker);
-    let mut kept = Kept::new(hold.room());
+    let mut kept = Kept::of(session.early.take(), hold.room());
     // Of what it has tried in vain, the record shows the first search and the last one.
     let noted = session.record.failed().len();
     let mut waited = Duration::ZERO;
@@ -170,6 +171,13 @@ pub struct Kept {
 impl Kept {
     fn new(room: HeldBytes) -> Self {
         Self { bytes: Vec::new(), fin: Fin::Awaited, room, full: false }
+    }
+
+    /// What was read before counts as well, also where it is more than may be kept: then no more is read.
+    fn of(early: Option<Box<Early>>, mut room: HeldBytes) -> Self {
+        let Some(early) = early else { return Self::new(room) };
+        let full = !room.add(early.bytes.len());
+        Self { bytes: early.bytes, fin: early.fin, room, full }
     }
 
     fn takes_more(&self) -> bool {

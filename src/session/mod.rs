@@ -1,12 +1,12 @@
 //! One client connection, from the moment it was accepted to the hand-over to the relay.
 //!
 //! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` admits, `balance`
-//! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects, `hold`
-//! may keep it while no backend is up, `replay` may wait for the first answer, the worker's relay engine moves the
-//! bytes, and `record` ends it, once, whatever happened; `report` tells the pool what became of its backend, and
-//! `mover` ends what must go elsewhere. Owns no pool and no table; it asks them. Invariants: every count is held by a
-//! guard in [`Session`] or in what it turns into, so that a cancelled task or a panic gives everything back; the
-//! client's stream resets unless the relay closes it in order.
+//! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects,
+//! `preread` reads what its route depends on, `hold` may keep it while no backend is up, `replay` may wait for the first
+//! answer, the worker's relay engine moves the bytes, and `record` ends it, once, whatever happened; `report` tells the
+//! pool what became of its backend, and `mover` ends what must go elsewhere. Owns no pool and no table; it asks them.
+//! Invariants: every count is held by a guard in [`Session`] or in what it turns into, so that a cancelled task or a
+//! panic gives everything back; the client's stream resets unless the relay closes it in order.
 
 pub mod acceptor;
 pub mod balance;
@@ -15,6 +15,7 @@ mod connect;
 mod hold;
 mod hook;
 mod mover;
+mod preread;
 mod proxy;
 mod queue;
 mod record;
@@ -27,6 +28,7 @@ pub use worker::{Worker, WorkerSetup};
 use crate::admission::Permit;
 use crate::clock::millis;
 use crate::name::{ClientAddr, Direction, Side};
+use crate::net::first_bytes::FirstBytes;
 use crate::net::keepalive::{give_up_after, idle_before_probe};
 use crate::net::relay::{self, Handover, RelayEnd, Terms, Timeouts};
 use crate::net::stream::Stream;
@@ -35,6 +37,7 @@ use crate::table::{self, Facts, Listener};
 use balance::Place;
 use close::CloseReason;
 use connect::Search;
+use preread::{Early, Way};
 use record::{Phase, Record};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -59,6 +62,8 @@ pub struct Session {
     client: Stream,
     record: Box<Record>,
     worker: Rc<Worker>,
+    /// What was read before there was a backend; `None` where nothing was.
+    early: Option<Box<Early>>,
 }
 
 impl Session {
@@ -66,7 +71,7 @@ impl Session {
         let Arrival { client, address, listener, permit, place, accepted } = arrival;
         let mut record = Box::new(Record::new(address, listener, accepted, worker));
         record.hold(permit, place);
-        Self { client, record, worker: Rc::clone(worker) }
+        Self { client, record, worker: Rc::clone(worker), early: None }
     }
 
     /// The whole life up to the relay; ends the session itself where it goes no further.
@@ -75,22 +80,32 @@ impl Session {
             // Reset while it waited in the accept queue: no backend needs to hear of it.
             return self.close(CloseReason::ClientReset);
         }
-        if self.record.listener.config.accept_proxy.is_some() {
+        let is_proxied = self.record.listener.config.accept_proxy.is_some();
+        if is_proxied {
             // Boxed, so that it takes no room where it isn't used.
             if let Err(stop) = Box::pin(proxy::receive(&mut self)).await {
                 return stop.end(self);
             }
         }
         self.record.phase = Phase::Route;
-        let (pool, key) = {
-            let table = self.worker.table.load();
-            let facts = Facts { listener: &self.record.listener.name, client: self.record.client };
-            let pool = table.route(&facts).cloned();
-            let hash = pool.as_ref().and_then(|pool| pool.hash.as_ref());
-            let key = hash.map_or(0, |hash| table::hash_key(hash, &facts, self.record.id));
-            (pool, key)
+        let pool = match preread::find(&self.client, &mut self.record, &self.worker) {
+            Way::To(pool) => pool,
+            Way::Nowhere(reason) => return self.close(reason),
+            Way::Open(question) => {
+                // The time for a PROXY header is one of its own.
+                let since = if is_proxied { Instant::now() } else { self.record.accepted };
+                // Boxed, so that it takes no room where nothing is read.
+                match Box::pin(preread::run(&mut self, question, since)).await {
+                    Ok(pool) => pool,
+                    Err(reason) => return self.close(reason),
+                }
+            }
         };
-        let Some(pool) = pool else { return self.close(CloseReason::NoBackend) };
+        let key = {
+            let first = FirstBytes::default();
+            let facts = Facts::new(&self.record.listener.name, self.record.client, &first);
+            pool.hash.as_ref().map_or(0, |hash| table::hash_key(hash, &facts, self.record.id))
+        };
         if pool.sheds() && !pool.admits(millis(Instant::now()), &mut self.worker.rng.borrow_mut()) {
             self.record.pool = Some(pool);
             return self.close(CloseReason::Shed);
@@ -99,7 +114,10 @@ impl Session {
         self.record.phase = Phase::Connect;
         let mut search = Search::new(pool, key);
         match connect::connect(&self.client, &mut search, &mut self.record, &self.worker).await {
-            Ok((backend, slot)) => self.begin(search, backend, slot, Handover::default()).await,
+            Ok((backend, slot)) => {
+                let handover = self.early.take().map_or_else(Handover::default, |early| early.into_handover());
+                self.begin(search, backend, slot, handover).await;
+            }
             Err(reason) => match hold::of(&search.pool, reason, &self.record) {
                 // Boxed, so that it takes no room where it isn't used.
                 Some(hold) => Box::pin(hold::run(self, hold, reason, key)).await,

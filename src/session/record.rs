@@ -11,15 +11,16 @@ use super::report::{self, Traffic};
 use super::worker::Worker;
 use crate::admission::{Permit, Refusal};
 use crate::clock;
-use crate::config::OnDown;
+use crate::config::{DEFAULT_RULE, OnDown};
 use crate::drain::Alive;
 use crate::log::Line;
 use crate::name::{ClientAddr, Direction, SessionId};
+use crate::net::client_hello::ClientHello;
 use crate::net::proxy_protocol::Tlvs;
 use crate::net::relay::Handover;
 use crate::pool::hold::HeldBytes;
 use crate::pool::{Backend, Pool, Slot};
-use crate::table::Listener;
+use crate::table::{Listener, Rule};
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -65,6 +66,8 @@ pub struct Record {
     pub listener: Arc<Listener>,
     pub client: ClientAddr,
     pub phase: Phase,
+    /// The rule that it has taken; `None` before that, and where its listener has no routes.
+    pub rule: Option<Arc<Rule>>,
     pub pool: Option<Arc<Pool>>,
     /// The backend that was connected to, and how long its attempt took.
     pub connected: Option<(Arc<Backend>, Duration)>,
@@ -75,7 +78,7 @@ pub struct Record {
     /// Apart, so that it takes no room while most sessions are idle.
     detours: Option<Box<Detours>>,
     bytes: [u64; 2],
-    accepted: Instant,
+    pub accepted: Instant,
     reason: Option<CloseReason>,
     worker: Rc<Worker>,
     permit: Option<Permit>,
@@ -93,6 +96,8 @@ struct Detours {
     proxied: Option<Proxied>,
     /// What was kept of it while it was held, as far as no backend has got it yet.
     held: Option<HeldBytes>,
+    /// What its TLS client has asked for, if there is a log to tell it.
+    hello: Option<ClientHello>,
 }
 
 /// Where a client comes from that has come through a proxy.
@@ -113,6 +118,7 @@ impl Record {
             listener,
             client,
             phase: Phase::Admit,
+            rule: None,
             pool: None,
             connected: None,
             traffic: None,
@@ -195,6 +201,13 @@ impl Record {
         self.detours().waited += took;
     }
 
+    /// What a TLS client has asked for, for the log.
+    pub fn note(&mut self, hello: Option<&ClientHello>) {
+        if let Some(hello) = hello.filter(|_| self.worker.access.is_some()) {
+            self.detours().hello = Some(hello.clone());
+        }
+    }
+
     fn detours(&mut self) -> &mut Detours {
         self.detours.get_or_insert_default()
     }
@@ -229,10 +242,20 @@ impl Record {
             Some(proxied) => line.display("proxy", &proxied.peer),
             None => line.none("proxy"),
         }
-        // Until routes have conditions, the listener's own pool is the one rule.
-        line.text("rule", "default");
-        line.none("sni");
-        line.none("alpn");
+        match &self.rule {
+            Some(rule) => line.text("rule", &rule.name),
+            None if self.listener.config.routes.is_empty() => line.text("rule", DEFAULT_RULE),
+            None => line.none("rule"),
+        }
+        let hello = self.detours.as_ref().and_then(|detours| detours.hello.as_ref());
+        match hello.and_then(|hello| hello.server_name.as_ref()) {
+            Some(name) => line.text("sni", name),
+            None => line.none("sni"),
+        }
+        match hello.filter(|hello| !hello.alpn.is_empty()) {
+            Some(hello) => line.display("alpn", &Offers(&hello.alpn)),
+            None => line.none("alpn"),
+        }
         match &self.pool {
             Some(pool) => line.text("pool", pool.name.as_str()),
             None => line.none("pool"),
@@ -265,6 +288,19 @@ impl Drop for Record {
         if let Some(access) = &self.worker.access {
             access.borrow_mut().line(|line| self.write(line, reason, duration));
         }
+    }
+}
+
+/// `h2,http/1.1`; bytes that are no letters are escaped.
+struct Offers<'a>(&'a [Box<[u8]>]);
+
+impl fmt::Display for Offers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, offer) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(f, "{comma}{}", offer.escape_ascii())?;
+        }
+        Ok(())
     }
 }
 

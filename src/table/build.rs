@@ -4,7 +4,7 @@
 //! the previous table isn't changed, so a table that isn't wanted after all can simply be dropped. Next: `Pool::new`
 //! for how backends keep their state.
 
-use super::{Listener, RoutingTable};
+use super::{Listener, Routes, RoutingTable};
 use crate::clock::Now;
 use crate::config::{self, Address, Balance, Config, Group};
 use crate::metrics::Metrics;
@@ -72,16 +72,13 @@ impl RoutingTable {
             })
             .collect();
         let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
-        let mut routes: Vec<_> = listeners
-            .iter()
-            .filter_map(|listener| {
-                let pool = by_name.get(&listener.config.pool)?;
-                Some((listener.name.clone(), Arc::clone(pool)))
-            })
-            .collect();
-        routes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let pool = |name: &PoolName| by_name.get(name).copied();
+        let mut routes: Vec<_> =
+            listeners.iter().map(|listener| Routes::new(&listener.config, pool, metrics)).collect();
+        routes.sort_unstable_by(|a, b| a.listener.cmp(&b.listener));
         let generation = previous.map_or(1, |table| table.generation + 1);
-        Built { table: Self { generation, listeners, pools, routes }, warnings }
+        let wants_local = routes.iter().any(|routes| routes.wants_local);
+        Built { table: Self { generation, listeners, pools, wants_local, routes }, warnings }
     }
 }
 

@@ -43,10 +43,11 @@ fn hash(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::name::ListenerName;
+    use crate::net::first_bytes::FirstBytes;
 
     fn key(config: &Hash, client: &str) -> u64 {
         let client = ClientAddr::tcp(client.parse().unwrap());
-        hash_key(config, &Facts { listener: &ListenerName::new("web"), client }, SessionId(1))
+        hash_key(config, &Facts::new(&ListenerName::new("web"), client, &FirstBytes::default()), SessionId(1))
     }
 
     /// As XXH3's own library has them: as long as these hold, a client finds its backend again after an upgrade.
@@ -56,7 +57,8 @@ mod tests {
         assert_eq!(key(&config, "192.0.2.7:4711"), 0x54e8_211e_31db_05c1);
         assert_eq!(key(&config, "[::ffff:192.0.2.7]:1"), 0x54e8_211e_31db_05c1);
         assert_eq!(key(&config, "[2001:db8::1:2:3:4]:4711"), 0x118c_9914_f027_3685, "2001:db8::");
-        let facts = Facts { listener: &ListenerName::new("web"), client: ClientAddr::Unix };
+        let (listener, first) = (ListenerName::new("web"), FirstBytes::default());
+        let facts = Facts::new(&listener, ClientAddr::Unix, &first);
         assert_eq!(hash_key(&config, &facts, SessionId::new(1, 4_711)), 0x7b3e_4425_a578_d466);
     }
 

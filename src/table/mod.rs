@@ -4,19 +4,21 @@
 //! membership change within it without another table. Finding a route does no I/O and allocates nothing.
 //!
 //! Invariant: each route leads to a pool of the same table. Next: `build` for how a table comes to be, `pool` for
-//! what happens at the end of a route.
+//! what happens at the end of a route, `routes` for how one is found.
 
 mod build;
 mod hash;
 mod listener;
+mod routes;
 #[cfg(test)]
 mod tests;
 
 pub use build::{Built, Resolution, Warning};
 pub use hash::hash_key;
 pub use listener::{BrokenSocket, Listener};
+pub use routes::{Answer, ConditionSeen, Counted, Facts, Leads, Passed, Routes, Rule, RuleSeen, Verdict};
 
-use crate::name::{ClientAddr, ListenerName, PoolName};
+use crate::name::{ListenerName, PoolName};
 use crate::pool::Pool;
 use std::sync::Arc;
 
@@ -28,23 +30,42 @@ pub struct RoutingTable {
     pub listeners: Vec<Arc<Listener>>,
     /// In the order of the config.
     pub pools: Vec<Arc<Pool>>,
+    /// Of any listener.
+    wants_local: bool,
     /// Sorted by listener.
-    routes: Vec<(ListenerName, Arc<Pool>)>,
-}
-
-/// What is known of a session before it is routed.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
-    pub listener: &'a ListenerName,
-    pub client: ClientAddr,
+    routes: Vec<Routes>,
 }
 
 impl RoutingTable {
-    /// `None` if this table has no such listener, as for a session of one that was retired.
+    /// Where a session goes, as far as that is known; counts nothing.
     #[must_use]
-    pub fn route(&self, facts: &Facts<'_>) -> Option<&Arc<Pool>> {
-        let found = self.routes.binary_search_by(|(listener, _)| listener.cmp(facts.listener)).ok()?;
-        Some(&self.routes[found].1)
+    pub fn route(&self, facts: &Facts<'_>) -> Verdict<'_> {
+        self.routes(facts.listener).map_or(Verdict::NoRoute, |routes| routes.decide(facts, self.generation))
+    }
+
+    /// Where a session goes that has sent nothing in time; `None` if its listener says nothing of such.
+    #[must_use]
+    pub fn on_silence(&self, listener: &ListenerName) -> Option<(&Arc<Rule>, &Arc<Pool>)> {
+        self.routes(listener)?.on_silence()
+    }
+
+    /// Whether a rule of the listener asks for the address that the client has connected to.
+    #[must_use]
+    pub fn wants_local(&self, listener: &ListenerName) -> bool {
+        self.wants_local && self.routes(listener).is_some_and(|routes| routes.wants_local)
+    }
+
+    /// What each rule of the listener has to say, in the order in which they are asked; the listener's own pool last.
+    #[must_use]
+    pub fn explain_routes(&self, facts: &Facts<'_>) -> Vec<RuleSeen<'_>> {
+        self.routes(facts.listener).map_or_else(Vec::new, |routes| routes.explain(facts))
+    }
+
+    /// The ways of a listener; `None` if this table has none of that name, as for a session of one that was retired.
+    #[must_use]
+    pub fn routes(&self, listener: &ListenerName) -> Option<&Routes> {
+        let found = self.routes.binary_search_by(|routes| routes.listener.cmp(listener)).ok()?;
+        Some(&self.routes[found])
     }
 
     #[must_use]

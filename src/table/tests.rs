@@ -1,11 +1,12 @@
 //! Tables built from small configs: routes, the expansion of host names, and what is kept.
 
-use super::{Built, Facts, Listener, Resolution, RoutingTable, Warning};
+use super::{Built, Facts, Listener, Resolution, RoutingTable, Verdict, Warning};
 use crate::admission::Gate;
 use crate::clock::Now;
 use crate::config::{self, Address, Balance, Config, Group, Initial};
 use crate::metrics::Metrics;
 use crate::name::{ClientAddr, Endpoint, ListenerName, PoolName};
+use crate::net::first_bytes::FirstBytes;
 use crate::pool::{Health, Pool, Tried};
 use crate::rng::Rng;
 use std::sync::Arc;
@@ -80,8 +81,12 @@ fn each_listener_has_its_pool() {
     let table =
         RoutingTable::build(&config, &resolution(), listeners, &metrics, None, Now { millis: 1, unix_ms: 1 }).table;
     let route = |listener: &str| {
-        let facts = Facts { listener: &ListenerName::new(listener), client: ClientAddr::Unix };
-        table.route(&facts).map(|pool| pool.name.to_string())
+        let (listener, first) = (ListenerName::new(listener), FirstBytes::default());
+        match table.route(&Facts::new(&listener, ClientAddr::Unix, &first)) {
+            Verdict::To { pool, .. } => Some(pool.name.to_string()),
+            Verdict::NoRoute => None,
+            _ => panic!("it has a pool of its own"),
+        }
     };
     assert_eq!(["z", "m", "a"].map(route), ["web", "api", "web"].map(|pool| Some(pool.to_owned())));
     assert_eq!(route("retired"), None);

@@ -130,10 +130,10 @@ fn below<'e>(table: &'e Value, part: &str) -> Vec<&'e Value> {
 /// A config with this value for a key of `TABLES`, and the key's path.
 fn with_key(table: &str, key: &str, value: &str) -> (String, String) {
     let path = format!("{table}.{key}").trim_start_matches('.').replace("NAME", "x");
-    match path.split_once("[].") {
-        Some((list, key)) => (format!("{list} = [{{ {key} = {value} }}]"), format!("{list}[0].{key}")),
-        None => (format!("{path} = {value}"), path),
-    }
+    let mut lists = path.rsplit("[].");
+    let text = lists.next().map(|key| format!("{key} = {value}")).unwrap_or_default();
+    let text = lists.fold(text, |text, list| format!("{list} = [{{ {text} }}]"));
+    (text, path.replace("[].", "[0]."))
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod health;
 mod mistakes;
 mod pools;
 mod proxy;
+mod routes;
 mod socket;
 mod syntax;
 
@@ -75,7 +76,10 @@ fn the_smallest_config_has_every_default() {
     assert_eq!(config.admin.listen.unwrap().to_string(), "127.0.0.1:9900");
     assert_eq!((config.log.level, config.log.format, config.log.access), (Level::Info, Format::Text, Access::Off));
     let listener = &config.listeners[0];
-    assert_eq!((listener.name.as_str(), listener.pool.as_str(), listener.backlog), ("web", "web", 4_096));
+    assert_eq!(
+        (listener.name.as_str(), listener.pool.as_ref().unwrap().as_str(), listener.backlog),
+        ("web", "web", 4_096)
+    );
     assert_eq!(listener.idle_timeout, Duration::from_secs(600));
     assert_eq!(listener.half_close_timeout, Duration::from_secs(30));
     assert_eq!(listener.keepalive, Some(Duration::from_secs(60)));

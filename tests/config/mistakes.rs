@@ -152,7 +152,8 @@ fn mistakes_of_listeners() {
                half_close_timeout, keepalive, max_connections, max_connections_per_client, accept_rate, burst, \
                accept_rate_per_client, burst_per_client, client_prefix_ipv4, client_prefix_ipv6, max_clients, limits, \
                reserved_connections, allow, deny, overload, dry_run, rate_to_client, rate_to_backend, rate_burst, socket, \
-               accept_proxy_protocol; a name with a dot needs quotes"],
+               accept_proxy_protocol, preread_timeout, preread_bytes, preread_timeout_pool, preread_failed, routes; a name \
+               with a dot needs quotes"],
         ),
         (
             "bind = \"[::]:80\"\npool = \"web\"\n[listeners.\"a b\"]\nbind = \"[::]:81\"\npool = \"web\"",

@@ -42,6 +42,7 @@ mod quiet;
 mod relay;
 mod replay;
 mod replay_ends;
+mod routes;
 mod shed;
 mod slow_start;
 mod sockets;
