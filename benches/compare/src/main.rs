@@ -28,13 +28,7 @@ use cli::{Cli, Helper};
 use tidegate_compare::{cpu, ports, process, stats, sys};
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    process::exit_code(run(Cli::parse()))
 }
 
 fn run(cli: Cli) -> Result<()> {

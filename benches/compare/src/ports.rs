@@ -1,4 +1,4 @@
-//! Whose listening socket is it? Makes sure that a window measures the proxy it names.
+//! Listening, and whose listening socket it is. Makes sure that a window measures the proxy it names.
 //!
 //! `SO_REUSEPORT` lets a second process listen beside a leftover of an earlier run, and the kernel then deals the
 //! connections out between the two. So a port is tried without that option before a peer starts, and afterwards every
@@ -8,11 +8,26 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
 /// `TCP_LISTEN` as /proc/net/tcp prints it.
 const LISTEN: &str = "0A";
+const BACKLOG: i32 = 4096;
+
+/// A nonblocking listening socket for a backend of a benchmark.
+pub fn listen(address: SocketAddrV4) -> Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    // Accepted sockets inherit it.
+    net::sockopt::set_tcp_nodelay(&socket, true)?;
+    net::bind(&socket, &address).with_context(|| format!("binding a backend to {address}"))?;
+    net::listen(&socket, BACKLOG).with_context(|| format!("listening on {address}"))?;
+    Ok(socket)
+}
 
 /// Fails, with the name of the holder where it can be found, unless this address is free to listen on.
 pub fn ensure_free(address: SocketAddrV4) -> Result<()> {

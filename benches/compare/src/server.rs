@@ -18,9 +18,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 use serde::{Deserialize, Serialize};
 use slab::Slab;
+use tidegate_compare::ports;
 
 /// What a client sends to get a download.
 pub const DOWNLOAD_REQUEST: [u8; REQUEST_BYTES] = [b'd'; REQUEST_BYTES];
@@ -45,7 +46,6 @@ const RECEIVE_AT_ONCE: usize = 256 << 10;
 const SEND_AT_ONCE: usize = 256 << 10;
 const EVENTS_A_TURN: usize = 256;
 const ACCEPTS_AT_ONCE: usize = 64;
-const BACKLOG: i32 = 4096;
 
 /// Event data of a listening socket: its index, with this bit.
 const LISTENER: u64 = 1 << 63;
@@ -93,7 +93,7 @@ struct Connection {
 /// `tally`, as `received_in` reads them.
 pub fn run(source: Source, tally: &Path, listen: &[SocketAddrV4]) -> Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("creating an epoll")?;
-    let listeners: Vec<OwnedFd> = listen.iter().map(|&address| listener(address)).collect::<Result<_>>()?;
+    let listeners: Vec<OwnedFd> = listen.iter().map(|&address| ports::listen(address)).collect::<Result<_>>()?;
     for (index, listener) in listeners.iter().enumerate() {
         epoll::add(&epoll, listener, EventData::new_u64(LISTENER | index as u64), EventFlags::IN)?;
     }
@@ -139,17 +139,6 @@ pub fn received_in(tally: &File) -> Result<u64> {
     let mut bytes = [0; 8];
     tally.read_exact_at(&mut bytes, 0).context("reading the tally of uploads")?;
     Ok(u64::from_ne_bytes(bytes))
-}
-
-fn listener(address: SocketAddrV4) -> Result<OwnedFd> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-    net::sockopt::set_socket_reuseaddr(&socket, true)?;
-    // Accepted sockets inherit it.
-    net::sockopt::set_tcp_nodelay(&socket, true)?;
-    net::bind(&socket, &address).with_context(|| format!("binding a backend to {address}"))?;
-    net::listen(&socket, BACKLOG).with_context(|| format!("listening on {address}"))?;
-    Ok(socket)
 }
 
 struct Server {

@@ -20,14 +20,14 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
+use rustix::net::{self, RecvFlags, SendFlags, Shutdown, SocketFlags};
 use serde::{Deserialize, Serialize};
 use slab::Slab;
+use tidegate_compare::ports;
 
 /// A request, and an answer.
 pub const MESSAGE_BYTES: usize = 64;
 const EVENTS_A_TURN: usize = 256;
-const BACKLOG: i32 = 4096;
 /// Event data of a listening socket: its index, with this bit.
 const LISTENER: u64 = 1 << 63;
 
@@ -146,7 +146,7 @@ struct Server {
 /// Serves until the process is killed; returns only with an error.
 pub fn run(job: &Job) -> Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("creating an epoll")?;
-    let listeners: Vec<OwnedFd> = job.listen.iter().map(|&address| listener(address)).collect::<Result<_>>()?;
+    let listeners: Vec<OwnedFd> = job.listen.iter().map(|&address| ports::listen(address)).collect::<Result<_>>()?;
     for (index, listener) in listeners.iter().enumerate() {
         epoll::add(&epoll, listener, EventData::new_u64(LISTENER | index as u64), EventFlags::IN)?;
     }
@@ -179,17 +179,6 @@ pub fn run(job: &Job) -> Result<()> {
         }
         events.clear();
     }
-}
-
-fn listener(address: SocketAddrV4) -> Result<OwnedFd> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-    net::sockopt::set_socket_reuseaddr(&socket, true)?;
-    // Accepted sockets inherit it.
-    net::sockopt::set_tcp_nodelay(&socket, true)?;
-    net::bind(&socket, &address).with_context(|| format!("binding a backend to {address}"))?;
-    net::listen(&socket, BACKLOG).with_context(|| format!("listening on {address}"))?;
-    Ok(socket)
 }
 
 impl Server {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Without control, everybody who hasn't given up yet is there at once, on both sides of the proxy.
-fn raise_descriptor_limit(options: &Options) -> Result<()> {
+pub fn raise_descriptor_limit(options: &Options) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
         .context("raising the limit of descriptors")?;
@@ -125,32 +125,11 @@ fn measure(
     options: &Options,
     directory: &Path,
 ) -> Result<(Sample, Vec<String>)> {
-    let hosts = (0..options.backends).map(|index| Ipv4Addr::new(127, 0, 0, FIRST_BACKEND_HOST + index));
-    let listen: Vec<_> = hosts.map(|host| SocketAddrV4::new(host, options.base_port)).collect();
-    listen.iter().try_for_each(|&address| ports::ensure_free(address))?;
-    let tally = directory.join("answers");
-    let job = backend::Job {
-        listen: listen.clone(),
-        at_once: options.at_once as usize,
-        service: Duration::from_millis(options.service),
-        crowd: options.crowd,
-        tally: tally.clone(),
-    };
-    let own = own_executable()?.display().to_string();
-    let mut backends = Process::start(
-        "backends",
-        &[own, "backends".to_owned(), serde_json::to_string(&job)?],
-        Ending::Kill,
-        directory,
-    )?;
-    backends.wait_until("listening", START_TIMEOUT, |process| {
-        listen.iter().try_fold(true, |all, &address| Ok(all && ports::listened_by(address, &process.tree())?))
-    })?;
-    let local = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let backends = Backends::start("backends", 0, options, directory)?;
     let setup = Setup {
         listen: local(options.base_port + 1),
         admin: local(options.base_port + 2),
-        backends: &listen,
+        backends: &backends.listen,
         directory,
     };
     let running = contestant.start(programs, options, &setup)?;
@@ -163,26 +142,74 @@ fn measure(
         warm_up: options.warm_up(),
         window: options.window(),
         seed: round,
-        tally,
+        tally: backends.tally.clone(),
         proxy: before.clone(),
-        backends: backends.pid(),
+        backends: backends.process.pid(),
     };
-    let sample = users(&job, directory)?;
+    let sample = Users::start("users", &job, directory)?.sample()?;
     if running.pids() != before {
         bail!("the processes of the proxy were {before:?} and are {:?}", running.pids());
     }
     Ok((sample, running.told()?))
 }
 
-/// Runs the users in a process of their own.
-fn users(job: &users::Job, directory: &Path) -> Result<Sample> {
-    let command = [own_executable()?.display().to_string(), "users".to_owned(), serde_json::to_string(job)?];
-    let mut process = Process::start("users", &command, Ending::Kill, directory)?;
-    match process.wait(job.warm_up + job.window + SPARE)? {
-        Some(status) if status.success() => {
-            serde_json::from_str(&process.output()).context("reading what the users say")
+pub fn local(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+}
+
+/// One pool's backends, in a process of their own.
+pub struct Backends {
+    pub process: Process,
+    pub listen: Vec<SocketAddrV4>,
+    pub tally: PathBuf,
+}
+
+impl Backends {
+    /// The pool with this number, counted from zero, and this name; returns once they listen.
+    pub fn start(name: &str, pool: u8, options: &Options, directory: &Path) -> Result<Self> {
+        let first = FIRST_BACKEND_HOST + pool * options.backends;
+        let hosts = (0..options.backends).map(|index| Ipv4Addr::new(127, 0, 0, first + index));
+        let listen: Vec<_> = hosts.map(|host| SocketAddrV4::new(host, options.base_port)).collect();
+        listen.iter().try_for_each(|&address| ports::ensure_free(address))?;
+        let tally = directory.join(format!("{name}.answers"));
+        let job = backend::Job {
+            listen: listen.clone(),
+            at_once: options.at_once as usize,
+            service: Duration::from_millis(options.service),
+            crowd: options.crowd,
+            tally: tally.clone(),
+        };
+        let own = own_executable()?.display().to_string();
+        let command = [own, "backends".to_owned(), serde_json::to_string(&job)?];
+        let mut process = Process::start(name, &command, Ending::Kill, directory)?;
+        process.wait_until("listening", START_TIMEOUT, |process| {
+            listen.iter().try_fold(true, |all, &address| Ok(all && ports::listened_by(address, &process.tree())?))
+        })?;
+        Ok(Self { process, listen, tally })
+    }
+}
+
+/// Users, in a process of their own.
+pub struct Users {
+    process: Process,
+    bound: Duration,
+}
+
+impl Users {
+    pub fn start(name: &str, job: &users::Job, directory: &Path) -> Result<Self> {
+        let command = [own_executable()?.display().to_string(), "users".to_owned(), serde_json::to_string(job)?];
+        let process = Process::start(name, &command, Ending::Kill, directory)?;
+        Ok(Self { process, bound: job.warm_up + job.window + SPARE })
+    }
+
+    /// Waits for their end.
+    pub fn sample(mut self) -> Result<Sample> {
+        match self.process.wait(self.bound)? {
+            Some(status) if status.success() => {
+                serde_json::from_str(&self.process.output()).context("reading what the users say")
+            }
+            Some(status) => bail!("the users ended ({status}){}", self.process.last_words()),
+            None => bail!("the users took too long"),
         }
-        Some(status) => bail!("the users ended ({status}){}", process.last_words()),
-        None => bail!("the users took too long"),
     }
 }

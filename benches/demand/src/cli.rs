@@ -30,6 +30,9 @@ pub struct Options {
     /// Length of a window in milliseconds [default: 4000, quick: 3000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(500..=60_000))]
     pub window: Option<u64>,
+    /// Instead: two listeners with a pool each; what do the users of the one notice of the other's load?
+    #[arg(long, conflicts_with_all = ["quick", "only", "json"])]
+    pub bulkheads: bool,
     /// Only these contestants
     #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = clap::builder::PossibleValuesParser::new(contestant::names()))]
     pub only: Vec<String>,

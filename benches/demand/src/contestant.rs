@@ -24,6 +24,8 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What tidegate says of a window.
 const TOLD: [&str; 3] = ["tidegate_connections_closed_total", "tidegate_pool_queue_", "tidegate_pool_shed_"];
 
+const TIDEGATE_ARGUMENTS: &[&str] = &["run", "--announce", "--config"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// No proxy: at most what the users and the backends of this program can do.
@@ -184,28 +186,53 @@ impl Contestant {
             Kind::Direct => {
                 return Ok(Running { process: None, targets: setup.backends.to_vec(), admin: None });
             }
-            Kind::Tidegate(control) => {
-                (&programs.tidegate, tidegate(control, options, setup), &["run", "--announce", "--config"][..])
-            }
+            Kind::Tidegate(control) => (&programs.tidegate, tidegate(control, options, setup), TIDEGATE_ARGUMENTS),
             // -db: one process in the foreground, no master.
             Kind::Haproxy(control) => (&programs.haproxy, haproxy(control, options, setup), &["-db", "-f"][..]),
         };
         let path = path.as_ref().map_err(|reason| anyhow::anyhow!("{reason}"))?;
-        let file = setup.directory.join(format!("{}.conf", self.name));
-        fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
-        let mut command = vec![path.display().to_string()];
-        command.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        command.push(file.display().to_string());
-        ports::ensure_free(setup.listen)?;
-        let mut process = Process::start(self.name, &command, Ending::Kill, setup.directory)?;
         let announces = matches!(self.kind, Kind::Tidegate(_));
-        process.wait_until("listening", START_TIMEOUT, |process| {
-            let ready = !announces || process.output().contains("\"ready\":true");
-            Ok(ready && ports::listened_by(setup.listen, &process.tree())?)
-        })?;
-        ask_once(setup.listen).with_context(|| format!("through {}{}", self.name, process.last_words()))?;
+        let process = launch(self.name, path, arguments, &config, &[setup.listen], setup.directory)?;
         Ok(Running { process: Some(process), targets: vec![setup.listen], admin: announces.then_some(setup.admin) })
     }
+}
+
+/// Starts a tidegate with this config, and returns once it answers at all these addresses.
+pub fn start_tidegate(
+    name: &str,
+    programs: &Programs,
+    config: &str,
+    listen: &[SocketAddrV4],
+    directory: &Path,
+) -> Result<Process> {
+    let path = programs.tidegate.as_ref().map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    launch(name, path, TIDEGATE_ARGUMENTS, config, listen, directory)
+}
+
+fn launch(
+    name: &str,
+    path: &Path,
+    arguments: &[&str],
+    config: &str,
+    listen: &[SocketAddrV4],
+    directory: &Path,
+) -> Result<Process> {
+    let file = directory.join(format!("{name}.conf"));
+    fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
+    let mut command = vec![path.display().to_string()];
+    command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    command.push(file.display().to_string());
+    listen.iter().try_for_each(|&address| ports::ensure_free(address))?;
+    let mut process = Process::start(name, &command, Ending::Kill, directory)?;
+    let announces = arguments == TIDEGATE_ARGUMENTS;
+    process.wait_until("listening", START_TIMEOUT, |process| {
+        let ready = !announces || process.output().contains("\"ready\":true");
+        listen.iter().try_fold(ready, |all, &address| Ok(all && ports::listened_by(address, &process.tree())?))
+    })?;
+    for &address in listen {
+        ask_once(address).with_context(|| format!("through {name}{}", process.last_words()))?;
+    }
+    Ok(process)
 }
 
 /// One request, answered or else an error.

@@ -2,11 +2,13 @@
 //!
 //! The walk: `cli` → `bench` (rounds of windows) → for each window `contestant` (a proxy with one setting), `backend`
 //! (the slow pool) and `users` (who come whatever happens, give up, and come again), each in a process of its own →
-//! `report`. Processes, ports, CPU clocks and tables come from `../compare`. Linux only; it stays on loopback, and
-//! everything that it starts ends with it. README.md says how to read what it prints.
+//! `report`. `bulkheads` is another run: two pools behind one tidegate, of which one is overloaded. Processes, ports,
+//! CPU clocks and tables come from `../compare`. Linux only; it stays on loopback, and everything that it starts ends
+//! with it. README.md says how to read what it prints.
 
 mod backend;
 mod bench;
+mod bulkheads;
 mod cli;
 mod contestant;
 mod report;
@@ -21,17 +23,12 @@ use tidegate_compare::process;
 use cli::{Cli, Helper};
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    process::exit_code(run(Cli::parse()))
 }
 
 fn run(cli: Cli) -> Result<()> {
     match cli.helper {
+        None if cli.options.bulkheads => bulkheads::run(&cli.options),
         None => bench::run(&cli.options),
         Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
         Some(Helper::Backends { job }) => backend::run(&serde_json::from_str(&job).context("reading the job")?),
