@@ -1,5 +1,5 @@
-//! Real programs through the real binary: `cargo test --test peers`. Debian has them all:
-//! `apt-get install redis-server redis-tools postgresql postgresql-contrib iperf3 prometheus`.
+//! Real programs through the real binary: `cargo test --test peers`. Debian has them all: `apt-get install redis-server
+//! redis-tools postgresql postgresql-contrib iperf3 prometheus nginx curl openssl chromium`.
 //!
 //! A program that isn't there is a failure that says what to install, never a test that passes without it.
 
@@ -7,6 +7,7 @@
 
 #[path = "../kit/mod.rs"]
 mod kit;
+mod tls;
 
 use kit::program::{Beside, run, succeed};
 use kit::{Addr, Backend, Config, Conn, Tidegate, eventually, eventually_eq};
@@ -275,6 +276,10 @@ fn the_programs_are_found() {
         ("iperf3", "iperf3"),
         ("promtool", "prometheus"),
         ("setpriv", "util-linux"),
+        ("nginx", "nginx"),
+        ("curl", "curl"),
+        ("openssl", "openssl"),
+        ("chromium", "chromium"),
     ] {
         let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
         assert!(found, "{program} isn't there. Install it: apt-get install {package}");
