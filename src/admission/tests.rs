@@ -222,3 +222,90 @@ fn a_gate_in_the_place_of_another_keeps_the_counts_of_limits_that_stay() {
     drop(permit);
     assert_eq!((counts(&same), counts(&other), process.active()), (vec![0, 0], vec![0, 0], 0));
 }
+
+impl House {
+    /// As for a client that comes through a proxy, whose address its first bytes tell.
+    fn admit_later(&self, listener: char, address: &str, now: Nanos) -> Result<Permit, Refusal> {
+        let gate = &self.gates[usize::from(listener == 'b')];
+        let mut permit = gate.before_accept(now).map_err(|full| full.why)?.admit_unknown(now)?;
+        permit.identify(client(address), now)?;
+        Ok(permit)
+    }
+}
+
+#[test]
+fn who_is_known_only_later_meets_the_same_limits() {
+    let house = House::new(
+        "[limits.all]\nmax_connections = 4\nmax_connections_per_client = 3",
+        [
+            "max_connections = 3\nmax_connections_per_client = 2\ndeny = [\"10.9.0.0/16\"]\nlimits = \"all\"",
+            "limits = \"all\"",
+        ],
+    );
+    for _ in 0..2 {
+        let held: Vec<_> = [1, 1].map(|_| house.admit_later('a', "10.0.0.1", 1).unwrap()).into();
+        // What one limit refuses counts towards none.
+        for _ in 0..5 {
+            refused(house.admit_later('a', "10.0.0.1", 1), Scope::Listener, Bound::ConnectionsPerClient);
+            refused(house.admit_later('a', "10.9.0.1", 1), Scope::Listener, Bound::Access);
+        }
+        let third = house.admit_later('a', "10.0.0.2", 1).unwrap();
+        refused(house.admit_later('a', "10.0.0.3", 1), Scope::Listener, Bound::Connections);
+        // Of the shared limit, this client has two, and may have one more.
+        let other = house.admit_later('b', "10.0.0.1", 1).unwrap();
+        drop(other);
+        drop((held, third));
+        assert_eq!(house.gates[0].limiters().iter().map(|limiter| limiter.connections()).sum::<usize>(), 0);
+        assert_eq!(house.process.active(), 0);
+        assert_eq!(
+            house.gates[0]
+                .limiters()
+                .iter()
+                .filter_map(|limiter| limiter.clients())
+                .map(|(known, _)| known)
+                .sum::<usize>(),
+            0
+        );
+    }
+}
+
+#[test]
+fn who_is_refused_later_gives_back_what_a_rate_has_taken() {
+    let house = House::new("", ["accept_rate = \"2/h\"\nburst = 2\ndeny = [\"10.9.0.0/16\"]", ""]);
+    for _ in 0..10 {
+        refused(house.admit_later('a', "10.9.0.1", SECOND), Scope::Listener, Bound::Access);
+    }
+    drop(house.admit_later('a', "10.0.0.1", SECOND).unwrap());
+    drop(house.admit_later('a', "10.0.0.1", SECOND).unwrap());
+    refused(house.admit_later('a', "10.0.0.1", SECOND), Scope::Listener, Bound::Rate);
+}
+
+#[test]
+fn in_a_dry_run_who_would_be_refused_later_is_served_and_counts_nowhere() {
+    let house = House::new("", ["max_connections = 1\ndeny = [\"10.9.0.0/16\"]\ndry_run = true", ""]);
+    let denied = house.admit_later('a', "10.9.0.1", 1).unwrap();
+    assert_eq!(house.gates[0].limiters()[0].connections(), 0);
+    let held = house.admit_later('a', "10.0.0.1", 1).unwrap();
+    // One that a total has refused already is not asked again.
+    let beyond = house.admit_later('a', "10.9.0.1", 1).unwrap();
+    assert_eq!(house.gates[0].limiters()[0].connections(), 1);
+    let refusals = |reason| {
+        let line = format!(
+            "tidegate_limit_refusals_total{{scope=\"listener\",name=\"a\",dry_run=\"true\",reason=\"{reason}\"}} 1"
+        );
+        assert!(house.samples("refusals").contains(&line), "{line}");
+    };
+    refusals("denied");
+    refusals("max_connections");
+    assert_eq!(house.process.active(), 3);
+    drop((denied, held, beyond));
+    assert_eq!((house.process.active(), house.gates[0].limiters()[0].connections()), (0, 0));
+}
+
+#[test]
+fn a_client_without_an_address_is_asked_for_none() {
+    let house = House::new("", ["allow = [\"10.0.0.0/8\"]", ""]);
+    let early = house.gates[0].before_accept(1).unwrap();
+    let mut permit = early.admit_unknown(1).unwrap();
+    assert_eq!(permit.identify(ClientAddr::Unix, 1), Ok(()));
+}

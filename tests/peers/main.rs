@@ -1,5 +1,6 @@
-//! Real programs through the real binary: `cargo test --test peers`. Debian has them all: `apt-get install redis-server
-//! redis-tools postgresql postgresql-contrib iperf3 prometheus nginx curl openssl chromium`.
+//! Real programs through the real binary: `cargo test --test peers`. Debian has them all:
+//! `apt-get install redis-server redis-tools postgresql postgresql-contrib iperf3 prometheus haproxy nginx
+//! libnginx-mod-stream curl openssl chromium mariadb-server mariadb-client`.
 //!
 //! A program that isn't there is a failure that says what to install, never a test that passes without it.
 
@@ -7,6 +8,7 @@
 
 #[path = "../kit/mod.rs"]
 mod kit;
+mod proxy;
 mod tls;
 
 use kit::program::{Beside, run, succeed};
@@ -276,10 +278,14 @@ fn the_programs_are_found() {
         ("iperf3", "iperf3"),
         ("promtool", "prometheus"),
         ("setpriv", "util-linux"),
+        ("haproxy", "haproxy"),
         ("nginx", "nginx"),
         ("curl", "curl"),
         ("openssl", "openssl"),
         ("chromium", "chromium"),
+        ("mariadbd", "mariadb-server"),
+        ("mariadb-install-db", "mariadb-server"),
+        ("mariadb", "mariadb-client"),
     ] {
         let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
         assert!(found, "{program} isn't there. Install it: apt-get install {package}");
