@@ -111,7 +111,6 @@ pub async fn run(session: &mut Session, question: Question, since: Instant) -> R
     let mut reading = Reading::new(early.take(), preread.bytes);
     let deadline = tokio::time::Instant::from_std(since + preread.timeout);
     let stop = tokio::time::timeout_at(deadline, reading.run(client, record, worker, question)).await;
-    record.note(reading.first.hello().yes());
     let found = match stop {
         Ok(Stop::Found(pool)) => Ok(pool),
         Ok(Stop::Nowhere(reason)) => Err(reason),
@@ -123,6 +122,7 @@ pub async fn run(session: &mut Session, question: Question, since: Instant) -> R
         Err(_) if reading.first.bytes().is_empty() => silent(record, worker),
         Err(_) => Err(CloseReason::PrereadTimeout),
     };
+    record.note(reading.first.hello().yes(), found.as_ref().ok());
     listener.metrics.preread().observe(record.age().as_secs_f64());
     *early = Some(Box::new(reading.into_early()));
     found

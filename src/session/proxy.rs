@@ -16,6 +16,7 @@ use crate::name::{ClientAddr, Side};
 use crate::net::proxy_protocol::{self, Found, Header, Invalid, MAX_HEADER, Subject, V2, Version, kind, write_v1};
 use crate::net::relay::RelayEnd;
 use crate::net::stream::Stream;
+use crate::pool::Pool;
 use crate::sys;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, getsockname, recv};
@@ -276,9 +277,13 @@ fn with_tlvs(mut header: V2, wanted: &config::Tlvs, record: &Record) -> Vec<u8> 
     if wanted.unique_id && !is_passed(kind::UNIQUE_ID) {
         header.push(kind::UNIQUE_ID, record.id.to_string().as_bytes());
     }
-    for (kind, is_wanted) in [(kind::AUTHORITY, wanted.authority), (kind::ALPN, wanted.alpn)] {
-        if let (true, false, Some(value)) = (is_wanted, wanted.pass, value(kind)) {
-            header.push(kind, value);
+    let hello = record.hello();
+    let name = hello.and_then(|hello| hello.server_name.as_deref()).map(|name| name.as_bytes().to_vec());
+    let offers = hello.and_then(|hello| protocols(&hello.alpn));
+    for (kind, is_wanted, read) in [(kind::AUTHORITY, wanted.authority, name), (kind::ALPN, wanted.alpn, offers)] {
+        let value = read.or_else(|| value(kind).map(<[u8]>::to_vec)).filter(|_| is_wanted && !is_passed(kind));
+        if let Some(value) = value {
+            header.push(kind, &value);
         }
     }
     for (kind, value) in received.into_iter().flat_map(proxy_protocol::Tlvs::iter) {
@@ -288,4 +293,25 @@ fn with_tlvs(mut header: V2, wanted: &config::Tlvs, record: &Record) -> Vec<u8> 
         }
     }
     header.finish(wanted.crc32c)
+}
+
+/// Whether backends of a pool are told what is in the hello of TLS.
+pub fn tells_of_tls(pool: &Pool) -> bool {
+    matches!(&pool.send_proxy, Some(SendProxy::V2(tlvs)) if tlvs.authority || tlvs.alpn)
+}
+
+/// The protocols that a client offers: the only one by its name, which is the one that is spoken then; several as in
+/// the hello itself, each behind its length and all of them behind theirs. `None` if it offers none.
+fn protocols(offers: &[Box<[u8]>]) -> Option<Vec<u8>> {
+    match offers {
+        [] => None,
+        [only] => Some(only.to_vec()),
+        several => {
+            let list: Vec<u8> = several
+                .iter()
+                .flat_map(|offer| std::iter::once(offer.len() as u8).chain(offer.iter().copied()))
+                .collect();
+            Some([&(list.len() as u16).to_be_bytes(), &list[..]].concat())
+        }
+    }
 }

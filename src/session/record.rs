@@ -7,6 +7,7 @@
 use super::balance::Place;
 use super::close::CloseReason;
 use super::hold::Kept;
+use super::proxy;
 use super::report::{self, Traffic};
 use super::worker::Worker;
 use crate::admission::{Permit, Refusal};
@@ -201,11 +202,17 @@ impl Record {
         self.detours().waited += took;
     }
 
-    /// What a TLS client has asked for, for the log.
-    pub fn note(&mut self, hello: Option<&ClientHello>) {
-        if let Some(hello) = hello.filter(|_| self.worker.access.is_some()) {
+    /// What a TLS client has asked for, for the log, and for the backends of a pool that tells them.
+    pub fn note(&mut self, hello: Option<&ClientHello>, pool: Option<&Arc<Pool>>) {
+        let is_wanted = self.worker.access.is_some() || pool.is_some_and(|pool| proxy::tells_of_tls(pool));
+        if let Some(hello) = hello.filter(|_| is_wanted) {
             self.detours().hello = Some(hello.clone());
         }
+    }
+
+    /// What a TLS client has asked for, as far as that was read.
+    pub fn hello(&self) -> Option<&ClientHello> {
+        self.detours.as_ref()?.hello.as_ref()
     }
 
     fn detours(&mut self) -> &mut Detours {
@@ -247,7 +254,7 @@ impl Record {
             None if self.listener.config.routes.is_empty() => line.text("rule", DEFAULT_RULE),
             None => line.none("rule"),
         }
-        let hello = self.detours.as_ref().and_then(|detours| detours.hello.as_ref());
+        let hello = self.hello();
         match hello.and_then(|hello| hello.server_name.as_ref()) {
             Some(name) => line.text("sni", name),
             None => line.none("sni"),

@@ -5,6 +5,7 @@ use crate::kit::proxied::{SIGNATURE, client, pair, told, told_v1, v2};
 use crate::kit::{Backend, Config, Conn, End, Listening, Tidegate, eventually_eq};
 use serde_json::Value;
 use std::fmt::Display;
+use tidegate::net::client_hello;
 
 const TRUSTED: &str = "accept_proxy_protocol = { from = \"127.0.0.1\", timeout = \"60s\" }";
 const OPTIONAL: &str = "accept_proxy_protocol = { from = \"127.0.0.1\", timeout = \"60s\", required = false }";
@@ -461,4 +462,32 @@ fn what_a_clients_own_header_carries_goes_on_as_the_pool_wants_it() {
             .collect();
         assert_eq!(told.tlvs, expected, "{keys}");
     }
+}
+
+#[test]
+fn behind_a_header_routes_find_what_they_look_for() {
+    let (search, shop, web) = (Listening::new(), Listening::new(), Listening::new());
+    let routes = format!(
+        "[[listeners.web.routes]]\nsource = \"203.0.113.0/24\"\npool = \"search\"\n\
+         [[listeners.web.routes]]\nsni = \"shop.example.com\"\npool = \"shop\"\n\
+         [pools.search]\nbackends = [\"{search}\"]\nhealth.probe = \"none\"\n\
+         [pools.shop]\nbackends = [\"{shop}\"]\nhealth.probe = \"none\""
+    );
+    let tidegate = Tidegate::start(over([&web], TRUSTED).more(&routes));
+    let hello = client_hello::write(Some("shop.example.com"), &[]);
+    let mut conn = tidegate.connect();
+    conn.send(client("203.0.113.9:1", "198.51.100.7:443", &[]));
+    conn.send("payload");
+    search.accept().expect("payload");
+    let header = client(CARRIED, "198.51.100.7:443", &[]);
+    for at in [10, header.len() - 1, header.len(), header.len() + 1, header.len() + 40] {
+        let all = [&header[..], &hello].concat();
+        let mut conn = tidegate.connect();
+        conn.send(&all[..at]);
+        conn.send(&all[at..]);
+        assert_eq!(shop.accept().receive(hello.len()), hello, "cut at {at}");
+    }
+    let mut conn = tidegate.connect();
+    conn.send([V1.as_bytes(), b"GET / HTTP/1.1\r\n\r\n"].concat());
+    web.accept().expect("GET / HTTP/1.1\r\n\r\n");
 }

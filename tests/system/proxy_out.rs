@@ -7,6 +7,7 @@ use crate::kit::{
 };
 use std::fmt::Display;
 use std::sync::{Arc, Mutex};
+use tidegate::net::client_hello;
 
 fn over<T: Display>(backends: impl IntoIterator<Item = T>, version: &str) -> Config {
     Config::over(backends).pool(&format!("send_proxy_protocol = \"{version}\"")).logged()
@@ -285,4 +286,30 @@ fn probes_of_another_port_have_no_header_and_agents_never() {
     let others: Vec<_> =
         said.lock().unwrap().iter().filter(|said| *said != b"ping" && *said != b"state?").cloned().collect();
     assert_eq!(others, Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn the_name_and_the_protocols_that_a_route_has_read_are_told() {
+    let backend = Listening::new();
+    let tlvs = "[pools.web.proxy_protocol]\nauthority = true\nalpn = true";
+    let route = "[[listeners.web.routes]]\nsni = \"*\"\npool = \"web\"";
+    // Also where no access log wants to know them.
+    let config = Config::over([&backend]).pool("send_proxy_protocol = \"v2\"").more(tlvs).more(route);
+    let tidegate = Tidegate::start(config);
+    let offers: [(&[&str], Option<&str>); 3] =
+        [(&["h2"], Some("h2")), (&["h2", "http/1.1"], Some("\0\x0c\x02h2\x08http/1.1")), (&[], None)];
+    for (alpn, expected) in offers {
+        let hello = client_hello::write(Some("a.Example.com"), alpn);
+        let mut client = tidegate.connect();
+        client.send(&hello[..20]);
+        client.send(&hello[20..]);
+        let mut served = backend.accept();
+        let told = told(&mut served);
+        assert_eq!((told.tlv(2).as_deref(), told.tlv(1).as_deref()), (Some("a.example.com"), expected));
+        assert_eq!(served.receive(hello.len()), hello);
+    }
+    // Of whom nothing was read, nothing is told.
+    let mut client = tidegate.connect();
+    client.send("no TLS at all, and none that begins like it");
+    assert_eq!(told(&mut backend.accept()).tlvs, []);
 }
