@@ -7,6 +7,7 @@ use socket2::{SockAddr, Socket};
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -59,6 +60,17 @@ impl Listening {
 
     pub fn at(address: &Addr) -> Self {
         let (socket, addr) = bind(address);
+        Self::with(socket, addr)
+    }
+
+    /// On a TCP socket of the caller's making, bound to this address.
+    pub fn on(socket: Socket, address: &str) -> Self {
+        socket.bind(&Addr::parse(address).tcp().into()).unwrap();
+        let addr = Addr::Tcp(socket.local_addr().unwrap().as_socket().unwrap());
+        Self::with(socket, addr)
+    }
+
+    fn with(socket: Socket, addr: Addr) -> Self {
         socket.listen(1_024).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { socket, addr }
@@ -105,6 +117,12 @@ impl Listening {
 impl Default for Listening {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -171,6 +171,11 @@ impl Conn {
         self.socket.peer_addr().unwrap().as_socket().unwrap()
     }
 
+    /// `None` if it has gone already.
+    pub fn try_peer(&self) -> Option<SocketAddr> {
+        self.socket.peer_addr().ok()?.as_socket()
+    }
+
     /// A second handle on the same connection, for a thread that sends while this one receives.
     pub fn twin(&self) -> Self {
         Self { socket: self.socket.try_clone().unwrap(), stillborn: self.stillborn }

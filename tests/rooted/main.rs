@@ -8,7 +8,9 @@ mod half_open;
 mod kit;
 mod memory;
 mod net;
+mod origin;
 mod pipes;
+mod sockets;
 
 use kit::conn::transfer;
 use kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually, eventually_eq, kernel};

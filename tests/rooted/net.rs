@@ -23,6 +23,11 @@ pub struct Cable {
     far: String,
 }
 
+/// A third namespace, behind another cable to the near one, in which it is called `rope` on both sides.
+pub struct Branch {
+    name: String,
+}
+
 /// `None` where the tests were told that they can't have the rights.
 ///
 /// # Panics
@@ -45,8 +50,19 @@ pub fn is_root(what: &str) -> bool {
     false
 }
 
-fn ip(arguments: &str) {
+/// In the namespace of the calling thread.
+pub fn ip(arguments: &str) {
     succeed(Command::new("ip").args(arguments.split(' ')), WAY_OUT);
+}
+
+/// In the namespace of the calling thread.
+pub fn nft(rule: &str) {
+    succeed(Command::new("nft").arg(rule), WAY_OUT);
+}
+
+/// A setting below /proc/sys/net of the namespace of the calling thread.
+pub fn set(setting: &str, value: &str) {
+    std::fs::write(format!("/proc/sys/net/{setting}"), value).unwrap_or_else(|error| panic!("{setting}: {error}"));
 }
 
 fn enter(namespace: &str) {
@@ -81,6 +97,22 @@ impl Cable {
         })
     }
 
+    /// Another namespace, whose way to everywhere is the near one. There are no addresses on its cable yet.
+    pub fn branch(&self) -> Branch {
+        let branch = Branch { name: self.near.replace('n', "b") };
+        ip(&format!("netns add {}", branch.name));
+        ip(&format!("link add rope type veth peer name rope netns {}", branch.name));
+        ip("link set rope up");
+        branch.ip("link set rope up");
+        branch.ip("link set lo up");
+        branch
+    }
+
+    /// In the far namespace.
+    pub fn far_ip(&self, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.far));
+    }
+
     /// From now on these packets vanish when they arrive at the far end, and nobody is told.
     pub fn lose_far(&self, what: &str) {
         Self::nft(&self.far, "add table inet loss");
@@ -104,5 +136,26 @@ impl Drop for Cable {
         for namespace in [&self.near, &self.far] {
             let _ = Command::new("ip").args(["netns", "delete", namespace]).status();
         }
+    }
+}
+
+impl Branch {
+    pub fn ip(&self, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.name));
+    }
+
+    /// Runs this in it, on a thread of its own.
+    pub fn beyond<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let name = self.name.clone();
+        std::thread::spawn(move || {
+            enter(&name);
+            work()
+        })
+    }
+}
+
+impl Drop for Branch {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
     }
 }
