@@ -119,6 +119,7 @@ async fn connect_from(origin: &Origin, address: &SocketAddr, behalf: Behalf) -> 
         if !matches!(result, Err(ConnectError(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE))) {
             break;
         }
+        origin.spent(source, address);
     }
     result
 }

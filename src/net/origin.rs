@@ -13,21 +13,47 @@ use crate::name::ClientAddr;
 use crate::sys::option;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What is lacking here is said at most this often for a pool.
 const COMPLAINTS: Duration = Duration::from_secs(10);
+/// For so long a source address isn't tried again for a backend that it had no port left for, in ms. To find that out,
+/// the kernel looks at each port: some 2 ms of CPU for the 28,232 of the default.
+const SPENT: u32 = 100;
 
 /// Where the connects of a pool come from, made ready once.
 #[derive(Debug)]
 pub struct Origin {
     /// Of IPv4 and of IPv6.
-    sources: [Box<[SocketAddr]>; 2],
+    sources: [Box<[Own]>; 2],
+    since: Instant,
     config: config::Origin,
     is_plain: bool,
     complaints: Every,
+}
+
+/// A source address.
+#[derive(Debug)]
+struct Own {
+    address: SocketAddr,
+    /// For which backend it had no port left last, and when: the upper half of a hash, and milliseconds below it.
+    spent: AtomicU64,
+}
+
+impl Own {
+    /// Whether it had no port left for this backend, by its hash, a moment ago.
+    fn is_spent(&self, backend: u64, now: u32) -> bool {
+        let spent = self.spent.load(Ordering::Relaxed);
+        spent >> 32 == backend >> 32 && now.wrapping_sub(spent as u32) < SPENT
+    }
+
+    fn spend(&self, backend: u64, now: u32) {
+        self.spent.store(backend >> 32 << 32 | u64::from(now), Ordering::Relaxed);
+    }
 }
 
 /// For whom a connect is made.
@@ -60,9 +86,11 @@ impl Default for Origin {
 impl Origin {
     #[must_use]
     pub fn new(config: &config::Origin) -> Self {
-        let family = |is_ipv4| config.source_address.iter().copied().filter(|ip| ip.is_ipv4() == is_ipv4).collect();
+        let own = |&address| Own { address, spent: AtomicU64::new(u64::MAX) };
+        let family = |is_ipv4| config.source_address.iter().filter(|ip| ip.is_ipv4() == is_ipv4).map(own).collect();
         Self {
             sources: [family(true), family(false)],
+            since: Instant::now(),
             config: config.clone(),
             is_plain: *config == config::Origin::default(),
             complaints: Every::new(COMPLAINTS, Instant::now()),
@@ -87,8 +115,8 @@ impl Origin {
         self.config.transparent
     }
 
-    /// What to bind to, one after the other, until one has a port left; never nothing. Fails where the client's own
-    /// address is wanted, and it has none of the backend's family.
+    /// What to bind to, one after the other, until one has a port left; never nothing. Fails where none had one a moment
+    /// ago, and where the client's own address is wanted, and it has none of the backend's family.
     pub(super) fn sources(&self, to: &SocketAddr, behalf: Behalf) -> Result<Vec<Source>, Errno> {
         if let (true, Behalf::Client(client, _)) = (self.config.transparent, behalf) {
             return match client {
@@ -110,7 +138,23 @@ impl Origin {
             Behalf::Own => 0,
         };
         let (before, from_here) = addresses.split_at(first);
-        Ok(from_here.iter().chain(before).copied().map(Source::Address).collect())
+        let (backend, now) = (hash(to), self.now());
+        let left = from_here.iter().chain(before).filter(|own| !own.is_spent(backend, now));
+        let left: Vec<_> = left.map(|own| Source::Address(own.address)).collect();
+        if left.is_empty() { Err(Errno::ADDRNOTAVAIL) } else { Ok(left) }
+    }
+
+    /// `source` has no port left for this backend.
+    pub(super) fn spent(&self, source: Source, to: &SocketAddr) {
+        let own = self.sources.iter().flatten().find(|own| source == Source::Address(own.address));
+        if let Some(own) = own {
+            own.spend(hash(to), self.now());
+        }
+    }
+
+    /// In ms; it begins anew now and then.
+    fn now(&self) -> u32 {
+        self.since.elapsed().as_millis() as u32
     }
 
     /// A nonblocking socket with everything set but what it is bound to.
@@ -173,6 +217,12 @@ impl Origin {
     }
 }
 
+fn hash(to: &SocketAddr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    to.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// A nonblocking stream socket.
 pub(super) fn open(family: AddressFamily) -> Result<OwnedFd, Errno> {
     open_of(family, None)
@@ -217,6 +267,34 @@ mod tests {
         }
         assert_eq!(sources(&origin, "10.9.9.9:80", Behalf::Own), four([1, 2, 3]));
         assert_eq!(sources(&origin, "[2001:db8::1]:80", Behalf::Own), ["Address([::1]:0)"]);
+    }
+
+    #[test]
+    fn an_address_without_a_port_for_a_backend_is_left_alone_for_a_moment() {
+        let origin = Origin::new(&origin(&["10.0.0.1:0"]));
+        let own = &origin.sources[0][0];
+        let [full, other] = ["10.9.9.9:80", "10.9.9.9:81"].map(|to| hash(&to.parse().unwrap()));
+        for begun in [0, 1_000, u32::MAX - 5] {
+            assert!(!own.is_spent(full, begun));
+            own.spend(full, begun);
+            assert!(own.is_spent(full, begun) && own.is_spent(full, begun.wrapping_add(SPENT - 1)));
+            assert!(!own.is_spent(other, begun), "another backend has ports of its own");
+            assert!(!own.is_spent(full, begun.wrapping_add(SPENT)));
+        }
+    }
+
+    #[test]
+    fn with_all_addresses_spent_nothing_is_tried() {
+        let origin = Origin::new(&origin(&["10.0.0.1:0", "10.0.0.2:0"]));
+        let to: SocketAddr = "10.9.9.9:80".parse().unwrap();
+        // A slow machine may look too late, but not each time.
+        let spent = (0..1_000).any(|_| {
+            for last in 1..=2 {
+                origin.spent(Source::Address(SocketAddr::from(([10, 0, 0, last], 0))), &to);
+            }
+            origin.sources(&to, Behalf::Own) == Err(Errno::ADDRNOTAVAIL)
+        });
+        assert!(spent);
     }
 
     #[test]

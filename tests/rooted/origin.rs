@@ -45,9 +45,12 @@ fn carries_exactly(tidegate: &Tidegate, listening: &[Listening], most: usize) {
     // A port that comes free is used again.
     drop(clients);
     eventually_eq("they have gone", &0, || tidegate.sessions());
-    let _again = tidegate.connect();
-    let served = || tidegate.count("tidegate_backend_connections_total");
-    eventually_eq("one more is served", &(most as u64 + 1), served);
+    // A moment later: an address that had none left is given some time.
+    let mut again = Vec::new();
+    eventually("one more is served", || {
+        again.push(tidegate.connect());
+        tidegate.count("tidegate_backend_connections_total") > most as u64
+    });
 }
 
 #[test]
@@ -181,6 +184,9 @@ fn transparent_backends_see_the_clients_own_address_and_port() {
         }
     }
     divert_answers();
+    for interface in ["all", "cable", "rope"] {
+        set(&format!("ipv4/conf/{interface}/rp_filter"), "1");
+    }
     for (host, near, far) in [("10.99.0.2", "198.18.0.1", "198.18.0.2"), ("[fd00:9::2]", "[fd00:1::1]", "fd00:1::2")] {
         let at = Addr::parse(&format!("{host}:0"));
         let listening = branch.beyond(move || Listening::at(&at)).join().unwrap();

@@ -16,10 +16,21 @@ fn with_socket(config: Config, keys: &str) -> Config {
 fn an_interface_lets_in_whom_it_brings() {
     let Some(cable) = net::cable() else { return };
     let backend = Backend::named("x");
-    let tidegate = Tidegate::start(with_socket(Config::over([&backend]).bind("0.0.0.0:0"), "interface = \"cable\""));
-    let port = tidegate.addr().tcp().port();
-    assert!(Conn::try_to(&Addr::parse(&format!("127.0.0.1:{port}"))).is_err(), "nobody listens on lo");
-    let through = move || Conn::to(&Addr::parse(&format!("198.18.0.1:{port}"))).rest().text();
+    let config = || with_socket(Config::over([&backend]).bind("0.0.0.0:23102"), "interface = \"cable\"");
+    let near = || Conn::try_to(&Addr::parse("127.0.0.1:23102"));
+    let through = || Conn::to(&Addr::parse("198.18.0.1:23102")).rest().text();
+    let tidegate = Tidegate::start(config());
+    assert!(near().is_err(), "nobody listens on lo");
+    assert_eq!(cable.beyond(through).join().unwrap(), "x\n");
+    drop(tidegate);
+    // The same address for another interface is another listener.
+    let inside = Backend::named("inside");
+    let more = format!(
+        "[listeners.inside]\nbind = \"0.0.0.0:23102\"\npool = \"inside\"\nsocket.interface = \"lo\"\n\
+         [pools.inside]\nbackends = [\"{inside}\"]\nhealth.probe = \"none\""
+    );
+    let _tidegate = Tidegate::start(config().more(&more));
+    assert_eq!(near().unwrap().rest().text(), "inside\n");
     assert_eq!(cable.beyond(through).join().unwrap(), "x\n");
 }
 
@@ -176,6 +187,35 @@ fn fast_open_to_a_backend_that_has_gone_ends_in_a_reset_and_nothing_else() {
     let mut client = tidegate.connect();
     client.finish();
     client.expect_end(End::Rst);
+}
+
+#[test]
+fn fast_open_and_replay_together_bear_a_backend_that_has_gone() {
+    let Some(cable) = net::cable() else { return };
+    set("ipv4/tcp_fastopen", "1");
+    let listening = cable
+        .beyond(|| {
+            set("ipv4/tcp_fastopen", "3");
+            with_fast_open("198.18.0.2:0")
+        })
+        .join()
+        .unwrap();
+    let near = Backend::echo();
+    let config = Config::with_pool(&format!(
+        "backends = [\"{}\", {{ address = \"{near}\", backup = true }}]\nreplay = \"1KiB\"",
+        listening.addr
+    ));
+    let config = config.connect("fast_open = true").ejection("consecutive_failures = 1");
+    let tidegate = Tidegate::start(config);
+    let mut client = tidegate.connect();
+    client.send("x");
+    listening.accept().expect("x");
+    let gone = listening.addr.clone();
+    drop((client, listening));
+    tidegate.until_idle();
+    // With its cookie known, the connect seems to succeed; what follows doesn't.
+    tidegate.connect().speak();
+    assert_eq!(tidegate.state(&gone), "ejected");
 }
 
 /// Whether this kernel has MPTCP.
