@@ -115,8 +115,8 @@ impl Origin {
         self.config.transparent
     }
 
-    /// What to bind to, one after the other, until one has a port left; never nothing. Fails where none had one a moment
-    /// ago, and where the client's own address is wanted, and it has none of the backend's family.
+    /// What to bind to, one after the other, until one has a port left; never nothing. Fails where none had one a
+    /// moment ago, and where the client's own address is wanted, and it has none of the backend's family.
     pub(super) fn sources(&self, to: &SocketAddr, behalf: Behalf) -> Result<Vec<Source>, Errno> {
         if let (true, Behalf::Client(client, _)) = (self.config.transparent, behalf) {
             return match client {
