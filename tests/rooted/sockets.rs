@@ -53,8 +53,12 @@ fn an_address_of_another_host_can_be_bound_transparently_and_not_otherwise() {
 #[test]
 fn clients_of_any_address_are_diverted_by_the_firewall() {
     let Some(cable) = net::cable() else { return };
-    let backend = Backend::named("x");
-    let config = with_socket(Config::over([&backend]).bind("0.0.0.0:23101"), "transparent = true");
+    let (backend, eight) = (Backend::named("x"), Backend::named("eight"));
+    let more = format!(
+        "[[listeners.web.routes]]\nlocal_address = \"203.0.113.8/32\"\nlocal_port = 80\npool = \"eight\"\n\
+         [pools.eight]\nbackends = [\"{eight}\"]\nhealth.probe = \"none\""
+    );
+    let config = with_socket(Config::over([&backend]).bind("0.0.0.0:23101"), "transparent = true").more(&more);
     let _tidegate = Tidegate::start(config);
     nft("add table inet tidegate");
     nft("add chain inet tidegate clients { type filter hook prerouting priority mangle; policy accept; }");
@@ -62,12 +66,13 @@ fn clients_of_any_address_are_diverted_by_the_firewall() {
     ip("rule add fwmark 1 lookup 100");
     ip("route add local default dev lo table 100");
     cable.far_ip("route add 203.0.113.0/24 via 198.18.0.1");
-    for host in ["203.0.113.7", "203.0.113.8"] {
+    // Routes go by the address that the client has connected to.
+    for (host, answer) in [("203.0.113.7", "x\n"), ("203.0.113.8", "eight\n")] {
         let reach = move || {
             let mut conn = Conn::to(&Addr::parse(&format!("{host}:80")));
             (conn.peer().ip().to_string(), conn.rest().text())
         };
-        assert_eq!(cable.beyond(reach).join().unwrap(), (host.to_owned(), "x\n".to_owned()));
+        assert_eq!(cable.beyond(reach).join().unwrap(), (host.to_owned(), answer.to_owned()));
     }
 }
 
