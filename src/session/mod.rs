@@ -1,12 +1,13 @@
 //! One client connection, from the moment it was accepted to the hand-over to the relay.
 //!
 //! Read it top to bottom and you have read the life of a session: `acceptor` accepts, `admission` admits, `balance`
-//! may hand it to another worker while it is no more than an [`Arrival`], [`Session::run`] routes and connects,
-//! `preread` reads what its route depends on, `hold` may keep it while no backend is up, `replay` may wait for the first
-//! answer, the worker's relay engine moves the bytes, and `record` ends it, once, whatever happened; `report` tells the
-//! pool what became of its backend, and `mover` ends what must go elsewhere. Owns no pool and no table; it asks them.
-//! Invariants: every count is held by a guard in [`Session`] or in what it turns into, so that a cancelled task or a
-//! panic gives everything back; the client's stream resets unless the relay closes it in order.
+//! may hand it to another worker while it is no more than an [`Arrival`], `proxy` reads whose connection it is,
+//! [`Session::run`] routes and connects, `preread` reads what its route depends on, `hold` may keep it while no
+//! backend is up, `replay` may wait for the first answer, the worker's relay engine moves the bytes, and `record`
+//! ends it, once, whatever happened; `report` tells the pool what became of its backend, and `mover` ends what must
+//! go elsewhere. Owns no pool and no table; it asks them. Invariants: every count is held by a guard in [`Session`] or
+//! in what it turns into, so that a cancelled task or a panic gives everything back; the client's stream resets unless
+//! the relay closes it in order.
 
 pub mod acceptor;
 pub mod balance;

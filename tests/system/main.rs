@@ -43,6 +43,7 @@ mod relay;
 mod replay;
 mod replay_ends;
 mod routes;
+mod routes_preread;
 mod shed;
 mod slow_start;
 mod sockets;

@@ -7,7 +7,7 @@ use super::Facts;
 use super::share::Share;
 use crate::config::{self, Cidr, NamePattern, Prefix};
 use crate::name::ClientAddr;
-use crate::net::first_bytes::{self, Known};
+use crate::net::first_bytes::{self, Known, Protocol};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -69,20 +69,20 @@ impl Condition {
                 }
                 answer
             }
-            Self::Sni(names) => within(facts, first.hello(), |hello| match &hello.server_name {
+            Self::Sni(names) => of_tls(facts, first.hello(), |hello| match &hello.server_name {
                 Some(name) => names.contain(name),
                 None => names.is_none(),
             }),
             Self::Alpn(wanted) => {
-                within(facts, first.hello(), |hello| hello.alpn.iter().any(|offer| wanted.contains(offer)))
+                of_tls(facts, first.hello(), |hello| hello.alpn.iter().any(|offer| wanted.contains(offer)))
             }
-            Self::AlpnAll(wanted) => within(facts, first.hello(), |hello| hello.alpn.iter().eq(wanted.iter())),
+            Self::AlpnAll(wanted) => of_tls(facts, first.hello(), |hello| hello.alpn.iter().eq(wanted.iter())),
             Self::HttpMethod(methods) => {
-                within(facts, first.method(), |method| methods.iter().any(|wanted| **wanted == *method))
+                of_http(facts, first.method(), |method| methods.iter().any(|wanted| **wanted == *method))
             }
-            Self::HttpHost(names) => within(facts, first.host(), |host| names.contain(host)),
+            Self::HttpHost(names) => of_http(facts, first.host(), |host| names.contain(host)),
             Self::HttpPath(paths) => {
-                within(facts, first.path(), |path| paths.iter().any(|prefix| is_below(prefix, path)))
+                of_http(facts, first.path(), |path| paths.iter().any(|prefix| is_below(prefix, path)))
             }
         }
     }
@@ -96,16 +96,21 @@ fn asked<T>(known: Known<T>, holds: impl FnOnce(T) -> bool) -> Answer {
     }
 }
 
-/// What is not in first bytes that are broken might have been there.
-pub fn known<T>(facts: &Facts<'_>, known: Known<T>) -> Known<T> {
+/// What is not in a TLS hello, or in the head of a request, that is broken might have been there.
+pub fn known<T>(facts: &Facts<'_>, of: Protocol, known: Known<T>) -> Known<T> {
+    let is_broken = || facts.first.malformed().is_some() && facts.first.protocol() == Known::Yes(of);
     match known {
-        Known::No if facts.first.malformed().is_some() => Known::NeedsMore,
+        Known::No if is_broken() => Known::NeedsMore,
         known => known,
     }
 }
 
-fn within<T>(facts: &Facts<'_>, found: Known<T>, holds: impl FnOnce(T) -> bool) -> Answer {
-    asked(known(facts, found), holds)
+fn of_tls<T>(facts: &Facts<'_>, found: Known<T>, holds: impl FnOnce(T) -> bool) -> Answer {
+    asked(known(facts, Protocol::Tls, found), holds)
+}
+
+fn of_http<T>(facts: &Facts<'_>, found: Known<T>, holds: impl FnOnce(T) -> bool) -> Answer {
+    asked(known(facts, Protocol::Http1, found), holds)
 }
 
 /// Whether `path` begins with `prefix`, by whole segments; a query is no part of a segment.

@@ -5,7 +5,7 @@
 use super::condition::{Answer, Condition, known, of_net};
 use super::{Entry, Facts, Routes, Rule, To};
 use crate::name::{ClientAddr, PoolName};
-use crate::net::first_bytes::Known;
+use crate::net::first_bytes::{Known, Protocol};
 use crate::pool::Pool;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Routes {
 impl Condition {
     fn explain(&self, facts: &Facts<'_>) -> ConditionSeen {
         let first = facts.first;
-        let hello = || match known(facts, first.hello()) {
+        let hello = || match known(facts, Protocol::Tls, first.hello()) {
             Known::Yes(hello) => Some(hello),
             _ => None,
         };
@@ -129,9 +129,13 @@ impl Condition {
             Self::AlpnAll(wanted) => {
                 ("alpn_all", some(wanted.iter().map(|one| one.escape_ascii())), hello().map(offers))
             }
-            Self::HttpMethod(methods) => ("http_method", some(methods), text(known(facts, first.method()))),
-            Self::HttpHost(names) => ("http_host", some(names.patterns()), text(known(facts, first.host()))),
-            Self::HttpPath(paths) => ("http_path", some(paths), text(known(facts, first.path()))),
+            Self::HttpMethod(methods) => {
+                ("http_method", some(methods), text(known(facts, Protocol::Http1, first.method())))
+            }
+            Self::HttpHost(names) => {
+                ("http_host", some(names.patterns()), text(known(facts, Protocol::Http1, first.host())))
+            }
+            Self::HttpPath(paths) => ("http_path", some(paths), text(known(facts, Protocol::Http1, first.path()))),
         };
         ConditionSeen { key, answer: self.judge(facts), wanted, seen }
     }

@@ -9,7 +9,7 @@ use super::Facts;
 use super::condition::{Answer, known, one_label_less, suffixes};
 use crate::config::{Cidr, Conditions, NamePattern};
 use crate::name::ClientAddr;
-use crate::net::first_bytes::Known;
+use crate::net::first_bytes::{Known, Protocol};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
@@ -75,7 +75,7 @@ impl Index {
         }
         self.by_source.lists(facts.client, &mut ask);
         if !self.by_sni.all.is_empty() {
-            let name = match known(facts, facts.first.hello()) {
+            let name = match known(facts, Protocol::Tls, facts.first.hello()) {
                 Known::Yes(hello) => hello.server_name.as_deref().map_or(Known::No, Known::Yes),
                 Known::No => Known::No,
                 Known::NeedsMore => Known::NeedsMore,
@@ -83,7 +83,7 @@ impl Index {
             self.by_sni.lists(&name, &mut ask);
         }
         if !self.by_host.all.is_empty() {
-            self.by_host.lists(&known(facts, facts.first.host()), &mut ask);
+            self.by_host.lists(&known(facts, Protocol::Http1, facts.first.host()), &mut ask);
         }
         found
     }

@@ -6,7 +6,7 @@ use crate::config::{self, Cidr, Conditions, Destination, NamePattern, Percent, P
 use crate::metrics::Metrics;
 use crate::name::{ClientAddr, ListenerName, PoolName};
 use crate::net::client_hello;
-use crate::net::first_bytes::{FirstBytes, Known};
+use crate::net::first_bytes::{self, FirstBytes, Known};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use std::net::{IpAddr, SocketAddr};
@@ -35,10 +35,14 @@ fn found(routes: &Routes, facts: &Facts<'_>) -> Option<(usize, Answer)> {
     }
 }
 
-/// The same by the words of the config: each rule in its order, each value of each list.
-fn asked_one_by_one(listener: &config::Listener, facts: &Facts<'_>) -> Option<(usize, Answer)> {
-    let answers = listener.routes.iter().map(|route| all(&conditions(&route.when, facts)));
-    answers.enumerate().find(|(_, answer)| *answer != Answer::No)
+/// The same by the words of the config: what each rule says, each value of each list.
+fn answers(listener: &config::Listener, facts: &Facts<'_>) -> Vec<Answer> {
+    listener.routes.iter().map(|route| all(&conditions(&route.when, facts))).collect()
+}
+
+/// The first of them that isn't ruled out.
+fn first_of(answers: &[Answer]) -> Option<(usize, Answer)> {
+    answers.iter().copied().enumerate().find(|(_, answer)| *answer != Answer::No)
 }
 
 fn all(answers: &[Answer]) -> Answer {
@@ -50,7 +54,8 @@ fn all(answers: &[Answer]) -> Answer {
     }
 }
 
-fn ask<T>(facts: &Facts<'_>, known: Known<T>, holds: impl FnOnce(T) -> bool) -> Answer {
+fn ask<T>(facts: &Facts<'_>, of: first_bytes::Protocol, known: Known<T>, holds: impl FnOnce(T) -> bool) -> Answer {
+    let broken = facts.first.malformed().is_some() && facts.first.protocol() == Known::Yes(of);
     match known {
         Known::Yes(found) => {
             if holds(found) {
@@ -59,7 +64,7 @@ fn ask<T>(facts: &Facts<'_>, known: Known<T>, holds: impl FnOnce(T) -> bool) -> 
                 Answer::No
             }
         }
-        Known::No if facts.first.malformed().is_some() => Answer::NeedsMore,
+        Known::No if broken => Answer::NeedsMore,
         Known::No => Answer::No,
         Known::NeedsMore => Answer::NeedsMore,
     }
@@ -87,16 +92,18 @@ fn conditions(when: &Conditions, facts: &Facts<'_>) -> Vec<Answer> {
         answers.push(of(port.is_some_and(|port| when.local_port.iter().any(|range| range.contains(&port)))));
     }
     if let Some(names) = &when.sni {
-        answers.push(ask(facts, first.hello(), |hello| match &hello.server_name {
+        answers.push(ask(facts, first_bytes::Protocol::Tls, first.hello(), |hello| match &hello.server_name {
             Some(name) => names.iter().any(|pattern| pattern.matches(name)),
             None => names.is_empty(),
         }));
     }
     if !when.alpn.is_empty() {
-        answers.push(ask(facts, first.hello(), |hello| hello.alpn.iter().any(|offer| when.alpn.contains(offer))));
+        answers.push(ask(facts, first_bytes::Protocol::Tls, first.hello(), |hello| {
+            hello.alpn.iter().any(|offer| when.alpn.contains(offer))
+        }));
     }
     if let Some(names) = &when.alpn_all {
-        answers.push(ask(facts, first.hello(), |hello| hello.alpn == *names));
+        answers.push(ask(facts, first_bytes::Protocol::Tls, first.hello(), |hello| hello.alpn == *names));
     }
     if !when.protocol.is_empty() {
         answers.push(match first.protocol() {
@@ -106,17 +113,23 @@ fn conditions(when: &Conditions, facts: &Facts<'_>) -> Vec<Answer> {
         });
     }
     if !when.http_host.is_empty() {
-        answers.push(ask(facts, first.host(), |host| when.http_host.iter().any(|pattern| pattern.matches(host))));
+        answers.push(ask(facts, first_bytes::Protocol::Http1, first.host(), |host| {
+            when.http_host.iter().any(|pattern| pattern.matches(host))
+        }));
     }
     if !when.http_path.is_empty() {
         let below = |prefix: &str, path: &str| {
             let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
             path == prefix || path.starts_with(&format!("{prefix}/"))
         };
-        answers.push(ask(facts, first.path(), |path| when.http_path.iter().any(|prefix| below(prefix, path))));
+        answers.push(ask(facts, first_bytes::Protocol::Http1, first.path(), |path| {
+            when.http_path.iter().any(|prefix| below(prefix, path))
+        }));
     }
     if !when.http_method.is_empty() {
-        answers.push(ask(facts, first.method(), |method| when.http_method.iter().any(|one| **one == *method)));
+        answers.push(ask(facts, first_bytes::Protocol::Http1, first.method(), |method| {
+            when.http_method.iter().any(|one| **one == *method)
+        }));
     }
     if !when.prefix.is_empty() {
         let each: Vec<Known<()>> = when.prefix.iter().map(|prefix| first.starts_with(&prefix.bytes)).collect();
@@ -210,7 +223,15 @@ fn client() -> impl Strategy<Value = Vec<u8>> {
         format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: x\r\n\r\n").into_bytes()
     });
     let others = select(
-        &["SSH-2.0-x\r\n", "*1\r\n$4\r\nPING\r\n", "", "S", "GET /../x HTTP/1.1\r\n\r\n", "\x16\x03\x01\x40\x02\x01"][..],
+        &[
+            "SSH-2.0-x\r\n",
+            "*1\r\n$4\r\nPING\r\n",
+            "",
+            "S",
+            "GET /../x HTTP/1.1\r\n\r\n",
+            "GET /api HTTP/1.1\r\nHost: a.example.com\r\nHost: example.com\r\n\r\n",
+            "\x16\x03\x01\x40\x02\x01",
+        ][..],
     );
     prop_oneof![3 => hello, 3 => request, 2 => others.prop_map(|text| text.as_bytes().to_vec())]
 }
@@ -248,12 +269,16 @@ proptest! {
                 first.finish();
             }
             let facts = Facts { local, ..Facts::new(&listener.name, client, &first) };
-            let expected = asked_one_by_one(&listener, &facts);
+            let mut answers = answers(&listener, &facts);
+            let expected = first_of(&answers);
             prop_assert_eq!(found(&routes, &facts), expected, "after {} bytes", cut);
-            prop_assert_eq!(found(&routes, &Facts { passed, ..facts }), expected, "after {} bytes, going on", cut);
+            // Also where the rest of a request turns out to be broken.
+            answers[..passed.rules as usize].fill(Answer::No);
+            let going_on = found(&routes, &Facts { passed, ..facts });
+            prop_assert_eq!(going_on, first_of(&answers), "after {} bytes, going on", cut);
             let explained = routes.explain(&facts).into_iter().position(|seen| seen.answer != Answer::No);
             prop_assert_eq!(explained, expected.map(|(rule, _)| rule), "explained after {} bytes", cut);
-            match routes.decide(&facts, 1) {
+            match routes.decide(&Facts { passed, ..facts }, 1) {
                 Verdict::NeedsMore(next) => passed = next,
                 _ => break,
             }
