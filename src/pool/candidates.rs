@@ -64,6 +64,28 @@ impl Candidates<'_> {
         (0..self.len()).any(|index| self.usable(index))
     }
 
+    pub fn all_usable(&self) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(|&index| self.usable(index))
+    }
+
+    /// The share of its turns, from 0 to 1, that a backend doesn't pass on.
+    pub fn kept(&self, index: usize) -> f64 {
+        if self.by_share { f64::from(self.view.backends[index].share()) / f64::from(WHOLE_SHARE) } else { 1.0 }
+    }
+
+    /// The last tier that it may have, if there is a bound.
+    pub fn last_tier(&self) -> Option<u8> {
+        match self.reach {
+            Reach::Tiers(last) | Reach::Enabled(last) => Some(last),
+            Reach::Everywhere => None,
+        }
+    }
+
+    /// Whether a backend may be had in spite of this flag.
+    pub fn overlooks(&self, bit: u32) -> bool {
+        matches!(self.reach, Reach::Enabled(_)) && bit & flag::DISABLED == 0
+    }
+
     /// The backend's weight as it counts just now, in parts of [`WHOLE_SHARE`].
     pub fn weight(&self, index: usize) -> u64 {
         u64::from(self.view.weights[index]) * u64::from(self.view.backends[index].share())

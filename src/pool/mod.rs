@@ -22,6 +22,7 @@ mod hedge;
 pub mod hold;
 mod load;
 mod mode;
+mod outlook;
 mod pick;
 pub mod queue;
 mod shed;
@@ -29,6 +30,8 @@ mod slot;
 mod sync;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_outlook;
 #[cfg(test)]
 mod tests_queue;
 #[cfg(test)]
@@ -40,6 +43,7 @@ mod view;
 pub use backend::{Backend, Health, LastError, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use mode::Mode;
+pub use outlook::{How, Obstacle, Outlook};
 pub use pick::Maglev;
 pub use shed::Shed;
 pub use slot::{Full, Slot};

@@ -122,18 +122,31 @@ impl PoolView {
         self.backends.iter().any(|backend| is_good(backend.flags()))
     }
 
+    /// What a claim asks for, one after the other: how far it reaches, and how long it would wait.
+    pub(super) fn attempts(&self, ask: &Ask<'_>, patience: Millis, mode: Mode) -> Vec<(Reach, Millis)> {
+        let usual = (!mode.panic).then_some((Reach::Tiers(mode.tier), 0));
+        usual.into_iter().chain(Self::further(ask, patience, mode)).collect()
+    }
+
+    pub(super) fn picker(&self) -> &Picker {
+        &self.picker
+    }
+
     /// What follows when the usual has nothing: other tiers, whoever is enabled, whoever has to be waited for.
     #[cold]
     pub(super) fn claim_further(&self, ask: &Ask<'_>, patience: Millis, mode: Mode, rng: &mut Rng) -> Option<Slot> {
+        Self::further(ask, patience, mode).find_map(|(reach, patience)| self.claim(ask, reach, patience, rng))
+    }
+
+    fn further(ask: &Ask<'_>, patience: Millis, mode: Mode) -> impl Iterator<Item = (Reach, Millis)> + use<> {
         let (in_use, everywhere, all) = (Reach::Tiers(mode.tier), Reach::Everywhere, Reach::Enabled(mode.tier));
-        let order: &[Reach] = match (mode.panic, ask.tried.is_empty()) {
-            (false, _) => &[in_use, everywhere],
-            (true, true) => &[all, everywhere],
-            (true, false) => &[everywhere, all],
+        let order = match (mode.panic, ask.tried.is_empty()) {
+            (false, _) => [in_use, everywhere],
+            (true, true) => [all, everywhere],
+            (true, false) => [everywhere, all],
         };
-        let now_or_soon = [0, patience];
-        let waits = if ask.max_rate.is_some() && patience > 0 { &now_or_soon[..] } else { &now_or_soon[..1] };
-        order.iter().find_map(|&reach| waits.iter().find_map(|&patience| self.claim(ask, reach, patience, rng)))
+        let waits = if ask.max_rate.is_some() && patience > 0 { 2 } else { 1 };
+        order.into_iter().flat_map(move |reach| [(reach, 0), (reach, patience)].into_iter().take(waits))
     }
 
     pub(super) fn claim(&self, ask: &Ask<'_>, reach: Reach, patience: Millis, rng: &mut Rng) -> Option<Slot> {

@@ -36,6 +36,13 @@ impl Failover {
         }
     }
 
+    /// How likely each is to be the first choice.
+    pub fn odds(&self, candidates: &Candidates<'_>) -> Vec<(usize, f64)> {
+        let mut odds = Vec::new();
+        self.root.odds(candidates, 1.0, &mut odds);
+        odds
+    }
+
     fn index_of(&self, id: BackendId) -> Option<usize> {
         let found = self.indices.binary_search_by_key(&id, |&(id, _)| id).ok()?;
         Some(usize::from(self.indices[found].1))
@@ -57,6 +64,20 @@ impl Group {
     fn enter(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<Slot> {
         let start = rng.index(self.children.len());
         self.children[start..].iter().chain(&self.children[..start]).find_map(|child| child.offer(candidates, rng))
+    }
+
+    /// As [`enter`](Self::enter): each child is as likely to be the begin, and what one has not, the next one gives.
+    fn odds(&self, candidates: &Candidates<'_>, likely: f64, odds: &mut Vec<(usize, f64)>) {
+        let count = self.children.len();
+        let usable: Vec<usize> = (0..count).filter(|&child| self.children[child].has_usable(candidates)).collect();
+        let Some(&last) = usable.last() else { return };
+        // After the one before it, around, come those that lead to a child.
+        let mut before = last;
+        for child in usable {
+            let ways = if child > before { child - before } else { child + count - before };
+            self.children[child].odds(candidates, likely * ways as f64 / count as f64, odds);
+            before = child;
+        }
     }
 
     /// From the place after `last`, a leaf of this group, all around.
@@ -89,6 +110,20 @@ impl Node {
         match self {
             Self::Leaf(index) => candidates.claim(*index, rng),
             Self::Group(group) => group.enter(candidates, rng),
+        }
+    }
+
+    fn has_usable(&self, candidates: &Candidates<'_>) -> bool {
+        match self {
+            Self::Leaf(index) => candidates.usable(*index),
+            Self::Group(group) => group.children.iter().any(|child| child.has_usable(candidates)),
+        }
+    }
+
+    fn odds(&self, candidates: &Candidates<'_>, likely: f64, odds: &mut Vec<(usize, f64)>) {
+        match self {
+            Self::Leaf(index) => odds.push((*index, likely)),
+            Self::Group(group) => group.odds(candidates, likely, odds),
         }
     }
 

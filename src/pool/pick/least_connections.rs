@@ -14,6 +14,13 @@ pub(in crate::pool) fn pick(candidates: &Candidates<'_>, rng: &mut Rng) -> Optio
     })
 }
 
+/// Those with the fewest connections for their weight, of which chance takes one.
+pub(in crate::pool) fn fewest(candidates: &Candidates<'_>) -> Vec<usize> {
+    let load = |index: usize| f64::from(candidates.backend(index).active()) / candidates.weight(index).max(1) as f64;
+    let least = candidates.all_usable().map(load).fold(f64::INFINITY, f64::min);
+    candidates.all_usable().filter(|&index| load(index) <= least).collect()
+}
+
 fn best(candidates: &Candidates<'_>, rng: &mut Rng) -> Option<usize> {
     let mut best: Option<(usize, u64, u64)> = None;
     // The weight of all that are as good as the best.

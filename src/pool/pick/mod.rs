@@ -18,6 +18,7 @@ mod random;
 mod round_robin;
 mod source_hash;
 
+pub(super) use least_connections::fewest;
 pub use maglev::Maglev;
 
 use super::candidates::Candidates;

@@ -13,6 +13,9 @@ use crate::rng::Rng;
 /// Draws in vain before all are looked at.
 const DRAWS: usize = 8;
 
+/// In a larger pool nobody reckons what comes of each pair.
+const MAX_COMPARED: usize = 1_000;
+
 /// What a backend that has answered nothing yet is taken to cost, in ms: as one on this host.
 const UNKNOWN_COST: f64 = 0.1;
 /// Costs that differ by less than this share are taken to be the same.
@@ -64,6 +67,33 @@ impl PowerOfTwo {
     fn draw_beside(&self, first: usize, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<usize> {
         let drawn = (0..DRAWS).map(|_| self.random.draw(rng)).find(|&index| index != first && candidates.usable(index));
         drawn.filter(|&index| candidates.accepts(index, rng))
+    }
+
+    /// How likely each is: of any two that may be drawn, the better one. In a large pool, how likely to be drawn first.
+    pub fn odds(&self, candidates: &Candidates<'_>) -> Vec<(usize, f64)> {
+        let usable: Vec<usize> = candidates.all_usable().collect();
+        let firsts: Vec<f64> = usable.iter().map(|&index| candidates.weight(index).max(1) as f64).collect();
+        let mut odds: Vec<(usize, f64)> = usable.iter().copied().zip(firsts.iter().copied()).collect();
+        if usable.len() > MAX_COMPARED {
+            return odds;
+        }
+        let drawn: Vec<f64> = usable.iter().map(|&index| f64::from(candidates.configured_weight(index))).collect();
+        let loads: Vec<f64> = usable.iter().map(|&index| self.load(candidates, index)).collect();
+        let (all_firsts, all_drawn): (f64, f64) = (firsts.iter().sum(), drawn.iter().sum());
+        odds.iter_mut().for_each(|(_, likely)| *likely = 0.0);
+        for first in 0..usable.len() {
+            let begins = firsts[first] / all_firsts;
+            let mut stays = 1.0;
+            for second in (0..usable.len()).filter(|&second| second != first) {
+                if loads[second] < loads[first] * (1.0 - SAME) {
+                    let comes = drawn[second] / (all_drawn - drawn[first]) * candidates.kept(usable[second]);
+                    odds[second].1 += begins * comes;
+                    stays -= comes;
+                }
+            }
+            odds[first].1 += begins * stays;
+        }
+        odds
     }
 
     fn load(&self, candidates: &Candidates<'_>, index: usize) -> f64 {

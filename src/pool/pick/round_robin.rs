@@ -49,6 +49,26 @@ impl RoundRobin {
         candidates.claim_from(turn, rng)
     }
 
+    /// Whose turn comes next, for a claim that takes none: one that starts slowly may pass it on.
+    pub fn odds(&self, candidates: &Candidates<'_>) -> Vec<(usize, f64)> {
+        let (tick, len) = (self.tick(), self.schedule.len() as u64);
+        let (mut odds, mut left) = (Vec::new(), 1.0);
+        for turn in (0..len).map(|ahead| usize::from(self.schedule[((tick % len + ahead) % len) as usize])) {
+            if candidates.usable(turn) {
+                let taken = left * candidates.kept(turn);
+                match odds.iter_mut().find(|(index, _)| *index == turn) {
+                    Some((_, likely)) => *likely += taken,
+                    None => odds.push((turn, taken)),
+                }
+                left -= taken;
+            }
+            if left <= f64::EPSILON {
+                break;
+            }
+        }
+        odds
+    }
+
     fn take_turn(&self) -> u16 {
         let tick = self.tick.0.fetch_add(1, Relaxed);
         self.schedule[(tick % self.schedule.len() as u64) as usize]

@@ -57,6 +57,17 @@ impl SourceHash {
         self.bound.is_some()
     }
 
+    /// Where a client belongs if nothing stands in the way.
+    pub fn home(&self, key: u64) -> Option<usize> {
+        self.table.from(key).next()
+    }
+
+    /// The most connections that a backend may have, if it has as many.
+    pub fn too_loaded(&self, candidates: &Candidates<'_>, index: usize) -> Option<u32> {
+        let bound = self.bound.as_ref()?;
+        (!bound.has_room(candidates, index)).then(|| bound.most(candidates, index))
+    }
+
     /// The first along the table that `take` gets, among those that aren't too loaded, else among all.
     pub fn offer<T>(&self, candidates: &Candidates<'_>, mut take: impl FnMut(usize) -> Option<T>) -> Option<T> {
         let bounded = self.bound.as_ref().and_then(|bound| self.walk(candidates, Some(bound), &mut take));
