@@ -59,15 +59,24 @@ impl Default for Hash {
 }
 
 impl HashKey {
+    /// The word of the config.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Sni => "sni",
+            Self::HttpHost => "http_host",
+            Self::HttpPath => "http_path",
+            Self::HttpHeader(_) => HTTP_HEADER,
+        }
+    }
+
     /// The word of the config; for a header also which.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
-            Self::Source => "source".to_owned(),
-            Self::Sni => "sni".to_owned(),
-            Self::HttpHost => "http_host".to_owned(),
-            Self::HttpPath => "http_path".to_owned(),
             Self::HttpHeader(name) => format!("{HTTP_HEADER} {name}"),
+            other => other.word().to_owned(),
         }
     }
 }

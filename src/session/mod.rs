@@ -29,12 +29,11 @@ pub use worker::{Worker, WorkerSetup};
 use crate::admission::Permit;
 use crate::clock::millis;
 use crate::name::{ClientAddr, Direction, Side};
-use crate::net::first_bytes::FirstBytes;
 use crate::net::keepalive::{give_up_after, idle_before_probe};
 use crate::net::relay::{self, Handover, RelayEnd, Terms, Timeouts};
 use crate::net::stream::Stream;
 use crate::pool::{Backend, Pool, Slot};
-use crate::table::{self, Facts, Listener};
+use crate::table::Listener;
 use balance::Place;
 use close::CloseReason;
 use connect::Search;
@@ -89,23 +88,18 @@ impl Session {
             }
         }
         self.record.phase = Phase::Route;
-        let pool = match preread::find(&self.client, &mut self.record, &self.worker) {
-            Way::To(pool) => pool,
+        let (pool, key) = match preread::find(&self.client, &mut self.record, &self.worker) {
+            Way::To(pool, key) => (pool, key),
             Way::Nowhere(reason) => return self.close(reason),
             Way::Open(question) => {
                 // The time for a PROXY header is one of its own.
                 let since = if is_proxied { Instant::now() } else { self.record.accepted };
                 // Boxed, so that it takes no room where nothing is read.
                 match Box::pin(preread::run(&mut self, question, since)).await {
-                    Ok(pool) => pool,
+                    Ok(found) => found,
                     Err(reason) => return self.close(reason),
                 }
             }
-        };
-        let key = {
-            let first = FirstBytes::default();
-            let facts = Facts::new(&self.record.listener.name, self.record.client, &first);
-            pool.hash.as_ref().map_or(0, |hash| table::hash_key(hash, &facts, self.record.id))
         };
         if pool.sheds() && !pool.admits(millis(Instant::now()), &mut self.worker.rng.borrow_mut()) {
             self.record.pool = Some(pool);

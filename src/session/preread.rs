@@ -12,12 +12,12 @@ use super::record::{Phase, Record};
 use super::worker::Worker;
 use crate::config::PrereadFailed;
 use crate::name::{ClientAddr, Side};
-use crate::net::first_bytes::FirstBytes;
+use crate::net::first_bytes::{FirstBytes, Known};
 use crate::net::relay::{Fin, Handover, RelayEnd};
 use crate::net::stream::Stream;
 use crate::pool::Pool;
 use crate::sys;
-use crate::table::{Facts, Passed, Rule, Verdict};
+use crate::table::{self, Facts, Passed, Rule, Verdict};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, getsockname, recv};
 use std::net::SocketAddr;
@@ -45,7 +45,8 @@ impl Early {
 
 /// Where a session goes, as far as that is known.
 pub enum Way {
-    To(Arc<Pool>),
+    /// To this pool, with the key that it goes by; 0 if it goes by none.
+    To(Arc<Pool>, u64),
     /// The client must have sent more.
     Open(Question),
     Nowhere(CloseReason),
@@ -83,13 +84,20 @@ fn look(record: &mut Record, worker: &Worker, first: &FirstBytes, question: Ques
     let facts = Facts { listener: &record.listener.name, client: record.client, local, first, chance, passed };
     let (rule, way) = match table.route(&facts) {
         Verdict::NeedsMore(passed) => return Way::Open(Question { passed, ..question }),
-        Verdict::To { rule, pool } => (Arc::clone(rule), Way::To(Arc::clone(pool))),
+        Verdict::To { rule, pool } => {
+            let Known::Yes(key) = key(pool, &facts) else { return Way::Open(question) };
+            (Arc::clone(rule), Way::To(Arc::clone(pool), key))
+        }
         Verdict::Refuse { rule } => (Arc::clone(rule), Way::Nowhere(CloseReason::RouteRefused)),
         Verdict::NoRoute => return Way::Nowhere(CloseReason::NoRoute),
     };
-    // What else must be known before a backend is chosen in that pool is asked here; until it is, the way is open.
     take(record, rule);
     way
+}
+
+/// What the pool goes by: until that is known, the way is open.
+fn key(pool: &Pool, facts: &Facts<'_>) -> Known<u64> {
+    pool.hash.as_ref().map_or(Known::Yes(0), |hash| table::hash_key(hash, facts))
 }
 
 /// From here on the session is one of this rule.
@@ -103,7 +111,7 @@ fn take(record: &mut Record, rule: Arc<Rule>) {
 }
 
 /// Reads until it's known where the session goes, for as long as it may take from `since` on.
-pub async fn run(session: &mut Session, question: Question, since: Instant) -> Result<Arc<Pool>, CloseReason> {
+pub async fn run(session: &mut Session, question: Question, since: Instant) -> Result<(Arc<Pool>, u64), CloseReason> {
     let Session { client, record, worker, early } = session;
     record.phase = Phase::Preread;
     let listener = Arc::clone(&record.listener);
@@ -112,14 +120,14 @@ pub async fn run(session: &mut Session, question: Question, since: Instant) -> R
     let deadline = tokio::time::Instant::from_std(since + preread.timeout);
     let stop = tokio::time::timeout_at(deadline, reading.run(client, record, worker, question)).await;
     let found = match stop {
-        Ok(Stop::Found(pool)) => Ok(pool),
+        Ok(Stop::Found(pool, key)) => Ok((pool, key)),
         Ok(Stop::Nowhere(reason)) => Err(reason),
         Ok(Stop::ClientFailed(error)) => Err(CloseReason::of_relay(RelayEnd::of_error(Side::Client, error))),
         Ok(Stop::Unjudgeable(reason)) => match preread.failed {
             PrereadFailed::Reset => Err(reason),
             PrereadFailed::Pool => without_first_bytes(record, worker, question, reason),
         },
-        Err(_) if reading.first.bytes().is_empty() => silent(record, worker),
+        Err(_) if reading.first.bytes().is_empty() => silent(record, worker, question),
         Err(_) => Err(CloseReason::PrereadTimeout),
     };
     record.note(reading.first.hello().yes(), found.as_ref().ok());
@@ -134,27 +142,35 @@ fn without_first_bytes(
     worker: &Worker,
     question: Question,
     reason: CloseReason,
-) -> Result<Arc<Pool>, CloseReason> {
+) -> Result<(Arc<Pool>, u64), CloseReason> {
     let mut nothing = FirstBytes::default();
     nothing.finish();
     match look(record, worker, &nothing, Question { passed: Passed::default(), ..question }) {
-        Way::To(pool) => Ok(pool),
+        Way::To(pool, key) => Ok((pool, key)),
         Way::Nowhere(reason) => Err(reason),
         Way::Open(_) => Err(reason),
     }
 }
 
 /// Where a session goes whose client has waited for the server to speak.
-fn silent(record: &mut Record, worker: &Worker) -> Result<Arc<Pool>, CloseReason> {
+fn silent(record: &mut Record, worker: &Worker, question: Question) -> Result<(Arc<Pool>, u64), CloseReason> {
     let table = worker.table.load();
     let (rule, pool) = table.on_silence(&record.listener.name).ok_or(CloseReason::PrereadTimeout)?;
+    let mut nothing = FirstBytes::default();
+    nothing.finish();
+    let Question { local, chance, passed } = question;
+    let facts =
+        Facts { listener: &record.listener.name, client: record.client, local, first: &nothing, chance, passed };
+    // Of nothing, nothing is open.
+    let key = key(pool, &facts).yes().unwrap_or_default();
+    let pool = Arc::clone(pool);
     take(record, Arc::clone(rule));
-    Ok(Arc::clone(pool))
+    Ok((pool, key))
 }
 
 /// Why no more is read.
 enum Stop {
-    Found(Arc<Pool>),
+    Found(Arc<Pool>, u64),
     Nowhere(CloseReason),
     /// Too much, or malformed.
     Unjudgeable(CloseReason),
@@ -190,7 +206,7 @@ impl Reading {
             // Of one that has sent nothing, the table has said already that it must.
             if !self.first.bytes().is_empty() || self.fin != Fin::Awaited {
                 match look(record, worker, &self.first, question) {
-                    Way::To(pool) => return Stop::Found(pool),
+                    Way::To(pool, key) => return Stop::Found(pool, key),
                     Way::Nowhere(reason) => return Stop::Nowhere(reason),
                     Way::Open(open) => question = open,
                 }

@@ -14,7 +14,7 @@ mod routes;
 mod tests;
 
 pub use build::{Built, Resolution, Warning};
-pub use hash::hash_key;
+pub use hash::{hash_key, hashed, hashed_address};
 pub use listener::{BrokenSocket, Listener};
 pub use routes::{Answer, ConditionSeen, Counted, Facts, Leads, Passed, Routes, Rule, RuleSeen, Verdict};
 

@@ -153,3 +153,77 @@ fn clients_of_a_unix_socket_are_spread() {
     names.dedup();
     assert_eq!(names.len(), 5);
 }
+
+/// What it says of itself before it echoes.
+fn announcing(name: &str) -> Backend {
+    let name = name.to_owned();
+    Backend::new(move |mut conn| {
+        if conn.try_send(format!("{name}\n")).is_ok() {
+            crate::kit::backend::echo(conn);
+        }
+    })
+}
+
+/// Who serves a client that begins with these bytes, which arrive as they were sent.
+fn server_of(tidegate: &Tidegate, client: u32, first: &[u8]) -> String {
+    let mut conn = Conn::from(address(client), &tidegate.addr());
+    conn.send(first);
+    let name = conn.line();
+    conn.expect(first);
+    name
+}
+
+fn announcing_five() -> Vec<Backend> {
+    ["a", "b", "c", "d", "e"].map(announcing).into()
+}
+
+#[test]
+fn a_tenant_has_its_backend_wherever_its_clients_come_from() {
+    let backends = announcing_five();
+    let hash = "[pools.web.hash]\nkey = \"http_header\"\nheader = \"X-Tenant\"";
+    let tidegate = Tidegate::start(config(&backends.iter().collect::<Vec<_>>()).more(hash));
+    let mut used = Vec::new();
+    for tenant in 0..20 {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nx-tenant: t{tenant}\r\n\r\n");
+        let home = server_of(&tidegate, tenant, request.as_bytes());
+        for client in 1..4 {
+            assert_eq!(server_of(&tidegate, 100 * client + tenant, request.as_bytes()), home, "tenant {tenant}");
+        }
+        used.push(home);
+    }
+    used.sort_unstable();
+    used.dedup();
+    assert!(used.len() >= 3, "{used:?}");
+    // Who has none is known by its address.
+    for client in 0..10 {
+        let without = |bytes: &[u8]| server_of(&tidegate, client, bytes);
+        let home = without(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(without(b"GET /other HTTP/1.1\r\nHost: b\r\n\r\n"), home);
+        assert_eq!(without(b"SSH-2.0-client\r\n"), home);
+    }
+}
+
+#[test]
+fn clients_of_one_server_name_share_a_backend() {
+    let backends = announcing_five();
+    let tidegate =
+        Tidegate::start(config(&backends.iter().collect::<Vec<_>>()).more("[pools.web.hash]\nkey = \"sni\""));
+    for name in 0..10 {
+        let hello = tidegate::net::client_hello::write(Some(&format!("s{name}.example.com")), &["h2"]);
+        let home = server_of(&tidegate, 1, &hello);
+        assert!((2..6).all(|client| server_of(&tidegate, client, &hello) == home), "s{name}.example.com");
+    }
+}
+
+/// A client that never says its tenant doesn't wait for ever.
+#[test]
+fn a_client_that_does_not_say_what_it_is_known_by_is_cut_in_time() {
+    let backends = announcing_five();
+    let hash = "[pools.web.hash]\nkey = \"http_host\"";
+    let config = config(&backends.iter().collect::<Vec<_>>()).listener("preread_timeout = \"300ms\"").more(hash);
+    let tidegate = Tidegate::start(config);
+    let mut slow = Conn::from(address(1), &tidegate.addr());
+    slow.send("GET / HT");
+    slow.expect_cut();
+    assert_eq!(tidegate.closed("preread_timeout"), 1);
+}

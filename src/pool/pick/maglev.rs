@@ -107,16 +107,18 @@ fn round(order: &[u16], weights: &[u16], size: u32) -> Vec<u16> {
     let weight = |index: u16| u64::from(weights[usize::from(index)].max(1));
     let divisor = order.iter().map(|&index| weight(index)).fold(0, gcd).max(1);
     let total: u64 = order.iter().map(|&index| weight(index) / divisor).sum();
-    // Moments in units of 2^-32 of a round: two that differ do so by more than 2^-18.
-    let enough = ((u64::from(size) + order.len() as u64) << 32) / total;
-    let mut turns: Vec<(u64, u16)> = Vec::with_capacity(total.min(u64::from(size) + order.len() as u64) as usize);
+    // Moments in units of 2^-32 of a round: two that differ do so by more than 2^-18. Each stands above the position in
+    // one word, because those are sorted fastest.
+    let most = u64::from(size) + order.len() as u64;
+    let enough = (most << 32) / total;
+    let mut turns: Vec<u64> = Vec::with_capacity(total.min(most) as usize);
     for (position, &index) in order.iter().enumerate() {
         let own = weight(index) / divisor;
         let moments = (0..own).map(|k| ((2 * k + 1) << 32) / (2 * own)).take_while(|&moment| moment <= enough);
-        turns.extend(moments.map(|moment| (moment, position as u16)));
+        turns.extend(moments.map(|moment| moment << 16 | position as u64));
     }
     turns.sort_unstable();
-    turns.into_iter().map(|(_, position)| order[usize::from(position)]).collect()
+    turns.into_iter().map(|turn| order[usize::from(turn as u16)]).collect()
 }
 
 fn gcd(a: u64, b: u64) -> u64 {

@@ -17,6 +17,7 @@ mod share;
 mod tests;
 
 pub use condition::Answer;
+pub(super) use condition::known;
 pub use explain::{ConditionSeen, Leads, RuleSeen};
 
 use crate::config::OTHER_RULES;
