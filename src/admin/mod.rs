@@ -7,6 +7,7 @@
 //! silent or hostile costs one of [`MAX_CONNECTIONS`] for `LIFE` at most, and traffic nothing. Connection tasks
 //! hold no state of their own: one that panics, or the loop that is started again, loses nothing.
 
+pub mod explain;
 mod guard;
 mod page;
 mod routes;

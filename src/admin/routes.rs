@@ -1,18 +1,20 @@
 //! What is answered to which request: the paths, the methods, the status codes and the headers.
 //!
 //! Pure but for reading what it shows. A path is one of those below as it stands, byte for byte: nothing is decoded
-//! and nothing is normalised, so `..`, `%2e` and `//` lead nowhere.
+//! and nothing is normalised, so `..`, `%2e` and `//` lead nowhere. Only `/explain` looks at the query.
 
 use super::State;
+use super::explain::{self, Explanation, Question, Standpoint};
 use super::page;
 use super::status::Status;
+use crate::clock::Now;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName,
     HeaderValue, REFERRER_POLICY, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
 
@@ -47,7 +49,7 @@ pub fn answer<B>(request: &Request<B>, state: &State) -> Response<Full<Bytes>> {
         AnnouncedBody::Unknown => Answer::text(StatusCode::LENGTH_REQUIRED, "send the body with a Content-Length\n"),
         AnnouncedBody::None | AnnouncedBody::Length(_) => {
             // A bug in one answer costs that answer.
-            catch_unwind(AssertUnwindSafe(|| route(request.method(), request.uri().path(), state)))
+            catch_unwind(AssertUnwindSafe(|| route(request.method(), request.uri(), state)))
                 .unwrap_or_else(|_| Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"))
         }
     };
@@ -79,21 +81,23 @@ impl AnnouncedBody {
     }
 }
 
-fn route(method: &Method, path: &str, state: &State) -> Answer {
+fn route(method: &Method, uri: &Uri, state: &State) -> Answer {
+    let path = uri.path();
     #[cfg(debug_assertions)]
     hook::panic_if_asked(path);
-    let show: fn(&State) -> Answer = match path {
-        "/" => show_page,
-        "/style.css" => |_| Answer { content_type: "text/css; charset=utf-8", ..Answer::ok(page::STYLE) },
-        "/livez" => |_| Answer::ok("alive\n"),
-        "/readyz" => show_readiness,
-        "/metrics" => show_metrics,
-        "/status" => show_status,
+    let show: fn(&State, Option<&str>) -> Answer = match path {
+        "/" => |state, _| show_page(state),
+        "/style.css" => |_, _| Answer { content_type: "text/css; charset=utf-8", ..Answer::ok(page::STYLE) },
+        "/livez" => |_, _| Answer::ok("alive\n"),
+        "/readyz" => |state, _| show_readiness(state),
+        "/metrics" => |state, _| show_metrics(state),
+        "/status" => |state, _| show_status(state),
+        "/explain" => show_explanation,
         _ => return Answer::text(StatusCode::NOT_FOUND, "not found\n"),
     };
     match *method {
         // The library leaves out the body of an answer to HEAD, and keeps its length.
-        Method::GET | Method::HEAD => show(state),
+        Method::GET | Method::HEAD => show(state, uri.query()),
         _ => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this can only be read, by GET or HEAD\n"),
     }
 }
@@ -123,6 +127,18 @@ fn show_status(state: &State) -> Answer {
     match serde_json::to_string_pretty(&Status::of(state, SystemTime::now())) {
         Ok(json) => Answer { content_type: "application/json", ..Answer::ok(json + "\n") },
         Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// What would become of the client that the query describes.
+fn show_explanation(state: &State, query: Option<&str>) -> Answer {
+    let found = explain::parameters(query.unwrap_or_default())
+        .and_then(|parameters| Question::parse(&parameters))
+        .and_then(|question| Explanation::of(&state.table.load(), &question, Standpoint::Live, Now::read()));
+    match found.map(|explanation| serde_json::to_string_pretty(&explanation)) {
+        Ok(Ok(json)) => Answer { content_type: "application/json", ..Answer::ok(json + "\n") },
+        Ok(Err(error)) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Err(complaint) => Answer::text(StatusCode::BAD_REQUEST, format!("{complaint}\n")),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::pool::hold::Hold;
 use crate::pool::{Backend, LastError, Pool, PoolView, Shed, Standing, WHOLE_SHARE};
 use crate::table::{self, Counted, Leads, Routes, RoutingTable};
 use serde::{Serialize, Serializer};
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Serialize)]
@@ -199,7 +200,7 @@ pub struct ErrorStatus {
 pub struct Moment(SystemTime);
 
 impl Moment {
-    fn of_unix_ms(ms: u64) -> Self {
+    pub fn of_unix_ms(ms: u64) -> Self {
         // Within what RFC 3339 can write, which is the year 9999.
         const LAST: u64 = 253_402_300_799_999;
         Self(UNIX_EPOCH + Duration::from_millis(ms.min(LAST)))
@@ -215,9 +216,15 @@ impl Moment {
     }
 }
 
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_millis(self.0).fmt(f)
+    }
+}
+
 impl Serialize for Moment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
+        serializer.collect_str(self)
     }
 }
 

@@ -201,6 +201,17 @@ impl Gate {
         self.share.reserved()
     }
 
+    /// What `allow` and `deny` say of a client, whether or not that is a dry run; `None` where there is neither. Those
+    /// without an address may come in.
+    #[must_use]
+    pub fn allows(&self, client: ClientAddr) -> Option<bool> {
+        let access = self.own.as_ref()?.access.as_ref()?;
+        Some(match client {
+            ClientAddr::Tcp(address) => access.allows(address.ip()),
+            ClientAddr::Unix => true,
+        })
+    }
+
     /// The listener's own limits, then those that it shares.
     #[must_use]
     pub fn limiters(&self) -> &[Arc<Limiter>] {

@@ -22,6 +22,7 @@ mod fds;
 mod gates;
 mod headroom;
 mod memory;
+mod offline;
 mod pipes;
 mod refusals;
 mod sockets;
@@ -30,6 +31,7 @@ mod supervise;
 mod watchdog;
 mod worker;
 
+pub use offline::table as offline_table;
 pub use sockets::{Lack, Severity, lacks};
 pub use start::resolve;
 
@@ -68,16 +70,20 @@ pub enum Failure {
     System(String),
     /// A bug of ours.
     Internal(String),
+    /// Something was asked for in a way that makes no sense.
+    Usage(String),
 }
 
 impl Failure {
-    /// The exit code, from sysexits.h: `EX_CONFIG`, `EX_OSERR`, `EX_SOFTWARE`.
+    /// The exit code, from sysexits.h: `EX_CONFIG`, `EX_OSERR`, `EX_SOFTWARE`; for usage, as the
+    /// command line's parser has it.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 78,
             Self::System(_) => 71,
             Self::Internal(_) => 70,
+            Self::Usage(_) => 2,
         }
     }
 }
@@ -85,7 +91,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(text) | Self::System(text) | Self::Internal(text) => f.write_str(text),
+            Self::Config(text) | Self::System(text) | Self::Internal(text) | Self::Usage(text) => f.write_str(text),
         }
     }
 }

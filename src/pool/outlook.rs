@@ -83,7 +83,7 @@ impl Pool {
         let ask = self.ask(wish);
         let mut odds = Vec::new();
         // What most claims may have is also what the obstacles are told of, if nothing is found.
-        let mut reached = view.attempts(&ask, wish.patience, mode);
+        let mut reached = PoolView::attempts(&ask, wish.patience, mode);
         if self.is_panic_due(wish.tried, &view) {
             reached.push((super::Reach::Enabled(super::limits::MAX_TIER), 0));
         }
@@ -174,8 +174,7 @@ impl Picker {
         };
         odds.retain(|&(_, likely)| likely > 0.0);
         let all: f64 = odds.iter().map(|&(_, likely)| likely).sum();
-        odds.iter_mut().for_each(|(_, likely)| *likely /= all);
-        odds
+        odds.into_iter().map(|(index, likely)| (index, likely / all)).collect()
     }
 
     fn how(&self) -> How {

@@ -123,7 +123,7 @@ impl PoolView {
     }
 
     /// What a claim asks for, one after the other: how far it reaches, and how long it would wait.
-    pub(super) fn attempts(&self, ask: &Ask<'_>, patience: Millis, mode: Mode) -> Vec<(Reach, Millis)> {
+    pub(super) fn attempts(ask: &Ask<'_>, patience: Millis, mode: Mode) -> Vec<(Reach, Millis)> {
         let usual = (!mode.panic).then_some((Reach::Tiers(mode.tier), 0));
         usual.into_iter().chain(Self::further(ask, patience, mode)).collect()
     }

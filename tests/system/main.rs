@@ -20,6 +20,7 @@ mod connecting;
 mod distress;
 mod ejection;
 mod ends;
+mod explain;
 mod families;
 mod health;
 mod hedge;

@@ -80,7 +80,9 @@ impl PowerOfTwo {
         let drawn: Vec<f64> = usable.iter().map(|&index| f64::from(candidates.configured_weight(index))).collect();
         let loads: Vec<f64> = usable.iter().map(|&index| self.load(candidates, index)).collect();
         let (all_firsts, all_drawn): (f64, f64) = (firsts.iter().sum(), drawn.iter().sum());
-        odds.iter_mut().for_each(|(_, likely)| *likely = 0.0);
+        for (_, likely) in &mut odds {
+            *likely = 0.0;
+        }
         for first in 0..usable.len() {
             let begins = firsts[first] / all_firsts;
             let mut stays = 1.0;
