@@ -115,7 +115,8 @@ fn the_command_says_what_is_still_open_and_who_is_refused() {
             "{}rule shop: needs more, leads to shop (9), rest (1)\n    {sni}\n\
              rule nameless: not asked, refuses\n\
              rule default: not asked, leads to rest\n\
-             open: the client must send more, for sni\n{note}",
+             open: the client must send more, for sni\n{note}\
+             note: after 5s it is reset (preread_timeout)\n",
             head("10.9.1.1", "nothing so far", "kept out: allow and deny keep it out")
         ),
     );
@@ -142,6 +143,43 @@ fn the_command_says_what_is_still_open_and_who_is_refused() {
             head("203.0.113.9", "a request GET /x of shop.example.com", "let in: allow and deny let it in")
         ),
     );
+}
+
+/// What the notes say about a client of a listener with these lines, whose pool goes by the host.
+fn notes(lines: &str, first_bytes: &str) -> Vec<String> {
+    let config = format!(
+        "[listeners.web]\nbind = \"127.0.0.1:22501\"\npool = \"a\"\n{lines}\n\
+         [pools.a]\nbackends = [\"192.0.2.1:80\"]\nbalance = \"source_hash\"\nhash.key = \"http_host\"\n\
+         [pools.b]\nbackends = [\"192.0.2.2:80\"]\n"
+    );
+    let arguments = ["--listener", "web", "--from", "192.0.2.9", "--first-bytes", first_bytes, "--json"];
+    let exit = explain(&config, &arguments);
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let json: Value = serde_json::from_str(&exit.stdout).unwrap();
+    assert_eq!((&json["verdict"], &json["needs"]), (&json!("needs_more"), &json!(["http_host"])), "{json}");
+    json["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_becomes_of_a_client_that_says_no_more_is_told() {
+    let silent = "preread_timeout = \"300ms\"\npreread_timeout_pool = \"b\"";
+    let twice = "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
+    for (lines, first_bytes, expected) in [
+        (silent, "", "if it sends nothing for 300ms, it goes to b (preread_timeout_pool)"),
+        (silent, "GET / HT", "after 300ms it is reset (preread_timeout)"),
+    ] {
+        assert_eq!(notes(lines, first_bytes), [expected]);
+    }
+    for (failed, fate) in
+        [("reset", "it is reset"), ("pool", "it goes on as if nothing were known of what it has sent")]
+    {
+        let lines = format!("{silent}\npreread_bytes = \"64B\"\npreread_failed = \"{failed}\"");
+        let malformed = notes(&lines, twice).remove(0);
+        let (begins, ends) = ("what it has sent is malformed (", format!("): {fate} (preread_failed)"));
+        assert!(malformed.starts_with(begins) && malformed.ends_with(&ends), "{malformed}");
+        let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(100));
+        assert_eq!(notes(&lines, &long), [format!("it has sent too much for that: {fate} (preread_failed)")]);
+    }
 }
 
 #[test]

@@ -6,9 +6,9 @@
 use super::question::{Complaint, Question, quoted};
 use crate::admin::status::Moment;
 use crate::clock::Now;
-use crate::config::{Hash, HashKey};
+use crate::config::{Hash, HashKey, PrereadFailed};
 use crate::name::{ClientAddr, PoolName};
-use crate::net::first_bytes::Known;
+use crate::net::first_bytes::{FirstBytes, Known};
 use crate::pool::{Backend, How, Obstacle, Outlook, Pool, Shed, Standing, Tried, WHOLE_SHARE, Wish};
 use crate::table::{self, Answer, ConditionSeen, Facts, Leads, Listener, RoutingTable, RuleSeen, Verdict};
 use serde::Serialize;
@@ -149,9 +149,6 @@ impl Explanation {
         let verdict = table.route(&facts);
         let decides = seen.iter().position(|rule| rule.answer != Answer::No);
         let mut notes = Vec::new();
-        if let Some(why) = question.first.malformed() {
-            notes.push(format!("what it has sent is malformed ({why}): preread_failed says what becomes of it"));
-        }
         if local.is_none() && table.wants_local(&listener.name) {
             notes.push("a rule asks where the client connects to, and nothing was said of that (to)".to_owned());
         }
@@ -196,6 +193,9 @@ impl Explanation {
             Verdict::NoRoute => explanation.rule = None,
         }
         explanation.notes.extend(by_chance);
+        if explanation.verdict == Outcome::NeedsMore {
+            explanation.notes.push(still_open(table, &listener, &question.first));
+        }
         let after = |position: usize| decides.is_some_and(|decides| position > decides);
         explanation.rules = seen.into_iter().enumerate().map(|(at, rule)| RuleView::of(rule, after(at))).collect();
         Ok(explanation)
@@ -212,6 +212,26 @@ fn find(table: &RoutingTable, name: &str) -> Result<Arc<Listener>, Complaint> {
             format!("use {}", names.join(", ")),
         )
     })
+}
+
+/// What becomes of a client that stays like this.
+fn still_open(table: &RoutingTable, listener: &Listener, first: &FirstBytes) -> String {
+    let preread = &listener.config.preread;
+    let unjudgeable = match preread.failed {
+        PrereadFailed::Reset => "it is reset",
+        PrereadFailed::Pool => "it goes on as if nothing were known of what it has sent",
+    };
+    let timeout = humantime::format_duration(preread.timeout);
+    match (first.malformed(), table.on_silence(&listener.name)) {
+        (Some(why), _) => format!("what it has sent is malformed ({why}): {unjudgeable} (preread_failed)"),
+        _ if first.bytes().len() >= preread.bytes => {
+            format!("it has sent too much for that: {unjudgeable} (preread_failed)")
+        }
+        (None, Some((_, pool))) if first.bytes().is_empty() => {
+            format!("if it sends nothing for {timeout}, it goes to {} (preread_timeout_pool)", pool.name)
+        }
+        _ => format!("after {timeout} it is reset (preread_timeout)"),
+    }
 }
 
 /// Without the port, on which nothing depends.
