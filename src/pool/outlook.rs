@@ -1,8 +1,8 @@
 //! What a claim would find, for whoever asks without wanting a slot.
 //!
 //! Owns the words for why a backend would not be given. Asks the same questions in the same order as a claim, but
-//! claims nothing, takes no turn and throws no dice: what is left to chance has its odds. Invariant: nothing in the pool
-//! changes. Next: `candidates` for what a claim may have, `pick` for what each policy would do with that.
+//! claims nothing, takes no turn and throws no dice: what is left to chance has its odds. Invariant: nothing in the
+//! pool changes. Next: `candidates` for what a claim may have, `pick` for what each policy would do with that.
 
 use super::backend::{Backend, flag};
 use super::candidates::Candidates;

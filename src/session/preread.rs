@@ -130,7 +130,7 @@ pub async fn run(session: &mut Session, question: Question, since: Instant) -> R
         Err(_) if reading.first.bytes().is_empty() => silent(record, worker, question),
         Err(_) => Err(CloseReason::PrereadTimeout),
     };
-    record.note(reading.first.hello().yes(), found.as_ref().ok());
+    record.note(reading.first.hello().yes(), found.as_ref().ok().map(|(pool, _)| pool));
     listener.metrics.preread().observe(record.age().as_secs_f64());
     *early = Some(Box::new(reading.into_early()));
     found

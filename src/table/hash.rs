@@ -17,8 +17,8 @@ const SEED: u64 = 0;
 /// key, or, where the client has no such thing, over its address.
 ///
 /// Of an address that is the 4 or 16 bytes, with nothing behind the prefix. A client without one has a number by chance
-/// instead, 8 bytes with the highest first, and so is spread like any other. Never no; needs more as long as the key may
-/// still come.
+/// instead, 8 bytes with the highest first, and so is spread like any other. Never no; needs more as long as the key
+/// may still come.
 #[must_use]
 pub fn hash_key(config: &Hash, facts: &Facts<'_>) -> Known<u64> {
     match hashed(config, facts) {

@@ -1,7 +1,7 @@
 //! The answer: which rule, which pool, which backend, and why no other.
 //!
-//! Owns the names of the JSON's fields and the sentences in it. Reads the table, the pool's state and the gate's lists as
-//! they stand.
+//! Owns the names of the JSON's fields and the sentences in it. Reads the table, the pool's state and the gate's lists
+//! as they stand.
 
 use super::question::{Complaint, Question, quoted};
 use crate::admin::status::Moment;
