@@ -7,7 +7,7 @@ use super::Facts;
 use super::routes::known;
 use crate::config::{Cidr, Hash, HashKey};
 use crate::name::ClientAddr;
-use crate::net::first_bytes::Known;
+use crate::net::first_bytes::{Known, Protocol};
 use std::net::IpAddr;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -34,14 +34,14 @@ pub fn hashed<'f>(config: &Hash, facts: &Facts<'f>) -> Known<&'f str> {
     let first = facts.first;
     match &config.key {
         HashKey::Source => Known::No,
-        HashKey::Sni => match known(facts, first.hello()) {
+        HashKey::Sni => match known(facts, Protocol::Tls, first.hello()) {
             Known::Yes(hello) => hello.server_name.as_deref().map_or(Known::No, Known::Yes),
             Known::No => Known::No,
             Known::NeedsMore => Known::NeedsMore,
         },
-        HashKey::HttpHost => known(facts, first.host()),
-        HashKey::HttpPath => known(facts, first.path()).map(without_query),
-        HashKey::HttpHeader(name) => known(facts, first.header(name)),
+        HashKey::HttpHost => known(facts, Protocol::Http1, first.host()),
+        HashKey::HttpPath => known(facts, Protocol::Http1, first.path()).map(without_query),
+        HashKey::HttpHeader(name) => known(facts, Protocol::Http1, first.header(name)),
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(key(&config, "[2001:db8::1:2:3:4]:4711"), 0x118c_9914_f027_3685, "2001:db8::");
         let first = FirstBytes::default();
         let listener = ListenerName::new("web");
-        let facts = Facts { chance: 1 << 48 | 4_711, ..Facts::new(&listener, ClientAddr::Unix, &first) };
+        let facts = Facts { chance: 0x1_0000_0000_1267, ..Facts::new(&listener, ClientAddr::Unix, &first) };
         assert_eq!(hash_key(&config, &facts), Known::Yes(0x7b3e_4425_a578_d466));
         let hello = sent(client_hello::write(Some("a.example.com"), &[]));
         assert_eq!(key_of(&by(HashKey::Sni), "192.0.2.7:1", &hello), Known::Yes(0xd80a_bf5a_5314_ffac));

@@ -1,7 +1,8 @@
 //! Other programs as children: run to their end, or kept until the test is over and then ended by their id.
 
 use super::wait::eventually;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 
 /// Runs a command to its end.
@@ -26,8 +27,10 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Ended by `stop` when it goes out of scope, and waited for.
+    /// Ended by `stop` when it goes out of scope, and waited for. In a process group of its own, so that none of its
+    /// own children outlives a test that fails.
     pub fn start(command: &mut Command, stop: Signal, way_out: &str) -> Self {
+        command.process_group(0);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Self { child: child.unwrap_or_else(|error| panic!("can't run {command:?}: {error}. {way_out}")), stop }
     }
@@ -36,10 +39,14 @@ impl Beside {
         self.child.try_wait().unwrap().is_none()
     }
 
+    fn id(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32).unwrap()
+    }
+
     /// Asks it to stop, and waits for its end.
     pub fn stop(&mut self) {
         if self.lives() {
-            kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), self.stop).unwrap();
+            kill_process(self.id(), self.stop).unwrap();
             eventually("the program has stopped", || !self.lives());
         }
     }
@@ -48,7 +55,7 @@ impl Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ = self.child.kill();
+            let _ = kill_process_group(self.id(), Signal::KILL);
             let _ = self.child.wait();
         } else {
             self.stop();

@@ -41,7 +41,7 @@ fn haproxy(port: u16, config: &str) -> Program {
     let defaults = "timeout connect 20s\ntimeout client 60s\ntimeout server 60s";
     fs::write(&path, format!("defaults\nmode tcp\n{defaults}\n{config}\n")).unwrap();
     let mut command = Command::new("haproxy");
-    let mut program = Beside::start(command.args(["-db", "-q", "-f"]).arg(&path), Signal::INT, HAPROXY);
+    let mut program = Beside::start(command.args(["-db", "-q", "-f"]).arg(&path), Signal::TERM, HAPROXY);
     until_listening("haproxy", port, &mut program);
     Program { _program: program, dir }
 }
