@@ -9,6 +9,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 mod proxy;
+mod routes;
 mod tls;
 
 use kit::program::{Beside, run, succeed};

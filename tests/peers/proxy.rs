@@ -30,7 +30,7 @@ fn from_other(to: &Addr) -> Conn {
 }
 
 /// A program with its files.
-struct Program {
+pub struct Program {
     _program: Beside,
     dir: TempDir,
 }
@@ -47,7 +47,7 @@ fn haproxy(port: u16, config: &str) -> Program {
 }
 
 /// With these blocks, of which `DIR` is the folder for logs.
-fn nginx(port: u16, blocks: &str) -> Program {
+pub fn nginx(port: u16, blocks: &str) -> Program {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().display().to_string();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
