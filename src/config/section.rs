@@ -11,6 +11,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// Where a table is wanted that has no more keys than this, all of them are named.
+const FEW_KEYS: usize = 10;
+
 /// A value as the parser hands it out.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 
@@ -39,7 +42,11 @@ impl<'t, 'f> Section<'t, 'f> {
         if let DeValue::Table(table) = value.get_ref() {
             return Some(Self { findings, table: Some(table), at, keys }.checked());
         }
-        findings.complaint(&at, wrong_type(value, "a table"));
+        let mut complaint = wrong_type(value, "a table");
+        if !value.get_ref().is_array() && keys.len() <= FEW_KEYS {
+            complaint.hint = format!("write {{ {} = ... }}; the keys here are {}", keys[0], keys.join(", "));
+        }
+        findings.complaint(&at, complaint);
         None
     }
 
@@ -151,7 +158,7 @@ impl<'t, 'f> Section<'t, 'f> {
         let at = self.at_value(key, value);
         let DeValue::Array(list) = value.get_ref() else {
             let mut complaint = wrong_type(value, "a list");
-            if value.get_ref().is_str() {
+            if value.get_ref().is_str() || value.get_ref().is_table() {
                 complaint.hint = format!("write {}", words::escaped(&format!("[{}]", self.raw(value))));
             }
             self.findings.complaint(&at, complaint);
@@ -241,7 +248,7 @@ impl<'t, 'f> Section<'t, 'f> {
         let Some(value) = self.value(key) else { return Given::Absent };
         let boolean = match value.get_ref() {
             DeValue::Boolean(value) => Ok(*value),
-            _ => Err(wrong_type(value, "a boolean")),
+            _ => Err(Complaint { hint: "write true or false".into(), ..wrong_type(value, "a boolean") }),
         };
         self.judged(self.at_value(key, value), boolean)
     }
@@ -307,13 +314,17 @@ impl<'t, 'f> Section<'t, 'f> {
 
     /// One of a few words.
     pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Given<T> {
+        let hint = || {
+            let words: Vec<_> = choices.iter().map(|(word, _)| words::quoted(word)).collect();
+            format!("use {}", words::any_of(&words))
+        };
+        if let Some(value) = self.value(key).filter(|value| value.get_ref().is_bool()) {
+            let complaint = Complaint { hint: hint(), ..wrong_type(value, "a string") };
+            return self.judged(self.at_value(key, value), Err(complaint));
+        }
         self.parsed(key, |text| {
             let chosen = choices.iter().find(|(word, _)| *word == text).map(|&(_, choice)| choice);
-            chosen.ok_or_else(|| {
-                let words: Vec<_> = choices.iter().map(|(word, _)| words::quoted(word)).collect();
-                let hint = format!("use {}", words::any_of(&words));
-                Complaint::new(format!("{} is not known here", words::quoted(text)), hint)
-            })
+            chosen.ok_or_else(|| Complaint::new(format!("{} is not known here", words::quoted(text)), hint()))
         })
     }
 
@@ -392,9 +403,14 @@ where
 {
     let DeValue::Integer(digits) = value.get_ref() else {
         let mut complaint = wrong_type(value, "an integer");
-        if value.get_ref().as_str().is_some_and(|text| text.parse::<i64>().is_ok()) {
-            complaint.hint = "leave out the quotes".into();
-        }
+        let is_number = |text: &str| match text.strip_prefix("0x") {
+            Some(digits) => i64::from_str_radix(digits, 16).is_ok(),
+            None => text.parse::<i64>().is_ok(),
+        };
+        complaint.hint = match value.get_ref().as_str() {
+            Some(text) if is_number(text) => "leave out the quotes".into(),
+            _ => format!("use {} to {}", range.start(), range.end()),
+        };
         return Err(complaint);
     };
     let number = i128::from_str_radix(digits.as_str(), digits.radix()).ok().and_then(|number| N::try_from(number).ok());

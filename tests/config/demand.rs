@@ -207,7 +207,13 @@ fn mistakes_of_queue_shedding_and_hold() {
             &["6:9: pools.web.queue: warning: no backend has a maximum, so that nobody ever waits in the queue; \
                    add backend_max_connections, or max_connections to a backend"],
         ),
-        ("queue = true", &["6:9: pools.web.queue: true is a boolean, but a table is wanted"]),
+        (
+            "queue = true",
+            &[
+                "6:9: pools.web.queue: true is a boolean, but a table is wanted; write { max_wait = ... }; the keys here \
+               are max_wait, max_waiting, order, client_fin",
+            ],
+        ),
         (
             "queue = { order = \"random\", wait = \"5s\" }",
             &[

@@ -151,7 +151,13 @@ fn mistakes_of_probes() {
                  port, if need be, as port",
             ],
         ),
-        ("agent = 9999", &["7:9: pools.web.health.agent: 9999 is an integer, but a table is wanted"]),
+        (
+            "agent = 9999",
+            &[
+                "7:9: pools.web.health.agent: 9999 is an integer, but a table is wanted; write { port = ... }; the keys \
+               here are port, interval, send",
+            ],
+        ),
         (
             "agent = { interval = \"1s\" }",
             &["7:9: pools.web.health.agent: port is missing; write port = 9999, where the backends' agents listen"],

@@ -8,7 +8,7 @@ fn mistakes_of_the_process() {
         ("runtime.workers = 0", &["6:19: runtime.workers: 0 is out of range; use 1 to 1024"]),
         ("runtime.workers = 1025", &["6:19: runtime.workers: 1025 is out of range; use 1 to 1024"]),
         ("runtime.workers = -1", &["6:19: runtime.workers: -1 is out of range; use 1 to 1024"]),
-        ("runtime.workers = 1.5", &["6:19: runtime.workers: 1.5 is a float, but an integer is wanted"]),
+        ("runtime.workers = 1.5", &["6:19: runtime.workers: 1.5 is a float, but an integer is wanted; use 1 to 1024"]),
         (
             "runtime.workers = \"4\"",
             &["6:19: runtime.workers: \"4\" is a string, but an integer is wanted; leave out the quotes"],
@@ -31,8 +31,17 @@ fn mistakes_of_the_process() {
             "runtime.relay = \"slice\"",
             &["6:17: runtime.relay: \"slice\" is not known here; use \"auto\", \"copy\" or \"splice\""],
         ),
-        ("runtime.relay = true", &["6:17: runtime.relay: true is a boolean, but a string is wanted"]),
-        ("runtime = 1", &["6:11: runtime: 1 is an integer, but a table is wanted"]),
+        (
+            "runtime.relay = true",
+            &["6:17: runtime.relay: true is a boolean, but a string is wanted; use \"auto\", \"copy\" or \"splice\""],
+        ),
+        (
+            "runtime = 1",
+            &[
+                "6:11: runtime: 1 is an integer, but a table is wanted; write { workers = ... }; the keys here are workers, \
+               max_connections, drain_timeout, lame_duck, relay, memory_high",
+            ],
+        ),
         ("[[runtime]]", &["6:1: runtime: this is a list, but a table is wanted"]),
         ("runtime.lame_duck = 2026-01-01", &["6:21: runtime.lame_duck: this is a date, but a duration is wanted"]),
         ("runtime.worker = 4", &["6:9: runtime.worker: unknown key; did you mean \"workers\"?"]),

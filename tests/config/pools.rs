@@ -209,7 +209,7 @@ fn mistakes_of_what_protects() {
         &with_pool(backends),
         &[
             "5:48: pools.web.backends[1].backup: the backend is in tier 2 already; remove one of the two",
-            "5:94: pools.web.backends[2].backup: 1 is an integer, but a boolean is wanted",
+            "5:94: pools.web.backends[2].backup: 1 is an integer, but a boolean is wanted; write true or false",
         ],
     );
 }

@@ -176,7 +176,10 @@ fn mistakes_of_where_a_route_leads() {
         ),
         (
             "prefix = \"x\"\npools = [\"web\"]",
-            &["8:10: listeners.web.routes[0].pools[0]: \"web\" is a string, but a table is wanted"],
+            &[
+                "8:10: listeners.web.routes[0].pools[0]: \"web\" is a string, but a table is wanted; write { pool = ... }; \
+               the keys here are pool, weight",
+            ],
         ),
     ];
     for (keys, expected) in cases {
@@ -222,6 +225,10 @@ fn mistakes_of_conditions() {
         (
             "http_host = \"::1\"",
             "http_host: \"::1\" is no host of a request; write an IPv6 address in brackets, and no port".into(),
+        ),
+        (
+            "sni = \"https://a.com\"",
+            "sni: \"https://a.com\" is not a name; leave out what isn't the name of the host".into(),
         ),
         ("http_host = \"a.com:80\"", "http_host: \"a.com:80\" is not a name; leave out the port".into()),
         ("http_path = \"api\"", "http_path: \"api\" is not the beginning of a path; begin it with a slash".into()),
@@ -324,6 +331,29 @@ fn mistakes_of_names_and_order() {
                protocol is not; remove one, or make two routes"],
         ),
         (
+            "http_path = [\"/api/*\", \"/a*/b\", \"/*\"]\npool = \"late\"".into(),
+            &[
+                "7:14: listeners.web.routes[0].http_path[0]: warning: the star of \"/api/*\" stands for itself alone; \
+                 write \"/api\", which takes everything below it",
+                "7:24: listeners.web.routes[0].http_path[1]: warning: the star of \"/a*/b\" stands for itself alone; \
+                 write whole beginnings of paths",
+                "7:33: listeners.web.routes[0].http_path[2]: warning: the star of \"/*\" stands for itself alone; \
+                 write \"/\", which takes everything below it",
+            ],
+        ),
+        (
+            "alpn = [\"h2\", \"HTTP/2\", \"http/1.1\"]\nalpn_all = \"http1.1\"\npool = \"late\"".into(),
+            &[
+                "7:15: listeners.web.routes[0].alpn[1]: warning: no client offers \"HTTP/2\"; write \"h2\"",
+                "8:12: listeners.web.routes[0].alpn_all: warning: no client offers \"http1.1\"; write \"http/1.1\"",
+            ],
+        ),
+        (
+            "prefix = [\"0xdead\", \"0xd\"]\npool = \"late\"".into(),
+            &["7:11: listeners.web.routes[0].prefix[0]: warning: \"0xdead\" is taken as text; write \"hex:dead\" for \
+               these bytes"],
+        ),
+        (
             "snj = \"x\"\npool = \"late\"".into(),
             &["7:1: listeners.web.routes[0].snj: unknown key; did you mean \"sni\"?"],
         ),
@@ -334,6 +364,10 @@ fn mistakes_of_names_and_order() {
     assert_said(
         &with_keys("routes = \"late\""),
         &["5:10: listeners.web.routes: \"late\" is a string, but a list is wanted; write [\"late\"]"],
+    );
+    assert_said(
+        &with_keys("[listeners.web.routes]\nprefix = \"x\"\npool = \"late\""),
+        &["5:1: listeners.web.routes: this is a table, but a list is wanted; write [[listeners.web.routes]]"],
     );
 }
 

@@ -175,7 +175,10 @@ fn mistakes_of_a_listeners_socket() {
                lists, such as \"eth0\"",
             ],
         ),
-        ("fast_open = true", &["7:13: listeners.web.socket.fast_open: true is a boolean, but an integer is wanted"]),
+        (
+            "fast_open = true",
+            &["7:13: listeners.web.socket.fast_open: true is a boolean, but an integer is wanted; use 1 to 1048576"],
+        ),
         ("fast_open = 0", &["7:13: listeners.web.socket.fast_open: 0 is out of range; use 1 to 1048576"]),
         ("defer_accept = 3", &["7:16: listeners.web.socket.defer_accept: 3 has no unit; write \"3s\""]),
         (

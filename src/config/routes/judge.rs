@@ -134,6 +134,10 @@ fn route(findings: &Findings, given: &given::Route, name: &str, pools: Pools<'_>
     }
     let when = conditions(findings, given);
     check_protocols(findings, given, &when);
+    check_meaning(findings, &given.http_path, text::doubt_path);
+    check_meaning(findings, &given.alpn, text::doubt_alpn);
+    check_meaning(findings, &given.alpn_all, text::doubt_alpn);
+    check_meaning(findings, &given.prefix, text::doubt_prefix);
     Route { name: name.into(), when, to: destination(findings, given, pools) }
 }
 
@@ -225,6 +229,16 @@ fn protocol(text: &str) -> Result<Protocol, Complaint> {
         let hint = format!("use {}", words::any_of(&Protocol::WORDS.map(|(word, _)| words::quoted(word))));
         Complaint::new(format!("{} is not known here", words::quoted(text)), hint)
     })
+}
+
+/// Warns of what can stand so, but hardly was meant so.
+fn check_meaning(findings: &Findings, given: &Texts, doubt: impl Fn(&str) -> text::Doubt) {
+    let texts = given.good().map(|placed| placed.value.as_slice()).unwrap_or_default();
+    for Placed { at, value } in texts {
+        if let Some((message, hint)) = doubt(value) {
+            findings.warning(at, message, hint);
+        }
+    }
 }
 
 /// A route whose conditions are about different protocols is never taken.

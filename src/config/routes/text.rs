@@ -90,6 +90,7 @@ pub fn name(text: &str, addresses: Addresses) -> Result<NamePattern, Complaint> 
     }
     let hint = match () {
         () if !text.is_ascii() => "write it as clients send it, in its form that begins with xn--",
+        () if text.contains('/') => "leave out what isn't the name of the host",
         () if text.contains(':') => "leave out the port",
         () => {
             "write \"a.example.com\", \"*.example.com\" (one label more), \".example.com\" (any number more) or \"*\""
@@ -220,6 +221,38 @@ pub fn prefix(text: &str) -> Result<Prefix, Complaint> {
         }
         _ => Ok(Prefix { bytes, text: text.into() }),
     }
+}
+
+/// A value that is good as it stands, but was probably meant otherwise: what is said of it, and what to write.
+pub type Doubt = Option<(String, String)>;
+
+/// A star, as other balancers have it.
+pub fn doubt_path(text: &str) -> Doubt {
+    let plain = text.trim_end_matches(['$', '*', '.', '/']);
+    let below = if plain.is_empty() { "/" } else { plain };
+    let message = || format!("the star of {} stands for itself alone", words::quoted(text));
+    text.contains('*').then(|| match plain.contains('*') {
+        false => (message(), format!("write {}, which takes everything below it", words::quoted(below))),
+        true => (message(), "write whole beginnings of paths".to_owned()),
+    })
+}
+
+/// A protocol that no client calls so. Source of the names: IANA's list of ALPN protocol ids.
+pub fn doubt_alpn(text: &str) -> Doubt {
+    let name = match text.to_ascii_lowercase().as_str() {
+        "http2" | "http/2" | "http/2.0" | "h2" => "h2",
+        "http1" | "http1.1" | "http/1" | "http/1.1" | "h1" => "http/1.1",
+        _ => return None,
+    };
+    (text != name).then(|| (format!("no client offers {}", words::quoted(text)), format!("write \"{name}\"")))
+}
+
+/// Digits that look like bytes.
+pub fn doubt_prefix(text: &str) -> Doubt {
+    let digits = text.strip_prefix("0x")?;
+    let are_bytes = !digits.is_empty() && digits.len() % 2 == 0 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let message = || format!("{} is taken as text", words::quoted(text));
+    are_bytes.then(|| (message(), format!("write \"hex:{digits}\" for these bytes")))
 }
 
 #[cfg(test)]
