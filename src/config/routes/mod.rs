@@ -105,17 +105,22 @@ impl Conditions {
     }
 }
 
-/// What a client speaks, by its first bytes.
+/// What a client speaks, by its first bytes. How each is known is `net::first_bytes::detect`'s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
+    /// Begins with a `ClientHello` in records of SSL 3.0 or later.
     Tls,
+    /// Begins with a request line that ends in `HTTP/1.0`, `HTTP/1.1` or the like.
     Http1,
-    /// Without TLS: its connection preface.
+    /// Begins with the whole preface of HTTP/2 (RFC 9113 section 3.4): HTTP/2 without TLS.
     Http2,
+    /// Begins with `SSH-`.
     Ssh,
+    /// Begins with a message that opens a PostgreSQL connection (version 3), asks for encryption, or cancels a query.
     Postgres,
+    /// Begins with a command as a RESP array. Commands as lines of text look like anything.
     Redis,
-    /// None of these.
+    /// Something else, and not nothing.
     Other,
 }
 

@@ -13,6 +13,8 @@ mod head;
 #[cfg(test)]
 mod tests;
 
+pub use crate::config::Protocol;
+
 use super::client_hello::{self, ClientHello, Outcome};
 use head::Head;
 
@@ -39,25 +41,6 @@ impl<T> Known<T> {
     pub fn yes(self) -> Option<T> {
         if let Self::Yes(value) = self { Some(value) } else { None }
     }
-}
-
-/// What a client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// Begins with a `ClientHello` in records of SSL 3.0 or later.
-    Tls,
-    /// Begins with a request line that ends in `HTTP/1.0`, `HTTP/1.1` or the like.
-    Http1,
-    /// Begins with the whole preface of HTTP/2 (RFC 9113 section 3.4): HTTP/2 without TLS.
-    Http2,
-    /// Begins with `SSH-`.
-    Ssh,
-    /// Begins with a message that opens a PostgreSQL connection (version 3), asks for encryption, or cancels a query.
-    Postgres,
-    /// Begins with a command as a RESP array. Commands as lines of text look like anything.
-    Redis,
-    /// Something else, and not nothing.
-    Other,
 }
 
 /// The first bytes of a client. See the module's page.

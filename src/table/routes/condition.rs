@@ -5,9 +5,9 @@
 
 use super::Facts;
 use super::share::Share;
-use crate::config::{self, Cidr, NamePattern, Prefix};
+use crate::config::{Cidr, NamePattern, Prefix};
 use crate::name::ClientAddr;
-use crate::net::first_bytes::{self, Known, Protocol};
+use crate::net::first_bytes::{Known, Protocol};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -32,7 +32,7 @@ pub enum Condition {
     LocalPort(Box<[RangeInclusive<u16>]>),
     LocalAddress(Networks),
     Share(Share),
-    Protocol(Box<[config::Protocol]>),
+    Protocol(Box<[Protocol]>),
     Prefix(Box<[Prefix]>),
     Sni(Names),
     Alpn(Box<[Box<[u8]>]>),
@@ -57,7 +57,7 @@ impl Condition {
                 Answer::of(facts.local.is_some_and(|local| within(local.port())))
             }
             Self::Share(share) => Answer::of(share.takes(facts)),
-            Self::Protocol(protocols) => asked(first.protocol(), |found| protocols.contains(&of_net(found))),
+            Self::Protocol(protocols) => asked(first.protocol(), |found| protocols.contains(&found)),
             Self::Prefix(prefixes) => {
                 let mut answer = Answer::No;
                 for prefix in prefixes {
@@ -118,18 +118,6 @@ fn is_below(prefix: &str, path: &str) -> bool {
     match path.strip_prefix(prefix) {
         Some(rest) => rest.is_empty() || prefix.ends_with('/') || rest.starts_with(['/', '?', '#']),
         None => false,
-    }
-}
-
-pub fn of_net(protocol: first_bytes::Protocol) -> config::Protocol {
-    match protocol {
-        first_bytes::Protocol::Tls => config::Protocol::Tls,
-        first_bytes::Protocol::Http1 => config::Protocol::Http1,
-        first_bytes::Protocol::Http2 => config::Protocol::Http2,
-        first_bytes::Protocol::Ssh => config::Protocol::Ssh,
-        first_bytes::Protocol::Postgres => config::Protocol::Postgres,
-        first_bytes::Protocol::Redis => config::Protocol::Redis,
-        first_bytes::Protocol::Other => config::Protocol::Other,
     }
 }
 

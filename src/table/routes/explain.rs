@@ -2,7 +2,7 @@
 //!
 //! Owns the words. Asks every rule in the order of the file, which the look-up needn't. Allocates as it likes.
 
-use super::condition::{Answer, Condition, known, of_net};
+use super::condition::{Answer, Condition, known};
 use super::{Entry, Facts, Routes, Rule, To};
 use crate::name::{ClientAddr, PoolName};
 use crate::net::first_bytes::{Known, Protocol};
@@ -111,7 +111,7 @@ impl Condition {
             Self::Share(share) => ("share", share.share.to_string(), client()),
             Self::Protocol(protocols) => {
                 let seen = match first.protocol() {
-                    Known::Yes(protocol) => Some(of_net(protocol).as_str().to_owned()),
+                    Known::Yes(protocol) => Some(protocol.as_str().to_owned()),
                     _ => None,
                 };
                 ("protocol", some(protocols.iter().map(|protocol| protocol.as_str())), seen)
