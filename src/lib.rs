@@ -7,10 +7,11 @@
 //! | accept | [`session::acceptor`] | one task for each listening socket of each worker; what an accept error means |
 //! | admit | [`admission`] | the listener's gate: a permit, or a refusal before any backend is touched |
 //! | settle | [`session::balance`] | stays with this worker, or goes to one with fewer sessions |
+//! | header | `session/proxy.rs`, [`net::proxy_protocol`] | where the listener wants it: whose connection a trusted proxy says that this is; limits of single clients come after it |
 //! | preread | `session/preread.rs`, [`net::first_bytes`] | where a route depends on it: the first bytes, within a deadline and a bound |
 //! | route | [`table`], `table/routes/` | the first rule that isn't ruled out, or the listener's own pool, from the immutable table |
 //! | shed | `pool/shed.rs` | where the pool wants it: a share is refused while a latency stays above its target |
-//! | connect | `session/connect.rs` | claim a slot, connect, else claim again with what was tried, within a budget; a hedge beside a slow one |
+//! | connect | `session/connect.rs`, [`net::origin`] | claim a slot, connect from where the pool says, else claim again with what was tried, within a budget; a hedge beside a slow one; the pool's PROXY header |
 //! | claim | [`pool`], `pool/pick/` | an available backend by the pool's policy; a slot is a guard |
 //! | queue | `session/queue.rs`, [`pool::queue`] | where all that would do are full: waits for a place, with a deadline, or is refused |
 //! | hold | `session/hold.rs`, [`pool::hold`] | where the pool wants it: while no backend is up, clients and what they send are kept, and released in order |
@@ -62,7 +63,9 @@
 //! From the flags of all backends `pool/mode.rs` finds what the pool does as a whole: which tiers are in use, and
 //! whether it panics. That a backend is full is no flag: a place is one step of an atomic (`pool/count.rs`), taken with
 //! the claim. Whoever finds none may wait in [`pool::queue`]; who gives a place back wakes the one whose turn it is.
-//! `pool/candidates.rs` is what one claim may have; the pickers choose among these. What becomes of
+//! `pool/candidates.rs` is what one claim may have; the pickers choose among these. Where a client is to stay on its
+//! backend, `table/hash.rs` makes the key of what is known of it, and `pool/pick/maglev.rs` is the table in which that
+//! key has its place; no state is kept of anybody. What becomes of
 //! sessions whose backend went down, or that last too long, is `session/mover.rs`.
 //!
 //! # Three speeds
@@ -94,6 +97,12 @@
 //!     admin endpoint and the probes are under none.
 //! 14. Whoever is refused has cost nothing of what lies behind: at the gate no pool, in shedding and queue no backend.
 //!     A dry run changes nobody's fate.
+//! 15. Nothing is read before the backend is known unless a route, or the key of a hash, depends on it; then within a
+//!     time and a size, and it goes on byte for byte.
+//! 16. Where a client goes depends on the config, the members and the client alone: no clock, no count and no dice
+//!     in routes, shares and keys, so that each node says the same. Who has no address (on a unix socket) goes by
+//!     chance.
+//! 17. Nobody is believed to be somebody else but by a header from a proxy that the config trusts.
 //!
 //! A unix socket knows no reset: its peer sees an end of file where a TCP peer would see one.
 

@@ -104,7 +104,7 @@ pub struct Wish<'a> {
 pub struct Pool {
     pub name: PoolName,
     pub connect: config::Connect,
-    /// Where its connects come from.
+    /// Where its connects come from. Only kept here, so that all workers share one: the pool itself opens nothing.
     pub origin: Arc<Origin>,
     /// The same for probes and agents.
     pub origin_of_probes: Arc<Origin>,
