@@ -230,10 +230,13 @@ pub type Doubt = Option<(String, String)>;
 pub fn doubt_path(text: &str) -> Doubt {
     let plain = text.trim_end_matches(['$', '*', '.', '/']);
     let below = if plain.is_empty() { "/" } else { plain };
-    let message = || format!("the star of {} stands for itself alone", words::quoted(text));
-    text.contains('*').then(|| match plain.contains('*') {
-        false => (message(), format!("write {}, which takes everything below it", words::quoted(below))),
-        true => (message(), "write whole beginnings of paths".to_owned()),
+    text.contains('*').then(|| {
+        let hint = if plain.contains('*') {
+            "write whole beginnings of paths".to_owned()
+        } else {
+            format!("write {}, which takes everything below it", words::quoted(below))
+        };
+        (format!("the star of {} stands for itself alone", words::quoted(text)), hint)
     })
 }
 
