@@ -366,8 +366,8 @@ fn mistakes_of_names_and_order() {
         &["5:10: listeners.web.routes: \"late\" is a string, but a list is wanted; write [\"late\"]"],
     );
     assert_said(
-        &with_keys("[listeners.web.routes]\nprefix = \"x\"\npool = \"late\""),
-        &["5:1: listeners.web.routes: this is a table, but a list is wanted; write [[listeners.web.routes]]"],
+        &format!("{}[listeners.web.routes]\nprefix = \"x\"\npool = \"late\"", with_keys("")),
+        &["6:1: listeners.web.routes: this is a table, but a list is wanted; write [[listeners.web.routes]]"],
     );
 }
 
