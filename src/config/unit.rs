@@ -92,7 +92,14 @@ pub(super) fn percent(text: &str) -> Result<Percent, Complaint> {
     let digits = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     match number.parse::<f64>() {
         Ok(share) if digits && is_bounded(text) && (0.0..=100.0).contains(&share) => {
-            Ok(Percent::hundredths((share * 100.0).round() as u16))
+            let hundredths = (share * 100.0).round() as u16;
+            let (nobody, everybody) = (hundredths == 0, Percent::hundredths(hundredths) == Percent::whole(100));
+            // What was meant is neither.
+            if nobody && share > 0.0 || everybody && share < 100.0 {
+                let message = format!("{} is finer than a hundredth of a per cent", words::quoted(text));
+                return Err(Complaint::new(message, "use 0%, 0.01% to 99.99%, or 100%"));
+            }
+            Ok(Percent::hundredths(hundredths))
         }
         Ok(_) if digits => Err(Complaint::new(format!("{} is out of range", words::quoted(text)), "use 0% to 100%")),
         _ => Err(Complaint::new(format!("{} is not a share", words::quoted(text)), "write a share such as \"10%\"")),
@@ -190,7 +197,9 @@ mod tests {
 
     #[test]
     fn shares_carry_their_sign() {
-        for (text, hundredths) in [("0%", 0), ("10%", 1_000), ("2.5%", 250), ("100 %", 10_000), ("0.01%", 1)] {
+        for (text, hundredths) in
+            [("0%", 0), ("10%", 1_000), ("2.5%", 250), ("100 %", 10_000), ("0.01%", 1), ("33.333%", 3_333)]
+        {
             assert_eq!(percent(text), Ok(Percent::hundredths(hundredths)), "{text}");
         }
         for (text, expected) in [
@@ -201,6 +210,8 @@ mod tests {
             ("-1%", "\"-1%\" is not a share; write a share such as \"10%\""),
             ("inf%", "\"inf%\" is not a share; write a share such as \"10%\""),
             ("101%", "\"101%\" is out of range; use 0% to 100%"),
+            ("0.004%", "\"0.004%\" is finer than a hundredth of a per cent; use 0%, 0.01% to 99.99%, or 100%"),
+            ("99.996%", "\"99.996%\" is finer than a hundredth of a per cent; use 0%, 0.01% to 99.99%, or 100%"),
         ] {
             assert_eq!(words(&percent(text).unwrap_err()), expected);
         }

@@ -6,7 +6,8 @@
 use super::file::{self, File};
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::{
-    Admin, Config, Listener, Log, Runtime, SharedLimit, address, binds, demand, limits, pools, routes, unit, words,
+    Admin, Config, HashKey, Listener, Log, Pool, Runtime, SharedLimit, address, binds, demand, limits, pools, routes,
+    unit, words,
 };
 use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
 use std::collections::HashSet;
@@ -22,7 +23,7 @@ pub(super) fn config(findings: &Findings, file: File) -> Config {
     let pools = file.pools.value_or(Vec::new());
     let pools: Vec<_> = pools.into_iter().map(|pool| self::pool(findings, pool, &references)).collect();
     binds::check(findings, &admin, &listeners, &pools);
-    check_preread(findings, &listeners);
+    check_preread(findings, &listeners, &pools);
     Config {
         runtime: runtime(file.runtime),
         admin: Admin { listen: admin.value_or(address::bind(limits::DEFAULT_ADMIN).ok()) },
@@ -102,11 +103,15 @@ fn pools_of(listener: &file::Listener) -> Option<Vec<String>> {
 }
 
 /// What says how first bytes are read says nothing where nobody reads them.
-fn check_preread(findings: &Findings, listeners: &[Bound]) {
-    for Bound { preread_keys, .. } in listeners.iter().filter(|bound| !bound.listener.reads_first_bytes()) {
+fn check_preread(findings: &Findings, listeners: &[Bound], pools: &[Pool]) {
+    let reads = |pool: &&Pool| pool.hash.as_ref().is_some_and(|hash| hash.key != HashKey::Source);
+    let reading: HashSet<&PoolName> = pools.iter().filter(reads).map(|pool| &pool.name).collect();
+    let reads =
+        |listener: &Listener| listener.reads_first_bytes() || listener.pools().any(|pool| reading.contains(pool));
+    for Bound { preread_keys, .. } in listeners.iter().filter(|bound| !reads(&bound.listener)) {
         for at in preread_keys {
             let hint = "remove it, or add a route with a condition such as sni, protocol or prefix";
-            findings.warning(at, "this has no effect: no route looks at what clients send", hint);
+            findings.warning(at, "this has no effect: no route or pool looks at what clients send", hint);
         }
     }
 }

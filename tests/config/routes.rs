@@ -245,6 +245,8 @@ fn mistakes_of_conditions() {
         ),
         ("http_path = \"/a//b\"", "http_path: \"/a//b\" is never compared so; write \"/a/b\"".into()),
         ("http_path = \"/%61pi\"", "http_path: \"/%61pi\" is never compared so; write \"/api\"".into()),
+        ("http_path = \"/caf%c3%a9\"", "http_path: \"/caf%c3%a9\" is never compared so; write \"/caf%C3%A9\"".into()),
+        ("http_path = \"/a%+fb%2fc\"", "http_path: \"/a%+fb%2fc\" is never compared so; write \"/a%+fb%2Fc\"".into()),
         (
             "http_path = \"/a/../b\"",
             "http_path: \"/a/../b\" has a segment of dots alone, and such requests are malformed; write the path \
@@ -400,10 +402,15 @@ fn mistakes_of_the_preread() {
         let (name, _) = key.split_once(' ').unwrap();
         let column = name.len() + 4;
         let expected = format!(
-            "lb.toml:5:{column}: listeners.web.{name}: warning: this has no effect: no route looks at what clients \
-             send; remove it, or add a route with a condition such as sni, protocol or prefix"
+            "lb.toml:5:{column}: listeners.web.{name}: warning: this has no effect: no route or pool looks at what \
+             clients send; remove it, or add a route with a condition such as sni, protocol or prefix"
         );
         assert_eq!(said, [expected]);
+        // A pool that goes by a name or a header reads as well.
+        let web = "web = { backends = [\"10.0.0.1:80\"], balance = \"source_hash\", hash = { key = \"sni\" } }";
+        let by_name = with_keys(key).replacen("web.backends = [\"10.0.0.1:80\"]", web, 1);
+        assert!(by_name.contains(web));
+        assert_said(&by_name, &[]);
     }
 }
 

@@ -129,17 +129,24 @@ pub fn path(text: &str) -> Result<Box<str>, Complaint> {
     Err(Complaint::new(format!("{} is not the beginning of a path", words::quoted(text)), hint))
 }
 
-/// The form in which paths are compared: escapes of letters, digits and `-._~` resolved (RFC 3986 section 6.2.2.2), and
-/// several slashes in a row made one.
+/// The form in which paths are compared: escapes of letters, digits and `-._~` resolved (RFC 3986 section 6.2.2.2), the
+/// digits of all others in upper case (section 6.2.2.1), and several slashes in a row made one.
 fn compared(path: &str) -> String {
     let mut plain = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(char) = rest.chars().next() {
-        let escaped = rest.strip_prefix('%').and_then(|rest| u8::from_str_radix(rest.get(..2)?, 16).ok());
-        let resolved = escaped.filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
-        let (char, length) = resolved.map_or((char, char.len_utf8()), |byte| (byte.into(), 3));
-        if char != '/' || !plain.ends_with('/') {
-            plain.push(char);
+        let digits = rest.strip_prefix('%').and_then(|rest| rest.get(..2));
+        let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let (meant, length) = match (escaped, digits) {
+            (Some(byte), _) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                (char::from(byte).to_string(), 3)
+            }
+            (_, Some(digits)) => (format!("%{}", digits.to_ascii_uppercase()), 3),
+            _ => (char.to_string(), char.len_utf8()),
+        };
+        if meant != "/" || !plain.ends_with('/') {
+            plain.push_str(&meant);
         }
         rest = &rest[length..];
     }
