@@ -13,6 +13,7 @@ use crate::admission::Refusal;
 use crate::config::{self, AcceptProxy, SendProxy};
 use crate::metrics::{ProxyResult, ProxyVersion};
 use crate::name::{ClientAddr, Side};
+use crate::net::client_hello::Offers;
 use crate::net::proxy_protocol::{self, Found, Header, Invalid, MAX_HEADER, Subject, V2, Version, kind, write_v1};
 use crate::net::relay::RelayEnd;
 use crate::net::stream::Stream;
@@ -302,16 +303,10 @@ pub fn tells_of_tls(pool: &Pool) -> bool {
 
 /// The protocols that a client offers: the only one by its name, which is the one that is spoken then; several as in
 /// the hello itself, each behind its length and all of them behind theirs. `None` if it offers none.
-fn protocols(offers: &[Box<[u8]>]) -> Option<Vec<u8>> {
-    match offers {
-        [] => None,
-        [only] => Some(only.to_vec()),
-        several => {
-            let list: Vec<u8> = several
-                .iter()
-                .flat_map(|offer| std::iter::once(offer.len() as u8).chain(offer.iter().copied()))
-                .collect();
-            Some([&(list.len() as u16).to_be_bytes(), &list[..]].concat())
-        }
+fn protocols(offers: &Offers) -> Option<Vec<u8>> {
+    let (mut each, list) = (offers.iter(), offers.as_list());
+    match (each.next()?, each.next()) {
+        (only, None) => Some(only.to_vec()),
+        _ => Some([&(list.len() as u16).to_be_bytes(), list].concat()),
     }
 }

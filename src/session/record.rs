@@ -16,7 +16,7 @@ use crate::config::{DEFAULT_RULE, OnDown};
 use crate::drain::Alive;
 use crate::log::Line;
 use crate::name::{ClientAddr, Direction, SessionId};
-use crate::net::client_hello::ClientHello;
+use crate::net::client_hello::{ClientHello, Offers};
 use crate::net::proxy_protocol::Tlvs;
 use crate::net::relay::Handover;
 use crate::pool::hold::HeldBytes;
@@ -260,7 +260,7 @@ impl Record {
             None => line.none("sni"),
         }
         match hello.filter(|hello| !hello.alpn.is_empty()) {
-            Some(hello) => line.display("alpn", &Offers(&hello.alpn)),
+            Some(hello) => line.display("alpn", &Alpn(&hello.alpn)),
             None => line.none("alpn"),
         }
         match &self.pool {
@@ -299,9 +299,9 @@ impl Drop for Record {
 }
 
 /// `h2,http/1.1`; bytes that are no letters are escaped.
-struct Offers<'a>(&'a [Box<[u8]>]);
+struct Alpn<'a>(&'a Offers);
 
-impl fmt::Display for Offers<'_> {
+impl fmt::Display for Alpn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, offer) in self.0.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };

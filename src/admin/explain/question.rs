@@ -288,7 +288,7 @@ mod tests {
         let hello =
             question(&[("sni", "A.example.com"), ("alpn", "h2"), ("alpn", "http/1.1"), ("to", "192.0.2.1:443")]);
         let read = hello.first.hello().yes().unwrap();
-        assert_eq!((read.server_name.as_deref(), read.alpn.len()), (Some("a.example.com"), 2));
+        assert_eq!((read.server_name.as_deref(), read.alpn.iter().count()), (Some("a.example.com"), 2));
         assert_eq!(hello.sent, "a TLS ClientHello for A.example.com, ALPN h2, http/1.1");
         assert_eq!(hello.local, Some("192.0.2.1:443".parse().unwrap()));
         let nameless = question(&[("sni", "")]);

@@ -23,8 +23,36 @@ pub use write::write;
 pub struct ClientHello {
     /// In lower case, without a dot at its end. `None`: the client asks for no server by name.
     pub server_name: Option<Box<str>>,
-    /// What the client offers, in its order; empty if it offers nothing.
-    pub alpn: Vec<Box<[u8]>>,
+    /// What the client offers; empty if it offers nothing.
+    pub alpn: Offers,
+}
+
+/// The protocols that a client offers by ALPN, in its order. As many as there are, they take no more room than in the
+/// message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offers(Box<[u8]>);
+
+impl Offers {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(move || {
+            let (&length, behind) = rest.split_first()?;
+            let (offer, behind) = behind.split_at_checked(length.into())?;
+            rest = behind;
+            Some(offer)
+        })
+    }
+
+    /// The list as it is in the message: each behind a byte with its length.
+    #[must_use]
+    pub fn as_list(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// What the bytes so far are.

@@ -3,7 +3,7 @@
 //! Owns the walk over records and the message's grammar. Skips what no route asks about, once its lengths are found
 //! to fit: ciphers, keys, unknown extensions, GREASE.
 
-use super::{ClientHello, Outcome, host_name, is_tls};
+use super::{ClientHello, Offers, Outcome, host_name, is_tls};
 use std::borrow::Cow;
 
 /// The content type of records with handshake messages.
@@ -190,21 +190,19 @@ fn one_name(mut content: Reader) -> Result<Box<str>, &'static str> {
     host_name(name)
 }
 
-fn protocols(mut content: Reader) -> Result<Vec<Box<[u8]>>, &'static str> {
-    let mut list = Reader(content.vector()?);
+fn protocols(mut content: Reader) -> Result<Offers, &'static str> {
+    let all = content.vector()?;
     content.end()?;
-    let mut protocols = Vec::new();
+    let mut list = Reader(all);
     while !list.is_empty() {
-        let protocol = list.short_vector()?;
-        if protocol.is_empty() {
+        if list.short_vector()?.is_empty() {
             return Err("the ClientHello offers a protocol with an empty name");
         }
-        protocols.push(protocol.into());
     }
-    if protocols.is_empty() {
+    if all.is_empty() {
         return Err("the list of protocols in the ClientHello is empty");
     }
-    Ok(protocols)
+    Ok(Offers(all.into()))
 }
 
 /// What is still to be read.

@@ -38,8 +38,16 @@ fn parse(bytes: &[u8]) -> Outcome {
 }
 
 fn hello(name: Option<&str>, alpn: &[&str]) -> Outcome {
-    let alpn = alpn.iter().map(|protocol| protocol.as_bytes().into()).collect();
-    Outcome::Hello(ClientHello { server_name: name.map(Into::into), alpn })
+    let list: Vec<u8> = alpn.iter().flat_map(|offer| [&[offer.len() as u8], offer.as_bytes()].concat()).collect();
+    Outcome::Hello(ClientHello { server_name: name.map(Into::into), alpn: Offers(list.into()) })
+}
+
+#[test]
+fn thousands_of_protocols_take_no_more_room_than_in_the_message() {
+    let offers: Vec<u8> = (0..8_000).flat_map(|number| [1, number as u8]).collect();
+    let Outcome::Hello(hello) = parse(&with_extensions(&[extension(16, &vector(&offers))])) else { panic!("no hello") };
+    assert_eq!((hello.alpn.as_list(), hello.alpn.iter().count()), (&*offers, 8_000));
+    assert!(hello.alpn.iter().zip(0_usize..).all(|(offer, number)| *offer == [number as u8]));
 }
 
 /// One parser, shown every prefix that ends at one of `step` bytes more.
@@ -120,7 +128,7 @@ fn post_quantum_sizes_unknown_extensions_and_grease_are_skipped() {
         ])
     };
     let expected =
-        ClientHello { server_name: Some("pq.example".into()), alpn: vec![(*b"\x0a\x0a").into(), (*b"h2").into()] };
+        ClientHello { server_name: Some("pq.example".into()), alpn: Offers((*b"\x02\x0a\x0a\x02h2").into()) };
     for share in [32, 1_216, 1_800, 12_000] {
         let bytes = hello_of(share);
         assert!(bytes.len() > share);

@@ -73,10 +73,12 @@ impl Condition {
                 Some(name) => names.contain(name),
                 None => names.is_none(),
             }),
-            Self::Alpn(wanted) => {
-                of_tls(facts, first.hello(), |hello| hello.alpn.iter().any(|offer| wanted.contains(offer)))
+            Self::Alpn(wanted) => of_tls(facts, first.hello(), |hello| {
+                hello.alpn.iter().any(|offer| wanted.iter().any(|one| **one == *offer))
+            }),
+            Self::AlpnAll(wanted) => {
+                of_tls(facts, first.hello(), |hello| hello.alpn.iter().eq(wanted.iter().map(|one| &**one)))
             }
-            Self::AlpnAll(wanted) => of_tls(facts, first.hello(), |hello| hello.alpn.iter().eq(wanted.iter())),
             Self::HttpMethod(methods) => {
                 of_http(facts, first.method(), |method| methods.iter().any(|wanted| **wanted == *method))
             }

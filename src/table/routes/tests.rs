@@ -99,11 +99,13 @@ fn conditions(when: &Conditions, facts: &Facts<'_>) -> Vec<Answer> {
     }
     if !when.alpn.is_empty() {
         answers.push(ask(facts, first_bytes::Protocol::Tls, first.hello(), |hello| {
-            hello.alpn.iter().any(|offer| when.alpn.contains(offer))
+            hello.alpn.iter().any(|offer| when.alpn.contains(&offer.into()))
         }));
     }
     if let Some(names) = &when.alpn_all {
-        answers.push(ask(facts, first_bytes::Protocol::Tls, first.hello(), |hello| hello.alpn == *names));
+        answers.push(ask(facts, first_bytes::Protocol::Tls, first.hello(), |hello| {
+            hello.alpn.iter().map(Box::from).collect::<Vec<_>>() == *names
+        }));
     }
     if !when.protocol.is_empty() {
         answers.push(match first.protocol() {
