@@ -106,7 +106,7 @@ fn is_what_tls_parser_sees(bytes: &[u8], hello: &ClientHello) {
 }
 
 fn protocols(hello: &ClientHello) -> Vec<Vec<u8>> {
-    hello.alpn.iter().map(|protocol| protocol.to_vec()).collect()
+    hello.alpn.iter().map(<[u8]>::to_vec).collect()
 }
 
 /// The content of all records in a row.
