@@ -65,10 +65,9 @@
 //! the claim. Whoever finds none may wait in [`pool::queue`]; who gives a place back wakes the one whose turn it is.
 //! `pool/candidates.rs` is what one claim may have; the pickers choose among these. Where a client is to stay on its
 //! backend, `table/hash.rs` makes the key of what is known of it, and `pool/pick/maglev.rs` is the table in which that
-//! key has its place; no state is kept of anybody. What would become of a client that
-//! has not come is [`admin::explain`]'s to say: from `table/routes/explain.rs` and `pool/outlook.rs`, which change
-//! nothing. What becomes of
-//! sessions whose backend went down, or that last too long, is `session/mover.rs`.
+//! key has its place; no state is kept of anybody. What would become of a client that has not come is
+//! [`admin::explain`]'s to say, from `table/routes/explain.rs` and `pool/outlook.rs`, which change nothing. What
+//! becomes of sessions whose backend went down, or that last too long, is `session/mover.rs`.
 //!
 //! # Three speeds
 //!
