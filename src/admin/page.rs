@@ -84,6 +84,12 @@ impl Page<'_> {
     fn pool(&self, pool: &PoolStatus, f: &mut Formatter<'_>) -> fmt::Result {
         let PoolStatus { name, balance, available, panic, tier, queue, shed, hold, backends, .. } = pool;
         write!(f, "<h2>Pool {} <small>{}", Escaped(name), Escaped(balance))?;
+        if let Some(key) = &pool.hash_key {
+            write!(f, " by {}", Escaped(key))?;
+        }
+        if let Some(version) = pool.send_proxy_protocol {
+            write!(f, ", sends PROXY headers ({version})")?;
+        }
         write!(f, ", {available} of {} available", backends.len())?;
         if *tier > 0 {
             write!(f, ", tiers up to {tier} in use")?;

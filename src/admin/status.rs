@@ -7,7 +7,7 @@
 use super::{Phase, State};
 use crate::admission::{Limiter, Process};
 use crate::clock::Now;
-use crate::config;
+use crate::config::{self, SendProxy};
 use crate::metrics::{HoldOutcome, QueueOutcome, Scope};
 use crate::name::{Direction, PoolName};
 use crate::pool::hold::Hold;
@@ -65,6 +65,8 @@ pub struct Listener {
     pub total: u64,
     /// Of the process's connections, kept for this listener.
     pub reserved: usize,
+    /// Whether PROXY headers are `required` or `optional` here; `None` where they are data like any other.
+    pub proxy_headers: Option<&'static str>,
     /// In the order in which they are asked, the listener's own pools last; empty where it has none but its own pool.
     pub routes: Vec<RouteStatus>,
 }
@@ -89,6 +91,10 @@ pub struct WeightedPool {
 pub struct PoolStatus {
     pub name: String,
     pub balance: &'static str,
+    /// What a client's backend goes by, with `source_hash`: as in the config, for a header also which.
+    pub hash_key: Option<String>,
+    /// The version of the PROXY headers that the backends get, if they get any.
+    pub send_proxy_protocol: Option<&'static str>,
     pub available: usize,
     /// Too few are available, so all enabled ones are used.
     pub panic: bool,
@@ -283,6 +289,11 @@ impl Listener {
             active: listener.metrics.active.get(),
             total: listener.metrics.connections_total.get(),
             reserved: listener.gate.reserved(),
+            proxy_headers: listener
+                .config
+                .accept_proxy
+                .as_ref()
+                .map(|accept| if accept.required { "required" } else { "optional" }),
             routes: table.routes(&listener.name).into_iter().flat_map(Routes::counted).map(RouteStatus::of).collect(),
         }
     }
@@ -350,6 +361,8 @@ impl PoolStatus {
         Self {
             name: pool.name.to_string(),
             balance,
+            hash_key: pool.hash.as_ref().map(|hash| hash.key.describe()),
+            send_proxy_protocol: pool.send_proxy.as_ref().map(SendProxy::word),
             available: backends.iter().filter(|backend| backend.available()).count(),
             panic: mode.panic,
             tier: mode.tier,

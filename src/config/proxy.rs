@@ -42,6 +42,17 @@ pub enum SendProxy {
     V2(Arc<Tlvs>),
 }
 
+impl SendProxy {
+    /// The word of the config.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2(_) => "v2",
+        }
+    }
+}
+
 /// `[pools.NAME.proxy_protocol]`: what a header of version 2 says besides the addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]

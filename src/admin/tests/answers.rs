@@ -121,7 +121,7 @@ async fn status_shows_the_table_and_its_state() {
         status["listeners"],
         json!([{
             "name": "web", "bind": ["127.0.0.1:8080", "[::1]:8080"], "pool": "app", "state": "degraded",
-            "sockets": 4, "sockets_broken": 1, "active": 2, "total": 9, "reserved": 0, "routes": [],
+            "sockets": 4, "sockets_broken": 1, "active": 2, "total": 9, "reserved": 0, "proxy_headers": null, "routes": [],
         }])
     );
     assert_eq!(status["pools"][0]["name"], "app");
