@@ -84,8 +84,8 @@ fn look(record: &mut Record, worker: &Worker, first: &FirstBytes, question: Ques
     let facts = Facts { listener: &record.listener.name, client: record.client, local, first, chance, passed };
     let (rule, way) = match table.route(&facts) {
         Verdict::NeedsMore(passed) => return Way::Open(Question { passed, ..question }),
-        Verdict::To { rule, pool } => {
-            let Known::Yes(key) = key(pool, &facts) else { return Way::Open(question) };
+        Verdict::To { rule, pool, passed } => {
+            let Known::Yes(key) = key(pool, &facts) else { return Way::Open(Question { passed, ..question }) };
             (Arc::clone(rule), Way::To(Arc::clone(pool), key))
         }
         Verdict::Refuse { rule } => (Arc::clone(rule), Way::Nowhere(CloseReason::RouteRefused)),

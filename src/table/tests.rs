@@ -1,9 +1,9 @@
 //! Tables built from small configs: routes, the expansion of host names, and what is kept.
 
-use super::{Built, Facts, Listener, Resolution, RoutingTable, Verdict, Warning};
+use super::{Built, Facts, Listener, Passed, Resolution, RoutingTable, Verdict, Warning};
 use crate::admission::Gate;
 use crate::clock::Now;
-use crate::config::{self, Address, Balance, Config, Group, Initial};
+use crate::config::{self, Address, Balance, Cidr, Conditions, Config, Destination, Group, Initial};
 use crate::metrics::Metrics;
 use crate::name::{ClientAddr, Endpoint, ListenerName, PoolName};
 use crate::net::first_bytes::FirstBytes;
@@ -92,6 +92,39 @@ fn each_listener_has_its_pool() {
     assert_eq!(route("retired"), None);
     assert_eq!(table.pool(&PoolName::new("api")).map(|pool| pool.name.as_str()), Some("api"));
     assert!(table.pool(&PoolName::new("other")).is_none());
+}
+
+/// A client that is asked for more, be it for its backend alone, makes no work for the rules that are behind it.
+#[test]
+fn a_rule_that_was_ruled_out_is_not_asked_again() {
+    let config = config(vec![pool("api", Balance::Random, Vec::new()), pool("web", Balance::Random, Vec::new())]);
+    let route = |name: &str, address: [u8; 4], to: &str| config::Route {
+        name: name.into(),
+        when: Conditions { source: vec![Cidr::of(address.into(), 32)], ..Conditions::default() },
+        to: Destination::Pool(PoolName::new(to)),
+    };
+    let mut wanted = config::Listener::new(ListenerName::new("a"), Vec::new(), PoolName::new("web"));
+    wanted.routes = vec![route("one", [10, 0, 0, 1], "api"), route("two", [10, 0, 0, 2], "web")];
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (gate, handles) = (Gate::open(&wanted.name, 1, &metrics), metrics.listener(&wanted.name, &[]));
+    let listeners = vec![Arc::new(Listener::new(wanted, handles, Vec::new(), gate))];
+    let table =
+        RoutingTable::build(&config, &resolution(), listeners, &metrics, None, Now { millis: 1, unix_ms: 1 }).table;
+    let (listener, first) = (ListenerName::new("a"), FirstBytes::default());
+    let facts = |last, passed| {
+        let client = ClientAddr::tcp(([10, 0, 0, last], 1).into());
+        Facts { passed, ..Facts::new(&listener, client, &first) }
+    };
+    let taken = |last, passed| match table.route(&facts(last, passed)) {
+        Verdict::To { rule, passed, .. } => (rule.name.to_string(), passed),
+        _ => panic!("it leads to a pool"),
+    };
+    let asked = |last, passed| taken(last, passed).0;
+    let begin = Passed::default();
+    assert_eq!([1, 2, 3].map(|last| asked(last, begin)), ["one", "two", config::DEFAULT_RULE]);
+    let (second, none) = (taken(2, begin).1, taken(3, begin).1);
+    assert_eq!([1, 2, 3].map(|last| asked(last, second)), [config::DEFAULT_RULE, "two", config::DEFAULT_RULE]);
+    assert_eq!([1, 2, 3].map(|last| asked(last, none)), [config::DEFAULT_RULE; 3]);
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub enum Verdict<'t> {
     To {
         rule: &'t Arc<Rule>,
         pool: &'t Arc<Pool>,
+        /// For whoever must know more before a backend is chosen, and asks again then.
+        passed: Passed,
     },
     Refuse {
         rule: &'t Arc<Rule>,
@@ -124,11 +126,11 @@ impl Entry {
         answer
     }
 
-    fn verdict(&self, facts: &Facts<'_>) -> Verdict<'_> {
+    fn verdict(&self, facts: &Facts<'_>, passed: Passed) -> Verdict<'_> {
         let rule = &self.rule;
         match &self.to {
-            To::Pool(pool) => Verdict::To { rule, pool },
-            To::Pools(split) => Verdict::To { rule, pool: split.choose(facts) },
+            To::Pool(pool) => Verdict::To { rule, pool, passed },
+            To::Pools(split) => Verdict::To { rule, pool: split.choose(facts), passed },
             To::Refuse => Verdict::Refuse { rule },
         }
     }
@@ -136,12 +138,13 @@ impl Entry {
 
 impl Routes {
     pub(super) fn decide(&self, facts: &Facts<'_>, generation: u64) -> Verdict<'_> {
-        let passed = if facts.passed.generation == generation { facts.passed.rules } else { 0 };
-        match self.index.first(facts, passed, |rule| self.rules[rule as usize].judge(facts)) {
-            Some((rule, Answer::NeedsMore)) => Verdict::NeedsMore(Passed { generation, rules: rule }),
-            Some((rule, _)) => self.rules[rule as usize].verdict(facts),
+        let before = if facts.passed.generation == generation { facts.passed.rules } else { 0 };
+        let passed = |rules| Passed { generation, rules };
+        match self.index.first(facts, before, |rule| self.rules[rule as usize].judge(facts)) {
+            Some((rule, Answer::NeedsMore)) => Verdict::NeedsMore(passed(rule)),
+            Some((rule, _)) => self.rules[rule as usize].verdict(facts, passed(rule)),
             None => match &self.otherwise {
-                Some((rule, pool)) => Verdict::To { rule, pool },
+                Some((rule, pool)) => Verdict::To { rule, pool, passed: passed(self.rules.len() as u32) },
                 None => Verdict::NoRoute,
             },
         }
