@@ -41,6 +41,7 @@ impl Stop {
             Self::Refused(refusal) => {
                 session.record.phase = Phase::Admit;
                 if session.record.listener.gate.refuses_by_fin() {
+                    discard(&session.client);
                     session.client.close();
                 } else {
                     drop(session.client);
@@ -248,6 +249,19 @@ fn take(client: &Stream, mut bytes: &mut [u8]) -> Result<(), Errno> {
         bytes = &mut bytes[count..];
     }
     Ok(())
+}
+
+/// Takes what has come behind the header, up to a bound: a socket that is closed with anything unread sends a reset and
+/// no FIN.
+fn discard(client: &Stream) {
+    const READS: usize = 16;
+    let mut bytes = [0; MAX_HEADER];
+    for _ in 0..READS {
+        match retry_on_intr(|| recv(client, &mut bytes, RecvFlags::empty())) {
+            Ok((1.., _)) => {}
+            _ => return,
+        }
+    }
 }
 
 /// The header that the backends of a pool with `send` get for this client.

@@ -366,7 +366,9 @@ fn a_dry_run_and_a_fin_mean_the_same_after_a_header() {
         let limits = format!("deny = \"203.0.113.0/24\"\noverload = \"{overload}\"");
         let tidegate = Tidegate::start(over([&backend], &format!("{TRUSTED}\n{limits}")));
         let mut conn = tidegate.connect();
-        conn.send(client("203.0.113.1:1", "198.51.100.7:443", &[]));
+        // Mostly a client's first bytes come with the header.
+        let header = client("203.0.113.1:1", "198.51.100.7:443", &[]);
+        conn.send([&header[..], b"GET / HTTP/1.1\r\n\r\n"].concat());
         conn.expect_end(end);
         eventually_eq("denied", &1, || tidegate.closed("denied"));
     }
