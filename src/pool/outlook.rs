@@ -107,9 +107,10 @@ impl Pool {
                 }
             }
         }
+        let mut likely = vec![false; view.backends.len()];
+        odds.iter().for_each(|&(index, _)| likely[index] = true);
         let obstacle = |index: usize| {
-            let likely = odds.iter().any(|&(likely, _)| likely == index);
-            if likely { None } else { found.obstacle(index).or_else(|| view.picker().obstacle(&found, index)) }
+            if likely[index] { None } else { found.obstacle(index).or_else(|| view.picker().obstacle(&found, index)) }
         };
         let obstacles = (0..view.backends.len()).map(obstacle).collect();
         let waits = match self.queue {

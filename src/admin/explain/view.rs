@@ -307,8 +307,13 @@ impl PoolView {
             value: (facts.client != ClientAddr::Unix || hash.key != HashKey::Source).then(|| format!("{key:016x}")),
             home: outlook.home.map(name),
         });
-        let mut backends: Vec<BackendView> =
-            (0..view.backends.len()).map(|index| BackendView::of(&outlook, index, now)).collect();
+        let mut likely = vec![0.0; view.backends.len()];
+        outlook.odds.iter().for_each(|&(index, odds)| likely[index] = odds);
+        let mut backends: Vec<BackendView> = likely
+            .into_iter()
+            .enumerate()
+            .map(|(index, likely)| BackendView::of(&outlook, index, likely, now))
+            .collect();
         backends.sort_by(|a, b| b.probability.total_cmp(&a.probability));
         let has_address = facts.client != ClientAddr::Unix || hash.as_ref().is_some_and(|hash| hash.value.is_some());
         let certain = outlook.odds.len() == 1 && (outlook.how != How::Hash || has_address);
@@ -355,10 +360,10 @@ fn choice(outlook: &Outlook, certain: bool) -> String {
 }
 
 impl BackendView {
-    fn of(outlook: &Outlook, index: usize, now: Now) -> Self {
+    /// Of one that is as likely as that.
+    fn of(outlook: &Outlook, index: usize, probability: f64, now: Now) -> Self {
         let view = &outlook.view;
         let backend = &view.backends[index];
-        let probability = outlook.odds.iter().find(|(likely, _)| *likely == index).map_or(0.0, |(_, likely)| *likely);
         let because = (probability == 0.0).then(|| match outlook.obstacles[index] {
             Some(obstacle) => because(obstacle, backend, now),
             None => passed_over(outlook),
