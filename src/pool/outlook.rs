@@ -108,7 +108,9 @@ impl Pool {
             }
         }
         let mut likely = vec![false; view.backends.len()];
-        odds.iter().for_each(|&(index, _)| likely[index] = true);
+        for &(index, _) in &odds {
+            likely[index] = true;
+        }
         let obstacle = |index: usize| {
             if likely[index] { None } else { found.obstacle(index).or_else(|| view.picker().obstacle(&found, index)) }
         };

@@ -308,7 +308,9 @@ impl PoolView {
             home: outlook.home.map(name),
         });
         let mut likely = vec![0.0; view.backends.len()];
-        outlook.odds.iter().for_each(|&(index, odds)| likely[index] = odds);
+        for &(index, odds) in &outlook.odds {
+            likely[index] = odds;
+        }
         let mut backends: Vec<BackendView> = likely
             .into_iter()
             .enumerate()
