@@ -70,8 +70,67 @@ fn one_that_says_nothing_is_cut_or_goes_where_the_server_speaks_first() {
     assert_eq!(tidegate.closed("preread_timeout"), 1);
 }
 
+/// The same hello in records of so many bytes.
+fn in_records_of(size: usize, hello: &[u8]) -> Vec<u8> {
+    hello[5..].chunks(size).flat_map(|piece| [&[22, 3, 1, 0, piece.len() as u8], piece].concat()).collect()
+}
+
 #[test]
-fn too_much_is_reset_or_goes_on_with_nothing_known() {
+fn f72_odd_hellos_go_where_their_name_leads_or_are_reset_or_go_on_as_the_config_says() {
+    let pools = Pools::new(&["names"]);
+    let named = |name: &str| client_hello::write(Some(name), &["h2"]);
+    let plain = named("a.example.com");
+    let good = [
+        in_records_of(1, &plain),
+        in_records_of(7, &plain),
+        named("A.eXample.COM"),
+        named("a.example.com."),
+        named("A.EXAMPLE.COM."),
+    ];
+    let other = [client_hello::write(None, &["h2"]), b"not TLS at all\n".to_vec(), b"\x16 nor this".to_vec()];
+    // The last one is longer than may be read.
+    let long = ["x"; 9_000];
+    let broken = [
+        named("a.example.com\0"),
+        named("\0"),
+        named(""),
+        named("a..example.com"),
+        named("a.example.com.."),
+        named("ä.example.com"),
+        named("a example.com"),
+        client_hello::write(Some("a.example.com"), &long),
+    ];
+    let exactly = BY_NAME.replace("\"*\"", "\"a.example.com\"");
+    for failed in ["reset", "pool"] {
+        let tidegate = Tidegate::start(pools.config(&format!("preread_failed = \"{failed}\""), &exactly));
+        let arrives = |pool: &str, sent: &[u8]| {
+            let mut client = tidegate.connect();
+            client.send(sent);
+            assert_eq!(client.line(), pool, "{failed}: {}", sent.escape_ascii());
+            assert_eq!(client.receive(sent.len()), sent);
+        };
+        good.iter().for_each(|sent| arrives("names", sent));
+        other.iter().for_each(|sent| arrives("web", sent));
+        let before = pools.touched();
+        for sent in &broken {
+            if failed == "pool" {
+                arrives("web", sent);
+            } else {
+                let mut client = tidegate.connect();
+                let _ = client.try_send(sent);
+                eventually("it is cut", || client.is_over());
+            }
+        }
+        let expected = if failed == "pool" { broken.len() } else { 0 };
+        assert_eq!(pools.touched() - before, expected);
+        tidegate.until_idle();
+        let cut = (tidegate.closed("preread_malformed"), tidegate.closed("preread_too_long"));
+        assert_eq!(cut, if failed == "pool" { (0, 0) } else { (broken.len() as u64 - 1, 1) });
+    }
+}
+
+#[test]
+fn f72_too_much_is_reset_or_goes_on_with_nothing_known() {
     let pools = Pools::new(&["names", "tls"]);
     // A hello of several KiB: its list of protocols is long.
     let offers: Vec<String> = (0..200).map(|number| format!("protocol-number-{number}")).collect();
@@ -97,7 +156,7 @@ fn too_much_is_reset_or_goes_on_with_nothing_known() {
 }
 
 #[test]
-fn what_is_malformed_is_reset_or_goes_on_with_nothing_known() {
+fn f72_what_is_malformed_is_reset_or_goes_on_with_nothing_known() {
     let pools = Pools::new(&["names", "tls"]);
     // A ClientHello that says that it has no bytes.
     let broken = b"\x16\x03\x01\x00\x04\x01\x00\x00\x00";
