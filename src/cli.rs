@@ -63,7 +63,7 @@ struct File {
     path: PathBuf,
 }
 
-/// A client that there might be; the names are those of [`explain::PARAMETERS`].
+/// A client that there might be; the names are those of [`crate::admin::explain::PARAMETERS`].
 #[derive(Args)]
 struct Client {
     /// The listener that it connects to.

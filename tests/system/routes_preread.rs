@@ -89,7 +89,7 @@ fn f72_odd_hellos_go_where_their_name_leads_or_are_reset_or_go_on_as_the_config_
     ];
     let other = [client_hello::write(None, &["h2"]), b"not TLS at all\n".to_vec(), b"\x16 nor this".to_vec()];
     // The last one is longer than may be read.
-    let long = ["x"; 9_000];
+    let long = vec!["x"; 9_000];
     let broken = [
         named("a.example.com\0"),
         named("\0"),
@@ -109,8 +109,12 @@ fn f72_odd_hellos_go_where_their_name_leads_or_are_reset_or_go_on_as_the_config_
             assert_eq!(client.line(), pool, "{failed}: {}", sent.escape_ascii());
             assert_eq!(client.receive(sent.len()), sent);
         };
-        good.iter().for_each(|sent| arrives("names", sent));
-        other.iter().for_each(|sent| arrives("web", sent));
+        for sent in &good {
+            arrives("names", sent);
+        }
+        for sent in &other {
+            arrives("web", sent);
+        }
         let before = pools.touched();
         for sent in &broken {
             if failed == "pool" {

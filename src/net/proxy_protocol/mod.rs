@@ -1,6 +1,6 @@
 //! The PROXY protocol, versions 1 and 2: a header before the first byte of a connection that says whose it is.
 //!
-//! Owns the bytes: [`read`] finds a header at the beginning of what was received, [`write_v1`] and [`V2`] make one.
+//! Owns the bytes: [`read()`] finds a header at the beginning of what was received, [`write_v1`] and [`V2`] make one.
 //! Knows no socket: who may send a header, and what is done with what it says, is `session::proxy`'s. Source of the
 //! formats: `doc/proxy-protocol.txt` of HAProxy, of 2020/03/05.
 //!
