@@ -18,8 +18,9 @@ use crate::net::stream::Stream;
 use crate::pool::Pool;
 use crate::sys;
 use crate::table::{self, Facts, Passed, Rule, Verdict};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, getsockname, recv};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -254,14 +255,18 @@ impl Reading {
 
     /// One read, of no more than may be.
     fn fetch(&mut self, client: &Stream) -> Result<(), Errno> {
-        let mut buffer = [0; READ];
+        // Not cleared: that would take longer than to read a hello.
+        let mut buffer = [MaybeUninit::uninit(); READ];
         let room = READ.min(self.limit.saturating_sub(self.first.bytes().len()));
-        let (count, _) = retry_on_intr(|| recv(client, &mut buffer[..room], RecvFlags::empty()))?;
-        match count {
-            0 => self.finish(),
-            count => self.first.push(&buffer[..count]),
+        loop {
+            match recv(client, &mut buffer[..room], RecvFlags::empty()) {
+                Ok((([], _), _)) => self.finish(),
+                Ok(((bytes, _), _)) => self.first.push(bytes),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error),
+            }
+            return Ok(());
         }
-        Ok(())
     }
 
     fn finish(&mut self) {

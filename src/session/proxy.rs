@@ -21,6 +21,7 @@ use crate::pool::Pool;
 use crate::sys;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, getsockname, recv};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -219,17 +220,18 @@ async fn look_on(client: &Stream, seen: &mut Seen) -> Look {
 
 /// One look at what is there, without taking anything but a header.
 fn look(client: &Stream, seen: &mut Seen) -> Look {
-    let mut bytes = [0; MAX_HEADER];
-    let count = match retry_on_intr(|| recv(client, &mut bytes, RecvFlags::PEEK)) {
-        Ok((count, _)) => count,
-        Err(Errno::AGAIN) => 0,
-        Err(error) => return Look::Failed(error),
+    // Not cleared: that would take longer than to look.
+    let mut buffer = [MaybeUninit::uninit(); MAX_HEADER];
+    let bytes = loop {
+        match recv(client, &mut buffer[..], RecvFlags::PEEK) {
+            Ok((([], _), _)) | Err(Errno::AGAIN) => return Look::More,
+            Ok(((bytes, _), _)) => break bytes,
+            Err(Errno::INTR) => {}
+            Err(error) => return Look::Failed(error),
+        }
     };
-    if count == 0 {
-        return Look::More;
-    }
-    *seen = Seen::Some(proxy_protocol::version(&bytes[..count]));
-    match proxy_protocol::read(&bytes[..count]) {
+    *seen = Seen::Some(proxy_protocol::version(bytes));
+    match proxy_protocol::read(bytes) {
         Ok(Found::Header(header, length)) => {
             take(client, &mut bytes[..length]).map_or_else(Look::Failed, |()| Look::Header(header))
         }
