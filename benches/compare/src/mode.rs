@@ -5,7 +5,7 @@
 //! mode.
 
 use crate::figure::{Figure, Per};
-use crate::load::Traffic;
+use crate::load::{First, Traffic};
 
 pub struct Mode {
     /// For `--only` and for scripts.
@@ -65,7 +65,8 @@ impl Mode {
     }
 }
 
-const NONE: Traffic = Traffic { short: 0, pings: 0, downloads: 0, uploads: 0, both: 0, bytes: 64 };
+const NONE: Traffic =
+    Traffic { short: 0, pings: 0, downloads: 0, uploads: 0, both: 0, bytes: 64, first: First::Message };
 
 const fn mode(
     group: &'static str,
@@ -78,6 +79,14 @@ const fn mode(
 }
 
 const fn conn(name: &'static str, title: &'static str, short: usize) -> Mode {
+    short_connections("conn", name, title, Traffic { short, ..NONE })
+}
+
+const fn first(name: &'static str, title: &'static str, short: usize, first: First) -> Mode {
+    short_connections("first", name, title, Traffic { short, first, ..NONE })
+}
+
+const fn short_connections(group: &'static str, name: &'static str, title: &'static str, traffic: Traffic) -> Mode {
     const FIGURES: &[Figure] = &[
         Figure::Cpu(Per::Connection),
         Figure::SystemCpu(Per::Connection),
@@ -86,7 +95,7 @@ const fn conn(name: &'static str, title: &'static str, short: usize) -> Mode {
         Figure::P99,
         Figure::P999,
     ];
-    mode("conn", name, title, Workload::Traffic(Traffic { short, ..NONE }), FIGURES)
+    mode(group, name, title, Workload::Traffic(traffic), FIGURES)
 }
 
 const fn rr(name: &'static str, title: &'static str, pings: usize, bytes: usize) -> Mode {
@@ -117,6 +126,10 @@ pub const MODES: &[Mode] = &[
     conn("conn-1", "conn-1: connect, 64 bytes there and back, close; 1 client", 1),
     conn("conn", "conn: connect, 64 bytes there and back, close; 64 clients", 64).headline().scales(),
     conn("conn-256", "conn-256: connect, 64 bytes there and back, close; 256 clients", 256),
+    first("hello-1", "hello-1: as conn-1, with a TLS hello of 517 bytes there and back", 1, First::Hello),
+    first("hello", "hello: as conn, with a TLS hello of 517 bytes there and back", 64, First::Hello),
+    first("proxied-1", "proxied-1: as conn-1, with a PROXY header of version 2 in front", 1, First::Proxied),
+    first("proxied", "proxied: as conn, with a PROXY header of version 2 in front", 64, First::Proxied),
     rr("rr-1", "rr-1: 64 bytes there and back, again and again, on 1 connection", 1, 64),
     rr("rr", "rr: 64 bytes there and back, again and again, on 64 connections", 64, 64).headline().scales(),
     rr("rr-1000", "rr-1000: 64 bytes there and back, again and again, on 1,000 connections", 1_000, 64),

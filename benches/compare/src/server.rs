@@ -1,10 +1,11 @@
 //! The backends: one process, one thread, one epoll, all the listening sockets of a run.
 //!
 //! It does as little as a backend can: echo what it receives, send without end, or drop what it receives. Which of
-//! these, the first byte of a connection says: see the requests below; all else is an echo. Downloads come out of a
-//! file in memory by sendfile(2), as static content does: copying instead would cost more CPU than a splicing proxy
-//! uses, and measure the backend. Uploads are taken off the socket uncopied (`MSG_TRUNC`) and counted in a file that
-//! the clients read: bytes that have arrived, not bytes that wait somewhere on the way. It ends by being killed.
+//! these, the first byte of a connection says: see the requests below; all else is an echo. PROXY headers of version 2
+//! that come first are taken off. Downloads come out of a file in memory by sendfile(2), as static content does:
+//! copying instead would cost more CPU than a splicing proxy uses, and measure the backend. Uploads are taken off the
+//! socket uncopied (`MSG_TRUNC`) and counted in a file that the clients read: bytes that have arrived, not bytes that
+//! wait somewhere on the way. It ends by being killed.
 
 use std::fs::File;
 use std::net::SocketAddrV4;
@@ -31,6 +32,8 @@ pub const UPLOAD_REQUEST: [u8; REQUEST_BYTES] = [b'u'; REQUEST_BYTES];
 pub const BOTH_REQUEST: [u8; REQUEST_BYTES] = [b'b'; REQUEST_BYTES];
 /// What goes before `CHECKED_BYTES` of the pattern; the answer is `INTACT`, or the end of the connection.
 pub const CHECK_REQUEST: [u8; REQUEST_BYTES] = [b'c'; REQUEST_BYTES];
+/// With these bytes a PROXY header of version 2 begins.
+pub const PROXY_SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Enough to go through a splice as well as through a copy.
 pub const CHECKED_BYTES: usize = 4 << 20;
 pub const INTACT: u8 = b'y';
@@ -197,8 +200,15 @@ impl Server {
             Ok((_, 0)) | Err(_) => return false,
             Ok((_, count)) => count,
         };
-        let received = &self.buffer[..count];
+        let mut received = &self.buffer[..count];
         if matches!(role, Role::Unknown) {
+            // A header goes out in one piece, so it comes in one.
+            while let Some(behind) = behind_proxy_header(received) {
+                received = behind;
+            }
+            if received.is_empty() {
+                return true;
+            }
             let (named, interest) = Role::of(received[0]);
             *role = named;
             // An echo, the most frequent by far, is watched for what it was watched for.
@@ -212,21 +222,27 @@ impl Server {
             Role::Echo | Role::Unknown => {
                 // Our clients have one message under way, far smaller than an empty send buffer. Should one not fit,
                 // then the connection ends here and the client counts a short answer.
-                net::send(&*socket, received, SendFlags::NOSIGNAL) == Ok(count)
+                net::send(&*socket, received, SendFlags::NOSIGNAL) == Ok(received.len())
             }
             Role::Checked(before) => {
                 let intact = received.iter().enumerate().all(|(index, &byte)| byte == checked_byte(*before + index));
-                *before += count;
+                *before += received.len();
                 let complete = *before >= REQUEST_BYTES + CHECKED_BYTES;
                 intact && (!complete || net::send(&*socket, &[INTACT], SendFlags::NOSIGNAL) == Ok(1))
             }
             Role::Upload | Role::Both(_) => {
-                self.uploaded += count as u64;
+                self.uploaded += received.len() as u64;
                 true
             }
             Role::Download(_) => true,
         }
     }
+}
+
+/// What is behind a PROXY header; `None` if there is none.
+fn behind_proxy_header(bytes: &[u8]) -> Option<&[u8]> {
+    let [_, _, high, low, rest @ ..] = bytes.strip_prefix(&PROXY_SIGNATURE)? else { return None };
+    rest.get(usize::from(u16::from_be_bytes([*high, *low]))..)
 }
 
 /// What a checked upload has at this place.

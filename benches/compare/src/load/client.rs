@@ -89,6 +89,8 @@ pub struct Surroundings<'a> {
     pub epoll: &'a OwnedFd,
     pub job: &'a Job,
     pub message: &'a [u8],
+    /// Bytes that come back of the message.
+    pub answer: usize,
     pub buffer: &'a mut [u8],
     /// What uploads bring.
     pub content: &'a Content,
@@ -208,7 +210,7 @@ impl Client {
                 self.received = 0;
                 self.completed = true;
             }
-            _ if self.received < around.message.len() => {}
+            _ if self.received < around.answer => {}
             Role::Once => {
                 around.meter.requests += 1;
                 self.record_latency(around.meter);

@@ -5,6 +5,7 @@
 //! knows which peer is measured.
 
 mod client;
+mod first;
 mod sample;
 mod trouble;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::cpu;
 use crate::server::{Content, Source, received_in};
 use client::{Client, Meter, Role};
+pub use first::{First, proxy_header};
 pub use sample::{Idle, Latency, Sample, Storm};
 pub use trouble::Trouble;
 
@@ -54,6 +56,8 @@ pub struct Traffic {
     pub both: usize,
     /// Size of a request and of its answer.
     pub bytes: usize,
+    /// What short connections begin with.
+    pub first: First,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +105,7 @@ fn run_traffic(job: &Job, traffic: Traffic, warm_up: Duration, window: Duration)
         (Role::Both, traffic.both),
     ];
     let roles = roles.iter().flat_map(|&(role, count)| std::iter::repeat_n(role, count));
-    let mut load = Load::new(job, roles, traffic.bytes)?;
+    let mut load = Load::new(job, roles, traffic.first.request(traffic.bytes))?;
     let count = load.clients.len();
     load.start(0..count);
 
@@ -123,7 +127,8 @@ fn run_traffic(job: &Job, traffic: Traffic, warm_up: Duration, window: Duration)
 }
 
 fn run_idle(job: &Job, connections: usize) -> Result<Sample> {
-    let mut load = Load::new(job, std::iter::repeat_n(Role::Once, connections), client::GREETING_BYTES)?;
+    let mut load =
+        Load::new(job, std::iter::repeat_n(Role::Once, connections), First::Message.request(client::GREETING_BYTES))?;
     let resident_before = cpu::resident(&job.proxy)?;
     let begin = Instant::now();
     let mut opened = 0;
@@ -156,7 +161,8 @@ fn run_idle(job: &Job, connections: usize) -> Result<Sample> {
 
 /// The window of its clocks reaches from before the first connect until the proxy had time to close everything.
 fn run_storm(job: &Job, connections: usize) -> Result<Sample> {
-    let mut load = Load::new(job, std::iter::repeat_n(Role::Once, connections), client::GREETING_BYTES)?;
+    let mut load =
+        Load::new(job, std::iter::repeat_n(Role::Once, connections), First::Message.request(client::GREETING_BYTES))?;
     load.tries_again = false;
     let before = Clocks::read(job)?;
     load.start(0..connections);
@@ -190,6 +196,8 @@ struct Load<'a> {
     epoll: rustix::fd::OwnedFd,
     clients: Vec<Client>,
     message: Vec<u8>,
+    /// Bytes that come back of the message.
+    answer: usize,
     buffer: Vec<u8>,
     content: Content,
     events: Vec<epoll::Event>,
@@ -201,12 +209,13 @@ struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    fn new(job: &'a Job, roles: impl Iterator<Item = Role>, bytes: usize) -> Result<Self> {
+    fn new(job: &'a Job, roles: impl Iterator<Item = Role>, (message, answer): (Vec<u8>, usize)) -> Result<Self> {
         Ok(Self {
             job,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context("creating an epoll")?,
             clients: roles.enumerate().map(|(index, role)| Client::new(index, role)).collect(),
-            message: vec![b'e'; bytes],
+            message,
+            answer,
             buffer: vec![0; client::RECEIVE_AT_ONCE],
             content: Content::new(job.source)?,
             events: Vec::with_capacity(EVENTS_A_TURN),
@@ -262,6 +271,7 @@ impl<'a> Load<'a> {
             epoll: &self.epoll,
             job: self.job,
             message: &self.message,
+            answer: self.answer,
             buffer: &mut self.buffer,
             content: &self.content,
             meter: &mut self.meter,

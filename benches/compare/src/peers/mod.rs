@@ -225,7 +225,8 @@ impl Peer {
             let announced = launch.announces.is_none_or(|words| process.output().contains(words));
             Ok(announced && ports::listened_by(self.listen(), &process.tree())?)
         })?;
-        probe::check(self.listen()).with_context(|| format!("through {}{}", self.name, process.last_words()))?;
+        probe::check_either_way(self.listen())
+            .with_context(|| format!("through {}{}", self.name, process.last_words()))?;
         Ok(Running { process: Some(process), targets: vec![self.listen()] })
     }
 }
