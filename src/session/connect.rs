@@ -51,7 +51,7 @@ pub async fn connect(
         () = watch.is_reset(client) => Err(CloseReason::ClientReset),
     };
     let wait = started.elapsed().saturating_sub(record.waited().saturating_sub(waited));
-    record.connect_wait = Some(wait);
+    record.set_connect_wait(wait);
     if connected.is_ok() {
         search.pool.metrics.connect_wait.observe(wait.as_secs_f64());
     }

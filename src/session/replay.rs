@@ -121,7 +121,7 @@ impl Unanswered<'_> {
     async fn run(mut self, mut search: Search, mut backend: Stream, mut slot: Slot) -> Outcome {
         // Mostly the client has sent something by now, and to read it is cheaper than to be told. Then it waits for its
         // answer since the search began.
-        let connect_wait = self.record.connect_wait.unwrap_or_default();
+        let connect_wait = self.record.connect_wait();
         let since = self.last_moved.checked_sub(connect_wait);
         let mut stop = if self.kept.fin == Fin::Awaited { self.fetch(since) } else { None };
         loop {
