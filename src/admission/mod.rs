@@ -19,6 +19,7 @@ mod rate;
 #[cfg(test)]
 mod tests;
 
+pub use cidr::AccessList;
 pub use limiter::Limiter;
 pub use pressure::Pressure;
 pub use process::{Process, Share};
@@ -27,7 +28,6 @@ use crate::clock::Nanos;
 use crate::config::{self, Config, Overload};
 use crate::metrics::{Bound, Metrics, Scope};
 use crate::name::{ClientAddr, LimitName, ListenerName};
-use cidr::AccessList;
 use clients::Slot;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 
 use super::Facts;
 use super::share::Share;
+use crate::admission::AccessList;
 use crate::config::{Cidr, NamePattern, Prefix};
 use crate::name::ClientAddr;
 use crate::net::first_bytes::{Known, Protocol};
@@ -182,49 +183,21 @@ pub fn suffixes(name: &str) -> impl Iterator<Item = &str> {
     name.rmatch_indices('.').filter(|(dot, _)| *dot > 0).map(|(dot, _)| &name[dot + 1..])
 }
 
-/// Networks, of any number: ranges that don't overlap, in order.
+/// Networks, of any number: an address is looked up among them as among those of `allow`.
 pub struct Networks {
-    ipv4: Box<[(u32, u32)]>,
-    ipv6: Box<[(u128, u128)]>,
+    /// `None` without any network.
+    list: Option<AccessList>,
     pub shown: Box<[Cidr]>,
 }
 
 impl Networks {
     pub fn new(networks: &[Cidr]) -> Self {
-        let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
-        for &Cidr { address, prefix } in networks {
-            match address {
-                IpAddr::V4(address) => {
-                    let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
-                    ipv4.push((address.to_bits(), address.to_bits() | hosts));
-                }
-                IpAddr::V6(address) => {
-                    let hosts = u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
-                    ipv6.push((address.to_bits(), address.to_bits() | hosts));
-                }
-            }
-        }
-        Self { ipv4: disjoint(ipv4), ipv6: disjoint(ipv6), shown: networks.into() }
+        Self { list: AccessList::new(networks, &[]), shown: networks.into() }
     }
 
     fn contain(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => is_in(&self.ipv4, address.to_bits()),
-            IpAddr::V6(address) => is_in(&self.ipv6, address.to_bits()),
-        }
+        self.list.as_ref().is_some_and(|list| list.allows(address))
     }
-}
-
-/// Of networks one holds the other or they have nothing in common: those inside another one are left out.
-fn disjoint<N: Ord + Copy>(mut ranges: Vec<(N, N)>) -> Box<[(N, N)]> {
-    ranges.sort_unstable_by_key(|&(first, last)| (first, std::cmp::Reverse(last)));
-    ranges.dedup_by(|(_, last), (_, outer)| *last <= *outer);
-    ranges.into()
-}
-
-fn is_in<N: Ord + Copy>(ranges: &[(N, N)], number: N) -> bool {
-    let after = ranges.partition_point(|&(first, _)| first <= number);
-    after > 0 && number <= ranges[after - 1].1
 }
 
 #[cfg(test)]
