@@ -1,9 +1,9 @@
 //! Which rules a session may take, without asking the others.
 //!
-//! Owns the look-up: each rule stands in the list of its most telling condition (a name, a network, a port) or, without
-//! one, in the rest, which is asked one by one. Each list is in the order of the rules, and the first rule that isn't
-//! ruled out in any of them is the first of all. While the name that a client wants isn't known yet, the rules with
-//! names are asked in their order; what was ruled out once isn't asked again.
+//! Owns the look-up: each rule stands in the list of its most telling condition (a name, a network, a port, a path) or,
+//! without one, in the rest, which is asked one by one. Each list is in the order of the rules, and the first rule that isn't
+//! ruled out in any of them is the first of all. While what a list goes by isn't known yet, its
+//! rules are asked in their order; what was ruled out once isn't asked again.
 
 use super::Facts;
 use super::condition::{Answer, known, one_label_less, suffixes};
@@ -25,6 +25,7 @@ pub struct Index {
     by_host: ByName,
     by_source: BySource,
     by_port: HashMap<u16, List>,
+    by_path: ByPath,
     rest: List,
 }
 
@@ -48,6 +49,8 @@ impl Index {
             when.source.iter().for_each(|network| self.by_source.add(rule, *network));
         } else if !when.local_port.is_empty() && ports() <= MAX_PORTS {
             when.local_port.iter().cloned().flatten().for_each(|port| push(&mut self.by_port, port, rule));
+        } else if !when.http_path.is_empty() {
+            self.by_path.add(rule, &when.http_path);
         } else {
             self.rest.push(rule);
         }
@@ -84,6 +87,9 @@ impl Index {
         }
         if !self.by_host.all.is_empty() {
             self.by_host.lists(&known(facts, Protocol::Http1, facts.first.host()), &mut ask);
+        }
+        if !self.by_path.all.is_empty() {
+            self.by_path.lists(&known(facts, Protocol::Http1, facts.first.path()), &mut ask);
         }
         found
     }
@@ -162,6 +168,43 @@ impl BySource {
         let ClientAddr::Tcp(address) = client else { return };
         for &prefix in &self.lengths[usize::from(address.is_ipv6())] {
             if let Some(list) = self.networks.get(&Cidr::of(address.ip(), prefix)) {
+                ask(list);
+            }
+        }
+    }
+}
+
+/// By the beginnings of paths, each without a slash at its end.
+#[derive(Default)]
+struct ByPath {
+    all: List,
+    below: HashMap<Box<str>, List>,
+    /// Of the longest key, in bytes.
+    longest: usize,
+}
+
+impl ByPath {
+    fn add(&mut self, rule: u32, prefixes: &[Box<str>]) {
+        self.all.push(rule);
+        for prefix in prefixes {
+            let key = prefix.strip_suffix('/').unwrap_or(prefix);
+            self.longest = self.longest.max(key.len());
+            push(&mut self.below, key.into(), rule);
+        }
+    }
+
+    /// The lists in which the rules for `path` are: those of each beginning that ends before a slash, and of all of it.
+    fn lists(&self, path: &Known<&str>, ask: &mut impl FnMut(&List)) {
+        let path = match path {
+            Known::No => return,
+            Known::NeedsMore => return ask(&self.all),
+            Known::Yes(path) => *path,
+        };
+        // No further than there is anything to find, however long the path is.
+        let slashes = path.bytes().take(self.longest + 1).enumerate().filter(|(_, byte)| *byte == b'/');
+        let whole = (path.len() <= self.longest).then_some(path);
+        for beginning in slashes.map(|(at, _)| &path[..at]).chain(whole) {
+            if let Some(list) = self.below.get(beginning) {
                 ask(list);
             }
         }
