@@ -199,16 +199,20 @@ impl Origin {
         }
         let why = match (error.0, behalf) {
             (Errno::AFNOSUPPORT, Behalf::Client(ClientAddr::Unix, _)) if self.config.transparent => {
-                "the pool connects from the client's own address, and a client of a unix socket has none".to_owned()
+                "the pool connects from the client's own address, and a client of a unix socket has none; lead such \
+                 clients to a pool without transparent"
+                    .to_owned()
             }
             (Errno::AFNOSUPPORT, Behalf::Client(client, _)) if self.config.transparent => {
                 format!(
-                    "the pool connects from the client's own address, and the backend is of another family than {client}"
+                    "the pool connects from the client's own address, and the backend is of another family than \
+                     {client}; route the clients of each family to a pool of their own"
                 )
             }
             (Errno::ADDRNOTAVAIL | Errno::ADDRINUSE, _) => {
                 format!(
-                    "{error}: the source addresses have no port left for this backend, or this host doesn't have them"
+                    "{error}: the source addresses have no port left for this backend, or this host doesn't have \
+                     them; add to source_address, widen net.ipv4.ip_local_port_range, or see `ip address`"
                 )
             }
             _ => error.to_string(),

@@ -1,4 +1,4 @@
-//! The parser on hellos made here, byte by byte where it matters. With other parsers beside it: `tests/hello/`.
+//! The parser on hellos made here, byte by byte where it matters. With other parsers beside it: `tests/client_hello.rs`.
 
 use super::*;
 
