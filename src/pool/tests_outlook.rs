@@ -123,6 +123,26 @@ fn odds_are_what_chance_does() {
     }
 }
 
+/// Where most are down, the second draw is often in vain, and then the busier of the two has the client.
+#[test]
+fn the_busier_of_two_has_a_chance_where_most_are_down() {
+    const CLAIMS: u32 = 20_000;
+    let pool = pool(Balance::PowerOfTwo, &[1; 7]);
+    let view = pool.view();
+    view.backends[1..6].iter().for_each(|backend| backend.set_health(Health::Down, 1));
+    let rng = &mut Rng::from_seed(5);
+    let held: Vec<Slot> = (0..40).map(|_| pool.claim(&Tried::default(), 1, rng).unwrap()).collect();
+    let (busier, idler): (Vec<Slot>, Vec<Slot>) = held.into_iter().partition(|slot| index_of(&pool, slot) == 6);
+    drop(idler);
+    assert!(!busier.is_empty());
+    let odds = pool.outlook(&wish(&Tried::default(), 0)).odds;
+    let expected = odds.iter().find(|(index, _)| *index == 6).map_or(0.0, |(_, likely)| *likely);
+    let got = (0..CLAIMS).filter(|_| index_of(&pool, &pool.claim(&Tried::default(), 1, rng).unwrap()) == 6).count();
+    let off = (got as f64 - f64::from(CLAIMS) * expected).abs();
+    let deviation = (f64::from(CLAIMS) * expected * (1.0 - expected)).sqrt();
+    assert!(off <= 6.0 * deviation, "{got} of {CLAIMS}, expected {expected}");
+}
+
 #[test]
 fn whose_turn_is_next_is_known() {
     let pool = pool(Balance::RoundRobin, &[3, 1, 2]);

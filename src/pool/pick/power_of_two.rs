@@ -69,7 +69,8 @@ impl PowerOfTwo {
         drawn.filter(|&index| candidates.accepts(index, rng))
     }
 
-    /// How likely each is: of any two that may be drawn, the better one. In a large pool, how likely to be drawn first.
+    /// How likely each is: of any two that may be drawn, the better one, and the only one where a second isn't found or
+    /// the first isn't. In a large pool, how likely to be drawn first.
     pub fn odds(&self, candidates: &Candidates<'_>) -> Vec<(usize, f64)> {
         let usable: Vec<usize> = candidates.all_usable().collect();
         let firsts: Vec<f64> = usable.iter().map(|&index| candidates.weight(index).max(1) as f64).collect();
@@ -80,15 +81,19 @@ impl PowerOfTwo {
         let drawn: Vec<f64> = usable.iter().map(|&index| f64::from(candidates.configured_weight(index))).collect();
         let loads: Vec<f64> = usable.iter().map(|&index| self.load(candidates, index)).collect();
         let (all_firsts, all_drawn): (f64, f64) = (firsts.iter().sum(), drawn.iter().sum());
-        for (_, likely) in &mut odds {
-            *likely = 0.0;
+        // Most of the pool may be of no use to this claim, and all draws fall there.
+        let found = |drawn: f64| 1.0 - (1.0 - drawn / self.random.total()).max(0.0).powi(DRAWS as i32);
+        let kept = usable.iter().zip(&drawn).map(|(&index, drawn)| drawn * candidates.kept(index)).sum();
+        for (index, (_, likely)) in odds.iter_mut().enumerate() {
+            *likely = (1.0 - found(kept)) * firsts[index] / all_firsts;
         }
         for first in 0..usable.len() {
-            let begins = firsts[first] / all_firsts;
+            let begins = found(kept) * firsts[first] / all_firsts;
+            let others = all_drawn - drawn[first];
             let mut stays = 1.0;
             for second in (0..usable.len()).filter(|&second| second != first) {
                 if loads[second] < loads[first] * (1.0 - SAME) {
-                    let comes = drawn[second] / (all_drawn - drawn[first]) * candidates.kept(usable[second]);
+                    let comes = found(others) * drawn[second] / others * candidates.kept(usable[second]);
                     odds[second].1 += begins * comes;
                     stays -= comes;
                 }

@@ -52,6 +52,11 @@ impl Random {
     pub fn is_empty(&self) -> bool {
         self.columns.is_empty()
     }
+
+    /// The sum of the weights of all.
+    pub fn total(&self) -> f64 {
+        self.total.into()
+    }
 }
 
 /// Weighs the usable ones first, then takes the one on which the draw falls.
