@@ -7,6 +7,7 @@
 //! silent or hostile costs one of [`MAX_CONNECTIONS`] for `LIFE` at most, and traffic nothing. Connection tasks
 //! hold no state of their own: one that panics, or the loop that is started again, loses nothing.
 
+pub mod command;
 pub mod explain;
 mod guard;
 mod page;
@@ -95,6 +96,8 @@ pub struct State {
     /// Each worker has a socket for each address of a listener.
     pub workers: usize,
     pub started: SystemTime,
+    /// Where changes are asked for.
+    pub commands: command::Commands,
     /// Brings those gauges up to date that nobody keeps; called before each scrape.
     pub refresh: Box<dyn Fn() + Send + Sync>,
 }

@@ -5,6 +5,7 @@
 //! check anywhere. Host names are still names here; the daemon resolves them before it builds a table.
 
 mod address;
+mod adjustments;
 mod binds;
 mod demand;
 mod error;
@@ -25,6 +26,7 @@ mod unit;
 mod validate;
 mod words;
 
+pub use adjustments::{AddedBackend, Adjustment, Adjustments, AdminState, HealthOverride, PoolAdjustments};
 pub use demand::{
     Admission, Bandwidth, Cidr, ClientFin, ClientPrefix, Hold, Limits, Order, Overflow, Overload, Queue, Rate,
     SharedLimit, Shed,
@@ -135,7 +137,8 @@ pub struct Log {
     pub access: Access,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     Error,
     Warn,

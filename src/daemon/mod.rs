@@ -17,6 +17,7 @@
 //! a balancer that looks alive is worse than a restart. Read next: `start` (what happens before), `worker`.
 
 mod accept_queues;
+mod carry_out;
 mod cgroup;
 mod fds;
 mod gates;
@@ -36,9 +37,9 @@ pub use sockets::{Lack, Severity, lacks};
 pub use start::resolve;
 
 use crate::admin::Phase;
+use crate::admin::command::{self, Asker, Call, Command, Commands};
 use crate::config::Config;
 use crate::drain::{self, Drain, Stage, Stopper};
-use crate::every::Every;
 use gates::{Announcement, notify};
 use sd_notify::NotifyState;
 use start::Started;
@@ -118,6 +119,7 @@ struct Daemon<'a> {
 enum Event {
     Terminate(&'static str),
     Hangup,
+    Call(Call),
     WorkerEnded(Ended),
     Deadline,
 }
@@ -143,7 +145,8 @@ impl<'a> Daemon<'a> {
     async fn live(self, started: Started) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
         let Started { shared, sockets, admin, announcement, pipes, log } = started;
-        let control = supervise::Control::start(&shared, admin, self.phase.subscribe())?;
+        let (commands, mut calls) = command::channel();
+        let control = supervise::Control::start(&shared, admin, self.phase.subscribe(), commands.clone())?;
         let verdict = if let Some(signal) = self.first_round(&control, &mut signals).await {
             tracing::info!(signal, "stopped before it was ready");
             Ok(())
@@ -156,7 +159,8 @@ impl<'a> Daemon<'a> {
             if all_up(ups).await == workers.len() {
                 self.say_ready(&announcement);
             }
-            let verdict = self.serve(workers, &mut signals, &mut ended).await;
+            let inputs = Inputs { signals: &mut signals, ended: &mut ended, calls: &mut calls, commands: &commands };
+            let verdict = self.serve(workers, inputs).await;
             if let Some(access) = &shared.access {
                 access.close();
             }
@@ -194,22 +198,18 @@ impl<'a> Daemon<'a> {
         notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
     }
 
-    async fn serve(
-        &self,
-        mut workers: Vec<WorkerThread>,
-        signals: &mut Signals,
-        ended: &mut mpsc::Receiver<Ended>,
-    ) -> Result<(), Failure> {
+    async fn serve(&self, mut workers: Vec<WorkerThread>, mut inputs: Inputs<'_>) -> Result<(), Failure> {
         let mut stop = Stop::No;
         let mut cut = 0;
-        let hangups = Every::new(Duration::from_secs(10), Instant::now());
         while !workers.is_empty() {
-            match self.next_event(stop, signals, ended).await {
+            match inputs.next(stop).await {
                 Event::Terminate(signal) => stop = self.stop_further(stop, signal),
-                Event::Hangup if hangups.is_due(Instant::now()) => {
-                    tracing::warn!("SIGHUP: this version can't reload its config; restart it to change something");
+                Event::Hangup => {
+                    // What comes of it is in the log; one more than may wait is as good as those before it.
+                    let commands = inputs.commands.clone();
+                    drop(drain::spawn(async move { commands.ask(Command::Reload, Asker::Signal("SIGHUP")).await }));
                 }
-                Event::Hangup => {}
+                Event::Call(call) => self.carry_out(call, stop),
                 Event::WorkerEnded(worker) => {
                     workers.retain(|thread| thread.index != worker.index);
                     cut += worker.result?;
@@ -227,18 +227,6 @@ impl<'a> Daemon<'a> {
             tracing::warn!(sessions = cut, "reset the sessions that had not finished");
         }
         Ok(())
-    }
-
-    async fn next_event(&self, stop: Stop, signals: &mut Signals, ended: &mut mpsc::Receiver<Ended>) -> Event {
-        let deadline = match stop {
-            Stop::No => None,
-            Stop::LameDuck(at) | Stop::Draining(at) | Stop::Aborting(at) => Some(at),
-        };
-        tokio::select! {
-            event = signals.next() => event,
-            Some(worker) = ended.recv() => Event::WorkerEnded(worker),
-            () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => Event::Deadline,
-        }
     }
 
     /// The first signal begins the stop, a second one ends everything now.
@@ -265,6 +253,30 @@ impl<'a> Daemon<'a> {
         tracing::info!("{why}: resetting what is left");
         self.stopper.advance(Stage::Aborting);
         Stop::Aborting(Instant::now() + ABORT_PATIENCE)
+    }
+}
+
+/// Where the loop's events come from.
+struct Inputs<'a> {
+    signals: &'a mut Signals,
+    ended: &'a mut mpsc::Receiver<Ended>,
+    calls: &'a mut mpsc::Receiver<Call>,
+    /// For what the loop asks of itself.
+    commands: &'a Commands,
+}
+
+impl Inputs<'_> {
+    async fn next(&mut self, stop: Stop) -> Event {
+        let deadline = match stop {
+            Stop::No => None,
+            Stop::LameDuck(at) | Stop::Draining(at) | Stop::Aborting(at) => Some(at),
+        };
+        tokio::select! {
+            event = self.signals.next() => event,
+            Some(worker) = self.ended.recv() => Event::WorkerEnded(worker),
+            Some(call) = self.calls.recv() => Event::Call(call),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => Event::Deadline,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 use super::accept_queues::AcceptQueues;
 use super::start::Shared;
 use super::{Failure, headroom, memory, refusals, watchdog};
+use crate::admin::command::Commands;
 use crate::admin::{self, Phase};
 use crate::backoff::Backoff;
 use crate::drain::spawn;
@@ -37,7 +38,12 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn start(shared: &Shared, admin: Option<ListenSocket>, phase: watch::Receiver<Phase>) -> Result<Self, Failure> {
+    pub fn start(
+        shared: &Shared,
+        admin: Option<ListenSocket>,
+        phase: watch::Receiver<Phase>,
+        commands: Commands,
+    ) -> Result<Self, Failure> {
         let (done, first_round) = watch::channel(false);
         let table_changed = Arc::new(Notify::new());
         let inputs = health::Inputs { table: Arc::clone(&shared.table), table_changed, first_round: done };
@@ -74,6 +80,7 @@ impl Control {
                     phase,
                     workers: shared.workers,
                     started: SystemTime::now(),
+                    commands,
                     refresh: Box::new(move || queues.refresh()),
                 });
                 let serve = move || {

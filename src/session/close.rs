@@ -90,12 +90,16 @@ pub enum CloseReason {
     Lifetime,
     /// The pool's `rebalance` chose it, so that its client connects to a backend with fewer sessions.
     Rebalanced,
+    /// An operator has ended it.
+    ClosedByOperator,
+    /// Its backend or listener was drained, and the time for that was over.
+    Drained,
     /// A bug of ours.
     Panic,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 45] = [
         Self::Complete,
         Self::ClientReset,
         Self::BackendReset,
@@ -138,6 +142,8 @@ impl CloseReason {
         Self::BackendDown,
         Self::Lifetime,
         Self::Rebalanced,
+        Self::ClosedByOperator,
+        Self::Drained,
         Self::Panic,
     ];
 
@@ -197,6 +203,8 @@ impl CloseReason {
             Self::BackendDown => "backend_down",
             Self::Lifetime => "lifetime",
             Self::Rebalanced => "rebalanced",
+            Self::ClosedByOperator => "closed_by_operator",
+            Self::Drained => "drained",
             Self::Panic => "panic",
         }
     }
@@ -241,6 +249,8 @@ impl CloseReason {
             | Self::BackendDown
             | Self::Lifetime
             | Self::Rebalanced
+            | Self::ClosedByOperator
+            | Self::Drained
             | Self::Panic => "balancer",
         }
     }
@@ -272,10 +282,12 @@ impl CloseReason {
             RelayEnd::HalfClosed(Side::Client) => Self::ClientHalfClose,
             RelayEnd::HalfClosed(Side::Backend) => Self::BackendHalfClose,
             RelayEnd::NoResources => Self::NoResources,
-            RelayEnd::Aborted => Self::DrainDeadline,
+            RelayEnd::Aborted | RelayEnd::Ordered(Order::DrainDeadline) => Self::DrainDeadline,
             RelayEnd::Ordered(Order::BackendDown) => Self::BackendDown,
             RelayEnd::Lifetime => Self::Lifetime,
             RelayEnd::Ordered(Order::Rebalance) => Self::Rebalanced,
+            RelayEnd::Ordered(Order::Operator) => Self::ClosedByOperator,
+            RelayEnd::Ordered(Order::Drained) => Self::Drained,
             RelayEnd::Panicked => Self::Panic,
         }
     }

@@ -68,6 +68,7 @@ impl Served {
         let table = Arc::new(ArcSwap::from_pointee(table(config, &metrics)));
         let phase = watch::Sender::new(Phase::Ready);
         let state = State {
+            commands: crate::admin::command::channel().0,
             table: Arc::clone(&table),
             metrics: Arc::clone(&metrics),
             phase: phase.subscribe(),

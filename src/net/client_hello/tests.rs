@@ -1,4 +1,6 @@
-//! The parser on hellos made here, byte by byte where it matters. With other parsers beside it: `tests/client_hello.rs`.
+//! The parser on hellos made here, byte by byte where it matters.
+//!
+//! With other parsers beside it: `tests/client_hello.rs`.
 
 use super::*;
 

@@ -95,6 +95,12 @@ pub enum Order {
     BackendDown,
     /// The session has been chosen to move elsewhere.
     Rebalance,
+    /// An operator wants it to end.
+    Operator,
+    /// The time in which it could have finished is over, for its backend or its listener.
+    Drained,
+    /// The same for the process.
+    DrainDeadline,
 }
 
 /// How the relay of a session ended.
