@@ -2,8 +2,8 @@
 //!
 //! Owns the look-up: each rule stands in the list of its most telling condition (a name, a network, a port, a path) or,
 //! without one, in the rest, which is asked one by one. Each list is in the order of the rules, and the first rule that
-//! isn't ruled out in any of them is the first of all. While what a list goes by isn't known yet, its rules are asked in
-//! their order; what was ruled out once isn't asked again.
+//! isn't ruled out in any of them is the first of all. While what a list goes by isn't known yet, its rules are asked
+//! in their order; what was ruled out once isn't asked again.
 
 use super::Facts;
 use super::condition::{Answer, known, one_label_less, suffixes};
