@@ -72,6 +72,10 @@ impl From<SocketAddr> for Addr {
     }
 }
 
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
 /// Does it again as long as a signal comes between. A socket with a time-out says so whenever its process was stopped
 /// and goes on, even if no signal is handled: see signal(7).
 pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -114,9 +118,8 @@ pub struct Flood {
 #[derive(Debug)]
 pub struct Conn {
     socket: Socket,
-    /// It was reset while it was still being made; the kernel has told us that once and says "end of file" from then
-    /// on.
-    stillborn: bool,
+    /// Its reset was told to the connect or to a write; the kernel says so once, and "end of file" from then on.
+    heard_reset: bool,
 }
 
 impl Conn {
@@ -124,7 +127,7 @@ impl Conn {
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { socket, stillborn: false }
+        Self { socket, heard_reset: false }
     }
 
     /// # Panics
@@ -141,7 +144,7 @@ impl Conn {
         match socket.connect_timeout(&target, PATIENCE) {
             Ok(()) => Ok(Self::new(socket)),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                Ok(Self { stillborn: true, ..Self::new(socket) })
+                Ok(Self { heard_reset: true, ..Self::new(socket) })
             }
             Err(error) => Err(error),
         }
@@ -178,7 +181,7 @@ impl Conn {
 
     /// A second handle on the same connection, for a thread that sends while this one receives.
     pub fn twin(&self) -> Self {
-        Self { socket: self.socket.try_clone().unwrap(), stillborn: self.stillborn }
+        Self { socket: self.socket.try_clone().unwrap(), heard_reset: self.heard_reset }
     }
 
     /// Bounds a single read; the default is the kit's patience.
@@ -197,7 +200,9 @@ impl Conn {
 
     /// Sends until it's all gone or the other side doesn't take any more; true if it's all gone.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.socket.write_all(bytes.as_ref())
+        let sent = self.socket.write_all(bytes.as_ref());
+        self.heard_reset |= sent.as_ref().is_err_and(is_reset);
+        sent
     }
 
     /// Sends the pattern's bytes from `offset` to `offset + count`.
@@ -363,10 +368,10 @@ impl Conn {
 
     fn step(&mut self, buffer: &mut [u8]) -> Result<usize, End> {
         match self.read(buffer) {
-            Ok(0) if self.stillborn => Err(End::Rst),
+            Ok(0) if self.heard_reset => Err(End::Rst),
             Ok(0) => Err(End::Fin),
             Ok(count) => Ok(count),
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Err(End::Rst),
+            Err(error) if is_reset(&error) => Err(End::Rst),
             Err(error) => panic!("no end within {PATIENCE:?}: {error}"),
         }
     }
@@ -383,7 +388,7 @@ impl Conn {
 
     /// True if a reset has arrived; taking the error means that later reads don't see it.
     pub fn is_cut(&self) -> bool {
-        self.stillborn || self.socket.take_error().unwrap().is_some()
+        self.heard_reset || self.socket.take_error().unwrap().is_some()
     }
 
     /// True if it was reset, or has ended both ways. Takes no error away.
