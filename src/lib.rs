@@ -41,7 +41,7 @@
 //! | layer | modules | is |
 //! |---|---|---|
 //! | 0 | [`name`], [`backoff`], [`clock`], [`rng`], [`every`], [`drain`], [`sys`] | names and helpers; `sys` has all the `unsafe` |
-//! | 1 | [`config`], [`metrics`], [`log`] | plain data, and output |
+//! | 1 | [`config`], [`listing`], [`metrics`], [`log`] | plain data, and output |
 //! | 2 | [`net`] | sockets and bytes; knows no pool and no route |
 //! | 3 | [`admission`], [`pool`] | may it come in, and where to: pure, no clock, no dice, no sockets |
 //! | 4 | [`table`] | where does it go |
@@ -118,6 +118,7 @@ pub mod demo;
 pub mod drain;
 pub mod every;
 pub mod health;
+pub mod listing;
 pub mod log;
 pub mod metrics;
 pub mod name;

@@ -7,6 +7,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 macro_rules! name {
@@ -140,12 +141,34 @@ impl SessionId {
     pub fn new(worker: u16, count: u64) -> Self {
         Self(u64::from(worker) << 48 | count & 0xffff_ffff_ffff)
     }
+
+    /// The worker that has it.
+    #[must_use]
+    pub fn worker(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
 }
 
 impl fmt::Display for SessionId {
     /// Writes `WORKER-COUNT`, for example `1-4711`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.0 >> 48, self.0 & 0xffff_ffff_ffff)
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = ();
+
+    /// Reads what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (worker, count) = text.split_once('-').ok_or(())?;
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok());
+        match (number(worker).flatten(), number(count).flatten()) {
+            (Some(worker), Some(count)) if worker <= u64::from(u16::MAX) && count >> 48 == 0 => {
+                Ok(Self::new(worker as u16, count))
+            }
+            _ => Err(()),
+        }
     }
 }
 
@@ -226,5 +249,12 @@ mod tests {
     #[test]
     fn session_ids_keep_worker_and_count_apart() {
         assert_eq!(SessionId::new(3, 4711).to_string(), "3-4711");
+        assert_eq!(SessionId::new(3, 4711).worker(), 3);
+        assert_eq!("3-4711".parse(), Ok(SessionId::new(3, 4711)));
+        let last = SessionId::new(u16::MAX, 0xffff_ffff_ffff);
+        assert_eq!(last.to_string().parse(), Ok(last));
+        for text in ["", "3", "3-", "-3", "+3-1", "3-+1", "65536-1", "0-281474976710656", "0-1-2", " 0-1"] {
+            assert_eq!(text.parse::<SessionId>(), Err(()), "{text}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 /// Index = layer. A module uses only lower layers, and itself.
 const LAYERS: &[&[&str]] = &[
     &["name", "backoff", "clock", "every", "rng", "drain", "sys"],
-    &["config", "metrics", "log"],
+    &["config", "listing", "metrics", "log"],
     &["net"],
     &["admission", "pool"],
     &["table"],
