@@ -1,10 +1,11 @@
 //! Time as the pure layers are given it: in milliseconds of a clock that only goes forward, and the wall clock, for
 //! people.
 //!
-//! Owns the one place that reads the wall clock for timestamps. What decides is handed a [`Millis`] or a [`Now`]; no
-//! decision hangs on the wall clock, which may jump.
+//! Owns the one place that reads the wall clock for timestamps, and the [`Deadline`], which many threads may look at.
+//! What decides is handed a [`Millis`] or a [`Now`]; no decision hangs on the wall clock, which may jump.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 /// Milliseconds of the monotonic clock since about the start of the process; never 0.
@@ -54,10 +55,50 @@ pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// A moment at which something has to be over, in one word; by default there is none.
+#[derive(Debug, Default)]
+pub struct Deadline(AtomicU64);
+
+/// How often any deadline was set.
+static CHANGES: AtomicU32 = AtomicU32::new(0);
+
+impl Deadline {
+    /// Sets it, moves it, or takes it back.
+    pub fn set(&self, at: Option<Millis>) {
+        // 0 is no moment.
+        self.0.store(at.map_or(0, |at| at.max(1)), Ordering::Relaxed);
+        CHANGES.fetch_add(1, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn get(&self) -> Option<Millis> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|&at| at != 0)
+    }
+
+    /// How often any deadline of the process was set or taken back: who has seen the number before, and all deadlines
+    /// then, needs no other look at them.
+    #[must_use]
+    pub fn changes() -> u32 {
+        CHANGES.load(Ordering::Acquire)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_deadline_can_be_set_moved_and_taken_back_and_each_is_a_change() {
+        let deadline = Deadline::default();
+        assert_eq!(deadline.get(), None);
+        for at in [Some(5), Some(1), Some(9), None] {
+            let changes = Deadline::changes();
+            deadline.set(at);
+            assert_eq!(deadline.get(), at);
+            assert_ne!(Deadline::changes(), changes);
+        }
+    }
 
     #[test]
     fn time_goes_forward_in_milliseconds() {

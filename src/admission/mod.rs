@@ -24,7 +24,7 @@ pub use limiter::Limiter;
 pub use pressure::Pressure;
 pub use process::{Process, Share};
 
-use crate::clock::Nanos;
+use crate::clock::{Deadline, Nanos};
 use crate::config::{self, Config, Overload};
 use crate::metrics::{Bound, Metrics, Scope};
 use crate::name::{ClientAddr, LimitName, ListenerName};
@@ -46,6 +46,8 @@ pub struct Gate {
     bounded_by_fds: bool,
     /// How often clients were found waiting for each of [`WAITED_FOR`].
     delays: [AtomicU64; WAITED_FOR.len()],
+    /// Until when those may stay that it has let in; one for all gates of a listener that follow each other.
+    pub deadline: Arc<Deadline>,
 }
 
 /// The limits of a listener, its own and those that it shares.
@@ -128,6 +130,7 @@ impl Gate {
             process_waits: wanted.overload.map_or(bounded_by_fds, |overload| overload == Overload::Wait),
             bounded_by_fds,
             delays: Default::default(),
+            deadline: previous.map(|gate| Arc::clone(&gate.deadline)).unwrap_or_default(),
         }
     }
 

@@ -9,12 +9,12 @@
 
 use super::count::{Count, UNLIMITED};
 use super::ejection::{Ejected, Ejection, Standing};
-use super::health::{AgentAdmin, AgentReport, Damper, Outcome};
+use super::health::{AgentAdmin, AgentReport, Damper, Health, Outcome};
 use super::load::{Pace, PeakEwma};
 use super::queue::WaitingList;
 use super::slot::{Full, Slot};
 use super::total::Total;
-use crate::clock::{Millis, Now};
+use crate::clock::{Deadline, Millis, Now};
 use crate::config;
 use crate::metrics::{BackendMetrics, ConnectErrorReason};
 use crate::name::{BackendAddr, BackendId};
@@ -79,6 +79,8 @@ pub struct Backend {
     /// How long the first answer byte takes from the client's first byte, in ms.
     pub answer_time: PeakEwma,
     pub(super) pace: Pace,
+    /// Until when its sessions may stay.
+    deadline: Deadline,
     rest: Mutex<Rest>,
 }
 
@@ -97,33 +99,6 @@ struct Rest {
     /// What that says of its weight: of [`WHOLE_SHARE`].
     agent_share: u32,
     last_error: Option<LastError>,
-}
-
-/// What a backend counts as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    Up,
-    Down,
-}
-
-impl Health {
-    /// What a backend is before anything is known of it.
-    #[must_use]
-    pub fn initial(config: &config::Health) -> Self {
-        match (&config.probe, config.initial) {
-            (config::Probe::None, _) | (_, config::Initial::Up) => Self::Up,
-            (_, config::Initial::Down) => Self::Down,
-        }
-    }
-
-    /// The word in logs and `/status`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-        }
-    }
 }
 
 /// What went wrong most recently, be it in a probe or in a session's connect.
@@ -168,6 +143,7 @@ impl Backend {
             connect_time: PeakEwma::default(),
             answer_time: PeakEwma::default(),
             pace: Pace::default(),
+            deadline: Deadline::default(),
             rest: Mutex::new(rest),
         };
         backend.store_health(health, now.unix_ms);
@@ -214,6 +190,16 @@ impl Backend {
     pub(super) fn set_max_active(&self, max: Option<u32>) {
         self.count.set_max(max.unwrap_or(UNLIMITED));
         self.metrics.set_max_connections(max);
+    }
+
+    /// Until when its sessions may stay: then those that are left are reset. Taken back by `None`.
+    pub fn set_drain_deadline(&self, at: Option<Millis>) {
+        self.deadline.set(at);
+    }
+
+    #[must_use]
+    pub fn drain_deadline(&self) -> Option<Millis> {
+        self.deadline.get()
     }
 
     /// What it gets of its weight just now, of [`WHOLE_SHARE`].

@@ -3,11 +3,37 @@
 //! Owns the damping, as a pure state machine, and the words for what a backend says of itself; `crate::health` probes
 //! and keeps time. Next: `crate::health`.
 
-use super::Health;
 use crate::config;
 use crate::rng::Rng;
 use std::fmt;
 use std::time::Duration;
+
+/// What a backend counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Up,
+    Down,
+}
+
+impl Health {
+    /// What a backend is before anything is known of it.
+    #[must_use]
+    pub fn initial(config: &config::Health) -> Self {
+        match (&config.probe, config.initial) {
+            (config::Probe::None, _) | (_, config::Initial::Up) => Self::Up,
+            (_, config::Initial::Down) => Self::Down,
+        }
+    }
+
+    /// The word in logs and `/status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
 
 /// What one probe came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,8 +40,9 @@ mod total;
 mod tried;
 mod view;
 
-pub use backend::{Backend, Health, LastError, WHOLE_SHARE, flag};
+pub use backend::{Backend, LastError, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
+pub use health::Health;
 pub use mode::Mode;
 pub use outlook::{How, Obstacle, Outlook};
 pub use pick::Maglev;

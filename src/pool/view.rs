@@ -3,8 +3,9 @@
 //! Owns the set and the order in which a claim asks for what it may have. Immutable: other members are another view.
 //! Next: `candidates` for what a claim may have, `pick` for the policies.
 
-use super::backend::{Backend, Health};
+use super::backend::Backend;
 use super::candidates::{Candidates, Reach, is_good};
+use super::health::Health;
 use super::mode::Mode;
 use super::pick::{Among, Picker};
 use super::queue::WaitingList;

@@ -27,7 +27,7 @@ mod worker;
 pub use worker::{Worker, WorkerSetup};
 
 use crate::admission::Permit;
-use crate::clock::millis;
+use crate::clock::{Millis, millis};
 use crate::name::{ClientAddr, Direction, Side};
 use crate::net::keepalive::{give_up_after, idle_before_probe};
 use crate::net::relay::{self, Handover, RelayEnd, Terms, Timeouts};
@@ -133,6 +133,12 @@ impl Session {
 
     /// Hands both sockets and all guards over to the engine, which ends the session from here on.
     fn relay(mut self, backend: Stream, slot: Slot, handover: Handover) {
+        if let Some(at) = self.record.drain_deadline(Some(&slot)) {
+            if at <= millis(Instant::now()) {
+                return self.close(CloseReason::Drained);
+            }
+            self.worker.note_deadline(at);
+        }
         self.record.phase = Phase::Relay;
         let listener = &self.record.listener.config;
         let timeouts = Timeouts {
@@ -181,6 +187,10 @@ impl Relayed {
     fn backend_in(&self, pool: &Pool) -> Option<&Backend> {
         let own = self.record.pool.as_ref()?;
         if own.name == pool.name { self.slot.as_deref() } else { None }
+    }
+
+    fn drain_deadline(&self) -> Option<Millis> {
+        self.record.drain_deadline(self.slot.as_deref())
     }
 
     fn has_lost_its_backend(&self) -> bool {

@@ -1,10 +1,12 @@
-//! Sessions that must move on: those of a backend that went down, and long ones that keep a pool out of balance.
+//! Sessions that must move on: those of a backend that went down, those that stay longer than their backend or
+//! listener may take to drain, and long ones that keep a pool out of balance.
 //!
 //! Owns what one worker remembers between two looks. An end by this hand is a reset of both sides; the client comes
-//! again, and is served elsewhere. Costs nothing while no backend goes down and no pool rebalances: then nobody looks
-//! at the sessions. Next: `net::relay`'s `Engine::review`.
+//! again, and is served elsewhere. Costs nothing while no backend goes down, nothing drains and no pool rebalances:
+//! then nobody looks at the sessions. Next: `net::relay`'s `Engine::review`.
 
 use super::Relayed;
+use crate::clock::{Deadline, Millis, millis};
 use crate::config::{OnDown, Percent};
 use crate::name::{BackendId, PoolName};
 use crate::net::relay::{Engine, Order};
@@ -28,6 +30,10 @@ pub struct Mover {
     /// Sessions that may be moved by now, in each pool that rebalances; mostly a fraction.
     credit: HashMap<PoolName, f64>,
     last_step: Option<Instant>,
+    /// What [`Deadline::changes`] was at the last look at the deadlines of the sessions here.
+    changes_seen: u32,
+    /// The first of those deadlines.
+    next_deadline: Option<Millis>,
 }
 
 impl Mover {
@@ -45,8 +51,31 @@ impl Mover {
         if resets {
             engine.review(now, |session, _| session.has_lost_its_backend().then_some(Order::BackendDown));
         }
+        self.end_overdue(engine, now);
         self.rebalance(table, engine, now);
         fallen
+    }
+
+    /// A session has come whose deadline nobody has looked at here.
+    pub fn note_deadline(&mut self, at: Millis) {
+        self.next_deadline = Some(self.next_deadline.map_or(at, |next| next.min(at)));
+    }
+
+    /// Ends the sessions whose backend or listener should be rid of them by now, be it in the table or not.
+    fn end_overdue(&mut self, engine: &mut Engine<Relayed>, now: Instant) {
+        let (changes, moment) = (Deadline::changes(), millis(now));
+        if changes == self.changes_seen && self.next_deadline.is_none_or(|at| at > moment) {
+            return;
+        }
+        (self.changes_seen, self.next_deadline) = (changes, None);
+        engine.review(now, |session, _| {
+            let at = session.drain_deadline()?;
+            if at <= moment {
+                return Some(Order::Drained);
+            }
+            self.note_deadline(at);
+            None
+        });
     }
 
     /// Moves at most the share that each pool's config allows in a minute, the longest-lived first.

@@ -11,7 +11,7 @@ use super::proxy;
 use super::report::{self, Traffic};
 use super::worker::Worker;
 use crate::admission::{Permit, Refusal};
-use crate::clock;
+use crate::clock::{self, Millis};
 use crate::config::{DEFAULT_RULE, OnDown};
 use crate::drain::Alive;
 use crate::log::Line;
@@ -242,6 +242,12 @@ impl Record {
     pub fn has_lost(&self, slot: &Slot) -> bool {
         let resets = self.pool.as_ref().is_some_and(|pool| pool.protection.on_down == OnDown::Reset);
         resets && !slot.is_up() && self.traffic.as_ref().is_some_and(|traffic| traffic.chosen_up)
+    }
+
+    /// Until when it may stay, for its listener's or its backend's sake.
+    pub fn drain_deadline(&self, backend: Option<&Backend>) -> Option<Millis> {
+        let deadlines = [self.listener.drain_deadline(), backend.and_then(Backend::drain_deadline)];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The one exit.

@@ -5,6 +5,7 @@
 use super::balance::{self, Seat, Seats};
 use super::mover::Mover;
 use super::{Arrival, Relayed, Session, hook};
+use crate::clock::Millis;
 use crate::config::RelayMode;
 use crate::drain::{Drain, Living, Stage, run_local};
 use crate::every::Every;
@@ -122,6 +123,11 @@ impl Worker {
         metrics.pipes_held.add(used.open as i64 - seen.open as i64);
         metrics.pipe_bytes_held.add(used.bytes as i64 - seen.bytes as i64);
         metrics.pipe_fallbacks.inc_by(used.fallbacks);
+    }
+
+    /// A session that is relayed from now on must end by then.
+    pub(super) fn note_deadline(&self, at: Millis) {
+        self.mover.borrow_mut().note_deadline(at);
     }
 
     pub(super) fn next_session(&self) -> SessionId {

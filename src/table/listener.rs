@@ -3,6 +3,7 @@
 //! Owns no socket: acceptors hold those.
 
 use crate::admission::Gate;
+use crate::clock::Millis;
 use crate::config;
 use crate::every::Every;
 use crate::metrics::ListenerMetrics;
@@ -68,6 +69,17 @@ impl Listener {
             first = last + 1;
         }
         shown
+    }
+
+    /// Until when its sessions may stay, also those that it let in by an earlier config: then those that are left are
+    /// reset. Taken back by `None`.
+    pub fn set_drain_deadline(&self, at: Option<Millis>) {
+        self.gate.deadline.set(at);
+    }
+
+    #[must_use]
+    pub fn drain_deadline(&self) -> Option<Millis> {
+        self.gate.deadline.get()
     }
 
     /// Sockets that can't accept just now; they are being bound again.
