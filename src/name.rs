@@ -162,13 +162,11 @@ impl FromStr for SessionId {
     /// Reads what [`fmt::Display`] writes.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (worker, count) = text.split_once('-').ok_or(())?;
-        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok());
-        match (number(worker).flatten(), number(count).flatten()) {
-            (Some(worker), Some(count)) if worker <= u64::from(u16::MAX) && count >> 48 == 0 => {
-                Ok(Self::new(worker as u16, count))
-            }
-            _ => Err(()),
+        if ![worker, count].iter().all(|text| text.bytes().all(|byte| byte.is_ascii_digit())) {
+            return Err(());
         }
+        let (worker, count) = (worker.parse().map_err(drop)?, count.parse::<u64>().map_err(drop)?);
+        if count >> 48 == 0 { Ok(Self::new(worker, count)) } else { Err(()) }
     }
 }
 

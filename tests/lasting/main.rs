@@ -9,6 +9,8 @@
 mod kit;
 
 mod bandwidth;
+mod changes;
+mod load;
 mod queue_soak;
 mod slow_start;
 mod time;

@@ -13,31 +13,13 @@ mod routes;
 mod tls;
 
 use kit::program::{Beside, run, succeed};
-use kit::{Addr, Backend, Config, Conn, Tidegate, eventually, eventually_eq};
+use kit::{Addr, Backend, Config, Conn, Tidegate, eventually, eventually_eq, free_port};
 use rustix::process::Signal;
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use tempfile::TempDir;
-
-/// A port that is free, for a program that can't take port 0. Each is given once, and from below those that the kernel
-/// gives out by itself: the listeners and connections of the tests beside this one can't get there first.
-fn free_port() -> u16 {
-    static GIVEN: AtomicU16 = AtomicU16::new(0);
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let first_of_kernel = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768_u16);
-    let (lowest, count) = (10_000, first_of_kernel.saturating_sub(10_000));
-    assert!(count > 1_000, "the kernel's own ports begin at {first_of_kernel}, which leaves none for the programs");
-    // Another place for another process.
-    let start = (std::process::id() % 997) as u16;
-    (0..count)
-        .map(|_| lowest + (start + GIVEN.fetch_add(1, Ordering::Relaxed)) % count)
-        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        .expect("a free port")
-}
 
 fn local(port: u16) -> Addr {
     Addr::parse(&format!("127.0.0.1:{port}"))

@@ -3,7 +3,7 @@
 
 use crate::kit::backend::echo;
 use crate::kit::wait::pace;
-use crate::kit::{Addr, Backend, Config, Conn, End, Tidegate, eventually_eq};
+use crate::kit::{Addr, Backend, Config, Conn, End, Tidegate, eventually_eq, free_port};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
@@ -183,15 +183,6 @@ fn one_of_several_ports_has_a_pool_of_its_own() {
     let _tidegate = Tidegate::start(config);
     assert_eq!(Conn::to(&Addr::parse(&format!("127.0.0.1:{one}"))).line(), "web");
     assert_eq!(Conn::to(&Addr::parse(&format!("[::1]:{two}"))).line(), "second");
-}
-
-/// Of those that are kept for these tests.
-fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id() as u16 % 400;
-    let port = || 21_500 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 400;
-    std::iter::repeat_with(port).take(400).find(|port| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok()).unwrap()
 }
 
 #[test]
