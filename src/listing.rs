@@ -6,11 +6,9 @@
 //! whichever worker has the sessions. A session that moves in the order between two pages may be on both or on none.
 
 use crate::clock::Millis;
-use crate::name::{ClientAddr, ListenerName, PoolName, SessionId};
+use crate::name::{BackendAddr, ClientAddr, ListenerName, PoolName, SessionId};
 use serde::{Serialize, Serializer};
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -19,9 +17,6 @@ pub const DEFAULT_LIMIT: usize = 100;
 
 /// The most that may be asked for.
 pub const MAX_LIMIT: usize = 1_000;
-
-/// Asks all workers; see [`Page`].
-pub type Lister = Box<dyn Fn(Query) -> Pin<Box<dyn Future<Output = Page> + Send>> + Send + Sync>;
 
 /// Which sessions are wanted, and in which order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,16 +53,8 @@ pub enum Sort {
 }
 
 impl Sort {
-    pub const ALL: [Self; 3] = [Self::Age, Self::Bytes, Self::Idle];
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Age => "age",
-            Self::Bytes => "bytes",
-            Self::Idle => "idle",
-        }
-    }
+    /// The words of a query.
+    pub const WORDS: [(&str, Self); 3] = [("age", Self::Age), ("bytes", Self::Bytes), ("idle", Self::Idle)];
 
     /// The place in the order, the smallest first, of a session that was accepted and that has moved its last byte at
     /// these moments.
@@ -81,15 +68,7 @@ impl Sort {
     }
 }
 
-impl FromStr for Sort {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|sort| sort.as_str() == text).ok_or(())
-    }
-}
-
-/// A place in the order of a listing. Its text means something to the process that wrote it alone.
+/// A place in the order of a listing, as text like `4711.1-17`, which means something to the process that wrote it alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     pub rank: u64,
@@ -99,7 +78,7 @@ pub struct Cursor {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.rank, self.id)
+        write!(f, "{}.{}", self.rank, self.id)
     }
 }
 
@@ -107,7 +86,7 @@ impl FromStr for Cursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (rank, id) = text.split_once('-').ok_or(())?;
+        let (rank, id) = text.split_once('.').ok_or(())?;
         let rank = Some(rank).filter(|rank| rank.bytes().all(|byte| byte.is_ascii_digit())).ok_or(())?;
         Ok(Self { rank: rank.parse().map_err(drop)?, id: id.parse()? })
     }
@@ -138,6 +117,8 @@ pub struct Row {
     /// The one that it has, or tries.
     #[serde(serialize_with = "shown_if_any")]
     pub backend: Option<Arc<str>>,
+    #[serde(serialize_with = "shown_if_any")]
+    pub backend_address: Option<BackendAddr>,
     /// As in the access log; `closing` once its end is decided, while what was read is still delivered.
     pub phase: &'static str,
     /// Since it was accepted.
@@ -166,6 +147,15 @@ fn shown_if_any<T: fmt::Display, S: Serializer>(value: &Option<T>, serializer: S
     }
 }
 
+/// What one worker has to say.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// Its first sessions in the order, no more than were asked for.
+    pub rows: Vec<Row>,
+    /// Where it has stopped, if it has more than these.
+    pub up_to: Option<Cursor>,
+}
+
 /// Some of the sessions of all workers that have answered.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Page {
@@ -177,15 +167,15 @@ pub struct Page {
 }
 
 impl Page {
-    /// Merges what the workers have answered, each with up to one row more than `limit`, which tells that there is
-    /// another page.
+    /// Merges what the workers have answered: no more than `limit`, and nothing beyond where one of them has stopped.
     #[must_use]
-    pub fn merge(answers: impl IntoIterator<Item = Vec<Row>>, silent_workers: Vec<u16>, limit: usize) -> Self {
-        let mut connections: Vec<Row> = answers.into_iter().flatten().collect();
+    pub fn merge(answers: Vec<Answer>, silent_workers: Vec<u16>, limit: usize) -> Self {
+        let end = answers.iter().filter_map(|answer| answer.up_to).min();
+        let mut connections: Vec<Row> = answers.into_iter().flat_map(|answer| answer.rows).collect();
+        connections.retain(|row| end.is_none_or(|end| row.place <= end));
         connections.sort_unstable_by_key(|row| row.place);
-        let more = connections.len() > limit;
+        let next = if connections.len() > limit { Some(connections[limit - 1].place) } else { end };
         connections.truncate(limit);
-        let next = connections.last().filter(|_| more).map(|row| row.place);
         Self { connections, next, silent_workers }
     }
 }
@@ -204,6 +194,7 @@ mod tests {
             rule: None,
             pool: Some(PoolName::new("app")),
             backend: Some("a".into()),
+            backend_address: None,
             phase: "relay",
             age_ms: 5,
             idle_ms: 4,
@@ -211,25 +202,46 @@ mod tests {
         }
     }
 
+    fn ids(page: &Page) -> Vec<String> {
+        page.connections.iter().map(|row| row.id.to_string()).collect()
+    }
+
+    fn answer(rows: Vec<Row>) -> Answer {
+        Answer { rows, up_to: None }
+    }
+
     #[test]
     fn pages_of_all_workers_are_one_order() {
-        let answers = || vec![vec![row(1, 0), row(4, 0), row(6, 0)], vec![row(2, 1), row(4, 1), row(5, 1)]];
+        let answers =
+            || vec![answer(vec![row(1, 0), row(4, 0), row(6, 0)]), answer(vec![row(2, 1), row(4, 1), row(5, 1)])];
         let page = Page::merge(answers(), vec![], 2);
-        let ids = |page: &Page| page.connections.iter().map(|row| row.id.to_string()).collect::<Vec<_>>();
         assert_eq!(ids(&page), ["0-1", "1-2"]);
         assert_eq!(page.next, Some(row(2, 1).place));
-        let rest =
-            answers().into_iter().map(|rows| rows.into_iter().filter(|row| Some(row.place) > page.next).collect());
-        let last = Page::merge(rest, vec![7], 4);
+        let behind = |mut answer: Answer| {
+            answer.rows.retain(|row| Some(row.place) > page.next);
+            answer
+        };
+        let last = Page::merge(answers().into_iter().map(behind).collect(), vec![7], 4);
         assert_eq!(ids(&last), ["0-4", "1-4", "1-5", "0-6"]);
         assert_eq!((last.next, last.silent_workers), (None, vec![7]));
+    }
+
+    /// Some of what a worker has counted may have ended before it could tell of it.
+    #[test]
+    fn nothing_is_told_of_what_lies_behind_a_place_where_a_worker_has_stopped() {
+        let stopped = Answer { rows: vec![row(1, 0)], up_to: Some(row(3, 0).place) };
+        let page = Page::merge(vec![stopped, answer(vec![row(2, 1), row(5, 1)])], vec![], 2);
+        assert_eq!(ids(&page), ["0-1", "1-2"]);
+        assert_eq!(page.next, Some(row(3, 0).place));
+        let empty = Page::merge(vec![Answer { rows: vec![], up_to: Some(row(3, 0).place) }], vec![], 2);
+        assert_eq!((ids(&empty).len(), empty.next), (0, Some(row(3, 0).place)));
     }
 
     #[test]
     fn a_cursor_is_what_it_was() {
         let cursor = Cursor { rank: u64::MAX, id: SessionId::new(3, 4_711) };
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
-        for text in ["", "1", "1-2", "-1-2-3", "1-2-3-4", "+1-2-3", "1-2-x", "99999999999999999999-0-1"] {
+        for text in ["", "1", "1.2", ".2-3", "1.2-3-4", "+1.2-3", "1.2-x", "99999999999999999999.0-1"] {
             assert_eq!(text.parse::<Cursor>(), Err(()), "{text}");
         }
     }
@@ -238,21 +250,21 @@ mod tests {
     fn the_first_of_an_order_has_the_smallest_rank() {
         let (old, young) = ((1, 9, [5, 5]), (2, 3, [7, 4]));
         let first = |sort: Sort| sort.rank(old.0, old.1, old.2) < sort.rank(young.0, young.1, young.2);
-        assert_eq!(Sort::ALL.map(first), [true, false, false]);
+        assert_eq!(Sort::WORDS.map(|(_, sort)| first(sort)), [true, false, false]);
         assert!(Sort::Bytes.rank(1, 1, [u64::MAX, 1]) < Sort::Bytes.rank(1, 1, [3, 1]));
     }
 
     #[test]
     fn the_json_of_a_page() {
-        let page = Page::merge([vec![row(1, 0), row(2, 0)]], vec![1], 1);
+        let page = Page::merge(vec![answer(vec![row(1, 0), row(2, 0)])], vec![1], 1);
         let json = serde_json::to_value(&page).unwrap();
         let expected = serde_json::json!({
             "connections": [{
                 "id": "0-1", "client": "192.0.2.1:4711", "listener": "web", "rule": null, "pool": "app",
-                "backend": "a", "phase": "relay", "age_ms": 5, "idle_ms": 4,
+                "backend": "a", "backend_address": null, "phase": "relay", "age_ms": 5, "idle_ms": 4,
                 "bytes": {"to_backend": 1, "to_client": 2},
             }],
-            "next": "1-0-1",
+            "next": "1.0-1",
             "silent_workers": [1],
         });
         assert_eq!(json, expected);

@@ -8,6 +8,7 @@
 //! Next: `report`, for what a failure does to the backend.
 
 use super::close::CloseReason;
+use super::pending::Shown;
 use super::proxy;
 use super::queue::Watch;
 use super::record::{FailedAttempt, Record};
@@ -148,13 +149,13 @@ impl Search {
                 if wait >= left {
                     return Err(CloseReason::ConnectBudget);
                 }
-                tokio::time::sleep(wait).await;
+                shown(record, worker, &attempt, watch).during(tokio::time::sleep(wait)).await;
                 attempt.begun = Instant::now();
             }
             if self.failing {
                 self.pool.metrics.failovers.inc();
             }
-            if let Some((attempt, stream)) = self.race(attempt, record, worker, deadline).await {
+            if let Some((attempt, stream)) = self.race(attempt, record, worker, deadline, watch).await {
                 return Ok((stream, self.succeed(attempt, record)));
             }
             if self.hopeless {
@@ -228,21 +229,31 @@ impl Search {
         record: &mut Record,
         worker: &Worker,
         deadline: Instant,
+        watch: Option<&Watch>,
     ) -> Option<(Attempt, Stream)> {
         let behalf = self.behalf(record, worker);
         let mut one = pin!(self.connecting(&first, behalf, deadline));
         let patience = self.pool.connect.hedge_after.filter(|_| self.attempts_left > 0);
-        let Some(patience) = patience else { return self.settle(first, one.await, record) };
-        if let Ok(result) = tokio::time::timeout(patience, &mut one).await {
+        let Some(patience) = patience else {
+            let result = shown(record, worker, &first, watch).during(one).await;
+            return self.settle(first, result, record);
+        };
+        let first_part = tokio::time::timeout(patience, &mut one);
+        if let Ok(result) = shown(record, worker, &first, watch).during(first_part).await {
             return self.settle(first, result, record);
         }
-        let Some(second) = self.hedge(worker) else { return self.settle(first, one.await, record) };
-        let mut two = pin!(self.connecting(&second, behalf, deadline));
-        let (ended, other, result) = tokio::select! {
-            biased;
-            result = &mut one => (first, second, result),
-            result = &mut two => (second, first, result),
+        let Some(second) = self.hedge(worker) else {
+            let result = shown(record, worker, &first, watch).during(one).await;
+            return self.settle(first, result, record);
         };
+        let mut two = pin!(self.connecting(&second, behalf, deadline));
+        let (first_ended, result) = tokio::select! {
+            biased;
+            result = &mut one => (true, result),
+            result = &mut two => (false, result),
+            never = shown(record, worker, &first, watch) => match never {},
+        };
+        let (ended, other) = if first_ended { (first, second) } else { (second, first) };
         if result.is_ok() {
             if ended.begun > other.begun {
                 self.pool.metrics.hedges_won.inc();
@@ -252,7 +263,8 @@ impl Search {
         }
         let first_goes_on = other.begun < ended.begun;
         self.settle(ended, result, record);
-        let result = if first_goes_on { one.await } else { two.await };
+        let seen = shown(record, worker, &other, watch);
+        let result = if first_goes_on { seen.during(one).await } else { seen.during(two).await };
         self.settle(other, result, record)
     }
 
@@ -342,6 +354,11 @@ impl Search {
         self.verdict = if error.is_ours() { CloseReason::NoResources } else { CloseReason::ConnectFailed };
         self.hopeless |= error.affects_all_backends();
     }
+}
+
+/// A session that waits for this attempt, where an operator sees it once that takes long.
+fn shown<'a>(record: &'a Record, worker: &'a Worker, attempt: &'a Attempt, watch: Option<&'a Watch>) -> Shown<'a> {
+    Shown::new(record, worker).backend(&attempt.slot).once_late(watch)
 }
 
 /// The other attempt has connected before this one.

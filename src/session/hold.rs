@@ -13,6 +13,7 @@ mod tests;
 use super::Session;
 use super::close::CloseReason;
 use super::connect::{self, Search};
+use super::pending::Shown;
 use super::preread::Early;
 use super::record::{Phase, Record};
 use super::worker::Worker;
@@ -64,7 +65,8 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason, key
     let mut waited = Duration::ZERO;
     loop {
         let begun = Instant::now();
-        let stop = wait(&session.client, &place, &mut kept, &worker, &name).await;
+        let seen = Shown::new(&session.record, &worker);
+        let stop = seen.during(wait(&session.client, &place, &mut kept, &worker, &name)).await;
         let took = begun.elapsed();
         waited += took;
         session.record.add_wait(took);

@@ -15,7 +15,9 @@ pub mod close;
 mod connect;
 mod hold;
 mod hook;
+pub mod listing;
 mod mover;
+mod pending;
 mod preread;
 mod proxy;
 mod queue;
@@ -39,8 +41,11 @@ use close::CloseReason;
 use connect::Search;
 use preread::{Early, Way};
 use record::{Phase, Record};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Without progress for this long, a peer that does not read forfeits what is left before a reset is passed on.
@@ -74,8 +79,22 @@ impl Session {
         Self { client, record, worker: Rc::clone(worker), early: None }
     }
 
-    /// The whole life up to the relay; ends the session itself where it goes no further.
-    pub async fn run(mut self) {
+    /// The whole life up to the relay, unless it is called off before.
+    pub async fn run(self) {
+        let (worker, id) = (Rc::clone(&self.worker), self.record.id);
+        let mut life = pin!(Some(self.live()));
+        poll_fn(|context| {
+            if worker.pending.is_called_off(id) {
+                // Here and not later, so that its record knows why.
+                life.set(None);
+            }
+            life.as_mut().as_pin_mut().map_or(Poll::Ready(()), |life| life.poll(context))
+        })
+        .await;
+    }
+
+    /// Ends the session itself where it goes no further.
+    async fn live(mut self) {
         if self.client.take_error().is_err() {
             // Reset while it waited in the accept queue: no backend needs to hear of it.
             return self.close(CloseReason::ClientReset);

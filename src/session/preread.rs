@@ -8,6 +8,7 @@
 
 use super::Session;
 use super::close::CloseReason;
+use super::pending::Shown;
 use super::record::{Phase, Record};
 use super::worker::Worker;
 use crate::config::PrereadFailed;
@@ -219,7 +220,7 @@ impl Reading {
                     return Stop::Unjudgeable(CloseReason::PrereadTooLong);
                 }
             }
-            if let Err(stop) = self.more(client, &mut watched).await {
+            if let Err(stop) = Shown::new(record, worker).during(self.more(client, &mut watched)).await {
                 return stop;
             }
         }

@@ -8,6 +8,7 @@
 
 use super::Session;
 use super::close::CloseReason;
+use super::pending::Shown;
 use super::record::{Phase, Proxied, Record};
 use crate::admission::Refusal;
 use crate::config::{self, AcceptProxy, SendProxy};
@@ -59,7 +60,8 @@ pub async fn receive(session: &mut Session) -> Result<(), Stop> {
     let Some(accept) = &listener.config.accept_proxy else { return Ok(()) };
     session.record.phase = Phase::Preread;
     let left = accept.timeout.saturating_sub(session.record.age());
-    let outcome = find(&session.client, session.record.client, accept, left).await;
+    let seen = Shown::new(&session.record, &session.worker);
+    let outcome = seen.during(find(&session.client, session.record.client, accept, left)).await;
     if let Some((version, result)) = outcome.labels() {
         listener.metrics.proxy_header(version, result);
     }

@@ -6,6 +6,7 @@
 
 use super::close::CloseReason;
 use super::connect::{Attempt, Search};
+use super::pending::Shown;
 use super::record::{Phase, Record};
 use super::worker::Worker;
 use crate::clock::millis;
@@ -70,6 +71,7 @@ impl Search {
         self.former = None;
         let mut stay = Stay::begin(&pool, record, begun);
         let mut deadline = pin!(sleep_until((begun + left).into()));
+        let mut shown = Shown::new(stay.record, worker);
         let ended = loop {
             tokio::select! {
                 biased;
@@ -78,6 +80,7 @@ impl Search {
                 },
                 () = has_left(watch) => break Err((QueueOutcome::Left, CloseReason::ClientLeft)),
                 () = &mut deadline => break Err((QueueOutcome::Timeout, CloseReason::QueueTimeout)),
+                never = &mut shown => match never {},
             }
             if worker.is_aborting() {
                 // The place is one of those that a stop has just cut, and nobody is let in after them.
@@ -93,6 +96,7 @@ impl Search {
             }
             waiter.failed();
         };
+        drop(shown);
         self.waited += begun.elapsed();
         match ended {
             Ok(attempt) => {
@@ -142,6 +146,7 @@ pub struct Watch {
     /// Its FIN means that it has left.
     fin_leaves: bool,
     left: Cell<bool>,
+    late: Cell<bool>,
     told: Notify,
 }
 
@@ -149,12 +154,20 @@ impl Watch {
     /// Of a client that `was_held` or not.
     pub fn new(pool: &Pool, was_held: bool) -> Self {
         let fin_leaves = !was_held && pool.queue.is_some_and(|queue| queue.client_fin == ClientFin::Leave);
-        Self { fin_leaves, left: Cell::new(false), told: Notify::new() }
+        Self { fin_leaves, left: Cell::new(false), late: Cell::new(false), told: Notify::new() }
+    }
+
+    /// Whether the search takes so long that it is worth being seen.
+    pub fn is_late(&self) -> bool {
+        self.late.get()
     }
 
     /// Completes when the client has reset the connection. Its FIN is noted, where it means something; nothing is read.
     pub async fn is_reset(&self, client: &Stream) {
         tokio::time::sleep(WATCH_CLIENT_AFTER).await;
+        self.late.set(true);
+        // So that the search, which is asked first, sees it.
+        tokio::task::yield_now().await;
         let mut interest = Interest::ERROR;
         if self.fin_leaves {
             interest |= Interest::READABLE;

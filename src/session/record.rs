@@ -1,8 +1,8 @@
 //! What is known of one session, and its one exit.
 //!
 //! Owns the metrics and the access-log line of a session. A [`Record`] ends exactly once, when it is dropped:
-//! with the reason that [`Record::finish`] was given, or, in a task that panicked or was cancelled at the drain
-//! deadline, with that. The fields of the line stand in [`Record::write`], in the order of the line.
+//! with the reason that [`Record::finish`] was given, or, in a task that panicked or was cancelled by an operator or at
+//! the drain deadline, with that. The fields of the line stand in [`Record::write`], in the order of the line.
 
 use super::balance::Place;
 use super::close::CloseReason;
@@ -41,7 +41,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Admit => "admit",
             Self::Preread => "preread",
@@ -175,6 +175,11 @@ impl Record {
         report::moved(self, direction);
     }
 
+    /// What the sinks have taken.
+    pub fn bytes(&self) -> [u64; 2] {
+        self.bytes
+    }
+
     /// What was kept while the client was held, for whoever gives it to a backend.
     pub fn hand_over(&mut self, kept: Kept) -> Handover {
         let (handover, held) = kept.into_handover();
@@ -300,8 +305,11 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let unfinished = if std::thread::panicking() { CloseReason::Panic } else { CloseReason::DrainDeadline };
-        let reason = self.reason.unwrap_or(unfinished);
+        let reason = self.reason.unwrap_or_else(|| match () {
+            () if std::thread::panicking() => CloseReason::Panic,
+            () if self.worker.pending.take_called_off(self.id) => CloseReason::ClosedByOperator,
+            () => CloseReason::DrainDeadline,
+        });
         let duration = self.accepted.elapsed();
         let metrics = &self.listener.metrics;
         metrics.closed[reason as usize].inc();

@@ -12,6 +12,7 @@ mod tests;
 use super::Session;
 use super::close::CloseReason;
 use super::connect::Search;
+use super::pending::Shown;
 use super::record::{self, Record};
 use super::report;
 use super::worker::Worker;
@@ -257,6 +258,7 @@ impl Unanswered<'_> {
                 _ = self.client.ready(Interest::ERROR), if !listens => Some(Stop::Relay),
                 () = sleep_until(self.deadline().into()) => Some(Stop::Relay),
                 () = fallen => None,
+                never = Shown::new(self.record, self.worker).backend(slot).last_moved(self.last_moved) => match never {},
             };
             if let Some(stop) = stop {
                 return stop;

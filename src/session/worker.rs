@@ -4,6 +4,7 @@
 
 use super::balance::{self, Seat, Seats};
 use super::mover::Mover;
+use super::pending::Pending;
 use super::{Arrival, Relayed, Session, hook};
 use crate::clock::Millis;
 use crate::config::RelayMode;
@@ -54,6 +55,8 @@ pub struct Worker {
     pub living: Living,
     /// Tells whoever waits for a backend's answer that some backend's verdict has gone down.
     pub fallen: Notify,
+    /// Those of them that wait and are not in the engine.
+    pub(super) pending: Pending,
     mover: RefCell<Mover>,
     sessions: Cell<u64>,
     /// The use of pipes that the metrics know of.
@@ -76,6 +79,7 @@ impl Worker {
             drain: setup.drain,
             living: Living::default(),
             fallen: Notify::new(),
+            pending: Pending::default(),
             mover: RefCell::default(),
             sessions: Cell::new(0),
             pipes_seen: Cell::default(),

@@ -106,6 +106,11 @@ impl<O: Owner> Entry<O> {
         (now - self.began, &self.owner)
     }
 
+    /// When the last byte was moved, and whose it is.
+    pub fn last_moved_and_owner(&self) -> (Millis, &O) {
+        (self.last_moved, &self.owner)
+    }
+
     /// Notes what epoll says of one end.
     pub fn notice(&mut self, side: Side, events: EventFlags, now: Millis) {
         let end = &mut self.ends[side as usize];

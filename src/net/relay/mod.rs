@@ -13,6 +13,7 @@ mod entry;
 mod flow;
 mod pipe;
 mod rate;
+mod survey;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ mod tests_resume;
 
 pub use drive::drive;
 pub use pipe::PipeBounds;
+pub use survey::Seen;
 pub use terms::{Terms, Timeouts};
 
 use crate::config::RelayMode;

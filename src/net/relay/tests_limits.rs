@@ -159,3 +159,23 @@ async fn an_order_wakes_the_driver() {
     assert_eq!(rig.log.borrow().ends, [RelayEnd::Ordered(Order::Rebalance)]);
     driver.abort();
 }
+
+/// One that an operator ends still delivers what was read for it.
+#[test]
+fn one_session_is_found_and_ended_by_its_place() {
+    let mut rig = Rig::new(PATIENT);
+    rig.client.write_all(&[7; SMALL]).unwrap();
+    rig.until("the bytes", |rig| rig.backend.peek(&mut [0; 2 * SMALL]).is_ok_and(|count| count == SMALL));
+    let seen: Vec<_> = rig.engine.places().filter_map(|place| rig.engine.look_at(place)).collect();
+    let [seen] = &seen[..] else { panic!("{} sessions", seen.len()) };
+    assert!(!seen.is_closing && seen.last_moved <= Instant::now());
+    let place = seen.place;
+    rig.engine.order(place + 1, Order::Operator, Instant::now());
+    assert_eq!(rig.end(), None);
+    rig.engine.order(place, Order::Operator, Instant::now());
+    assert_eq!(rest(&mut rig, Side::Backend), SMALL);
+    assert_eq!(rest(&mut rig, Side::Client), 0);
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::Ordered(Order::Operator)));
+    assert!(rig.engine.look_at(place).is_none());
+}
