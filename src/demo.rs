@@ -6,7 +6,7 @@
 use crate::config::{
     Access, Address, Admin, Balance, Config, Ejection, Format, Level, Listener, Log, Member, Pool, Protection, Runtime,
 };
-use crate::daemon::{self, Announce, Failure};
+use crate::daemon::{self, Announce, ConfigSource, Failure};
 use crate::drain::spawn;
 use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
 use std::io::Write;
@@ -48,7 +48,7 @@ pub fn run(announce: Announce) -> Result<(), Failure> {
         .spawn(move || serve_backends(listeners))
         .map_err(system)?;
     say(&introduction(balancer, admin));
-    daemon::run(&config(&addresses, balancer, admin), announce)
+    daemon::run(ConfigSource::Given(config(&addresses, balancer, admin)), announce)
 }
 
 fn introduction(balancer: u16, admin: u16) -> String {

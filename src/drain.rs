@@ -147,6 +147,14 @@ impl LocalTasks {
         self.0.spawn_local(task);
     }
 
+    /// Waits until one of them has ended, without end if there is none; its panic goes on here.
+    pub async fn one_ended(&mut self) -> io::Result<()> {
+        match self.0.join_next().await {
+            Some(ended) => ended.map_err(panic_on),
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits for all of them; the panic of the first goes on here at once.
     pub async fn all_ended(&mut self) -> io::Result<()> {
         while let Some(ended) = self.0.join_next().await {

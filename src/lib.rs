@@ -27,12 +27,13 @@
 //! are connected, the session moves into the worker's relay engine: an epoll of its own, watched by the runtime, where
 //! a session is one small slab entry without task, timer, buffer or pipe. Workers share the table, the pools, the
 //! counts of admission and the metrics, through atomics and a few small locks. Of each other they know a *seat*: how
-//! many sessions it has, when it last lived, an inbox for fresh connections, and its listening sockets. The kernel
+//! many sessions it has, when it last lived, an inbox for fresh connections, and its listening sockets, of which the
+//! daemon may send it more (`session/orders.rs`). The kernel
 //! spreads connections by a hash; a worker that has got more than its share hands the next one over before it is a
 //! session, and a worker that is stuck has a sibling that accepts for it. An established session never changes its
 //! thread. The *control thread* runs the daemon's loop, the health checker, the keeper of the pools, the admin endpoint
 //! and the small tasks of [`daemon`]: memory that is given back, or short; refusals told of; the watchdog. Log lines
-//! are written by threads of their own, behind bounded queues.
+//! are written by threads of their own, behind bounded queues; a config is read and judged by a thread of its own too.
 //!
 //! # Layers
 //!
@@ -71,7 +72,8 @@
 //!
 //! # Three speeds
 //!
-//! Config changes in minutes: the [`table::RoutingTable`], swapped whole. Membership changes in seconds: a pool's
+//! Config changes in minutes: the [`table::RoutingTable`], swapped whole; `daemon/live.rs` is how one comes after the
+//! other, without a restart. Membership changes in seconds: a pool's
 //! view, swapped whole. Health and load change in microseconds: atomics in [`pool::Backend`]. A faster speed never
 //! forces a rebuild of a slower one.
 //!
@@ -85,9 +87,10 @@
 //! 4. One session harms one session: a panic is one reset and a counter.
 //! 5. Memory is bounded: a slow reader throttles its peer, an idle session holds neither buffer nor pipe, and of
 //!    clients that wait for a backend no more is read than the pool says.
-//! 6. A bad config never replaces a good one, and every mistake in it is named at once.
-//! 7. Nothing established is cut before the drain deadline, and the accept queues are emptied before they close, also
-//!    those of a worker that is stuck.
+//! 6. A bad config never replaces a good one, and every mistake in it is named at once. What can fail is done before
+//!    anything changes; then all changes at once.
+//! 7. Nothing established is cut before the drain deadline, nor by a new config, and the accept queues are emptied
+//!    before they close, also those of a worker that is stuck. A socket that stays is never closed.
 //! 8. Log, disk and metrics failures never touch traffic: bounded queues that drop and count.
 //! 9. Counts return to zero: permits, slots, trials, sessions, pipes, places in a queue and in a hold are guards.
 //! 10. Finding a backend takes no longer than the pool's budget, whatever fails, with at most two connects at once. A

@@ -84,6 +84,14 @@ impl fmt::Display for Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BindAddr(pub Endpoint);
 
+impl BindAddr {
+    /// Whether it is a unix socket.
+    #[must_use]
+    pub fn is_path(&self) -> bool {
+        matches!(self.0, Endpoint::Unix(_))
+    }
+}
+
 impl fmt::Display for BindAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -7,7 +7,7 @@ mod explain;
 mod serve;
 
 use crate::config::{Config, Loaded, Mistakes, Style};
-use crate::daemon::{self, Failure};
+use crate::daemon::{self, ConfigSource, Failure};
 use crate::demo;
 use clap::{Args, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
@@ -70,7 +70,8 @@ pub fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let verdict = match Cli::parse().command {
         Command::Run { file, output } => {
-            file.load().and_then(|config| daemon::run(&config, output.announce())).map(done)
+            let run = |loaded| daemon::run(ConfigSource::File { path: file.path.clone(), loaded }, output.announce());
+            file.read().and_then(run).map(done)
         }
         Command::Check { file } => serve::check(&file).map(done),
         Command::Explain { file, client, json } => explain::explain(&file, *client, json).map(done),
@@ -85,12 +86,17 @@ pub fn main() -> ExitCode {
 impl File {
     /// A good config; its warnings are said on stderr.
     fn load(&self) -> Result<Config, Failure> {
-        let Loaded { config, warnings } =
+        self.read().map(|loaded| loaded.config)
+    }
+
+    /// The same, with the text that it comes from.
+    fn read(&self) -> Result<Loaded, Failure> {
+        let loaded =
             Config::load(&self.path).map_err(|mistakes: Mistakes| Failure::Config(mistakes.render(style())))?;
-        for warning in &warnings {
+        for warning in &loaded.warnings {
             say(&warning.render(style()));
         }
-        Ok(config)
+        Ok(loaded)
     }
 }
 

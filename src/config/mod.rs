@@ -47,6 +47,7 @@ use crate::name::{BindAddr, ListenerName, PoolName};
 use findings::Findings;
 use source::Source;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A whole configuration. Limits, listeners and pools stand in the order of the file.
@@ -66,6 +67,8 @@ pub struct Config {
 pub struct Loaded {
     pub config: Config,
     pub warnings: Vec<Mistake>,
+    /// The file, as it was read.
+    pub text: Arc<str>,
 }
 
 impl Config {
@@ -84,7 +87,8 @@ impl Config {
 fn judge(source: &Source) -> Result<Loaded, Mistakes> {
     let findings = Findings::new(source);
     let config = syntax::parse(&findings, |table| validate::config(&findings, file::read(&findings, table)));
-    Ok(Loaded { config, warnings: findings.finish()? })
+    let text = source.text.as_str().into();
+    Ok(Loaded { config, warnings: findings.finish()?, text })
 }
 
 /// `[runtime]`: limits of the whole process.

@@ -37,9 +37,9 @@ impl AcceptQueues {
 
 fn sums(seats: &Seats) -> BTreeMap<ListenerName, AcceptQueue> {
     let mut sums: BTreeMap<ListenerName, AcceptQueue> = BTreeMap::new();
-    for shared in seats.iter().flat_map(|seat| &seat.sockets) {
+    for shared in seats.iter().flat_map(|seat| seat.sockets()) {
         if let Some(queue) = shared.get().and_then(|socket| sys::accept_queue(&*socket)) {
-            let sum = sums.entry(shared.listener.name.clone()).or_default();
+            let sum = sums.entry(shared.listener().name.clone()).or_default();
             sum.length = sum.length.saturating_add(queue.length);
             sum.limit = sum.limit.saturating_add(queue.limit);
         }

@@ -1,20 +1,129 @@
-//! Which part of the daemon carries out which command.
+//! Which part of the daemon carries out which command, one after the other.
 //!
-//! Owns the refusal of what can't be done during a stop. Next: each arm.
+//! Owns the refusal of what can't be done now, the audit line of each change and of each refusal, and the answer. What
+//! takes long runs beside the loop (a [`Work`]), so that signals are still heard; other commands wait meanwhile. Next:
+//! each arm.
 
-use super::{Daemon, Stop};
-use crate::admin::command::{Call, Refused, Why};
+use super::live::{self, Candidate, Live};
+use super::{Failure, Stop};
+use crate::admin::command::{Asker, Call, Command, Done, Refused, Reply, Why};
+use serde_json::json;
+use tokio::sync::oneshot;
 
-impl Daemon<'_> {
-    /// Carries out one command and answers it; who asked may have gone.
-    pub(super) fn carry_out(&self, call: Call, stop: Stop) {
-        let refused = |text: &str| Err(Refused { why: Why::Conflict, text: text.to_owned() });
-        let reply = match stop {
-            Stop::No => refused(&format!("generation {} can't be changed", self.config.listeners.len())),
-            _ => refused("the process is stopping"),
+/// A command whose slow part is under way.
+pub struct Work {
+    by: Asker,
+    reply: oneshot::Sender<Reply>,
+    result: oneshot::Receiver<Result<Candidate, Failure>>,
+}
+
+/// The slow part of a command, which has ended.
+pub struct Worked {
+    by: Asker,
+    reply: oneshot::Sender<Reply>,
+    result: Result<Candidate, Failure>,
+}
+
+impl Work {
+    /// Waits for its end.
+    pub async fn ended(work: &mut Option<Self>) -> Worked {
+        let result = match work {
+            Some(work) => (&mut work.result).await,
+            None => std::future::pending().await,
         };
-        let Call { command, by, reply: answer } = call;
-        tracing::warn!(%by, ?command, "refused");
-        let _ = answer.send(reply);
+        let Some(Self { by, reply, .. }) = work.take() else { std::future::pending().await };
+        let result = result.unwrap_or_else(|_| Err(Failure::Internal("the thread that read the config died".into())));
+        Worked { by, reply, result }
+    }
+}
+
+/// Begins one command, and answers it if it is done at once; who asked may have gone.
+pub fn begin(call: Call, stop: Stop, live: &Live) -> Option<Work> {
+    let Call { command, by, reply } = call;
+    let no = match (&command, stop, &live.path) {
+        (_, Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => stopping(),
+        (Command::Reload, _, None) => refused(Why::Conflict, "there is no config file to read again"),
+        (Command::Reload, _, Some(path)) => {
+            let (base, path) = (live.base(), path.clone());
+            let (done, result) = oneshot::channel();
+            crate::drain::spawn(async move {
+                let base = base.await;
+                // Who waits sees that the sender is gone.
+                let _ = std::thread::Builder::new()
+                    .name("reload".into())
+                    .spawn(move || drop(done.send(live::prepare_file(&base, &path))));
+            });
+            return Some(Work { by, reply, result });
+        }
+        _ => refused(Why::Invalid, "this can't be done yet"),
+    };
+    answer(name_of(&command), &by, reply, Err(no));
+    None
+}
+
+/// Ends a command whose slow part has ended.
+pub fn finish(worked: Worked, stop: Stop, live: &mut Live) {
+    let Worked { by, reply, result } = worked;
+    let invalid = |text| Refused { why: Why::Invalid, text };
+    let reloaded = match (stop, result) {
+        (Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => Err(stopping()),
+        (Stop::No, Err(failure)) => Err(invalid(failure.to_string())),
+        (Stop::No, Ok(candidate)) => {
+            let from = live.generation();
+            live.commit(candidate).map_err(invalid).map(|committed| (from, committed))
+        }
+    };
+    let done = reloaded.map(|(from, committed)| {
+        for warning in &committed.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (to, hash) = (committed.generation, live.hash());
+        if committed.changed {
+            tracing::info!(%by, command = "reload", from, to, hash, "changed");
+        } else {
+            tracing::info!(%by, command = "reload", generation = to, hash, "nothing has changed");
+        }
+        let summary = if committed.changed {
+            format!("generation {to} runs")
+        } else {
+            format!("nothing has changed: generation {to} runs on")
+        };
+        let details = json!({"generation": to, "hash": hash, "warnings": committed.warnings});
+        Done { summary, changed: committed.changed, details }
+    });
+    answer("reload", &by, reply, done);
+}
+
+fn stopping() -> Refused {
+    refused(Why::Conflict, "the process is stopping")
+}
+
+fn refused(why: Why, text: &str) -> Refused {
+    Refused { why, text: text.to_owned() }
+}
+
+/// Tells of a refusal, with the same text as the answer, and answers.
+fn answer(command: &'static str, by: &Asker, reply: oneshot::Sender<Reply>, done: Reply) {
+    if let Err(refused) = &done {
+        for line in refused.text.lines() {
+            tracing::warn!(%by, command, "refused: {line}");
+        }
+    }
+    // Who asked may have gone.
+    let _ = reply.send(done);
+}
+
+fn name_of(command: &Command) -> &'static str {
+    match command {
+        Command::Reload => "reload",
+        Command::Plan(_) => "plan",
+        Command::Rollback(_) => "rollback",
+        Command::Upgrade => "upgrade",
+        Command::Drain => "drain",
+        Command::Listener { .. } => "listener",
+        Command::Backend { .. } => "backend",
+        Command::AddBackend { .. } => "add backend",
+        Command::RemoveBackend { .. } => "remove backend",
+        Command::LogLevel(_) => "log level",
     }
 }

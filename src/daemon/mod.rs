@@ -2,7 +2,8 @@
 //!
 //! | who | where | waits on | ends |
 //! |---|---|---|---|
-//! | this loop | control thread | signals, events of workers, deadlines | with the process |
+//! | this loop | control thread | signals, commands, events of workers, deadlines | with the process |
+//! | reload | a thread for each | the config file, the resolver | with its verdict |
 //! | worker N | a thread each | its sockets, sessions, the drain signal | drained or aborted |
 //! | health checker | control thread | probes due | after the workers |
 //! | memory | control thread | a tick of a second | after the workers |
@@ -14,7 +15,8 @@
 //!
 //! Panic policy: a session's panic is contained where it runs; the checker, the memory task and the admin endpoint are
 //! started again (what must last lives elsewhere); a worker that dies takes the process with it, non-zero, because half
-//! a balancer that looks alive is worse than a restart. Read next: `start` (what happens before), `worker`.
+//! a balancer that looks alive is worse than a restart. Read next: `start` (what happens before), `live` (how a config
+//! takes the place of another), `carry_out`, `worker`.
 
 mod accept_queues;
 mod carry_out;
@@ -22,6 +24,8 @@ mod cgroup;
 mod fds;
 mod gates;
 mod headroom;
+mod listening;
+mod live;
 mod memory;
 mod offline;
 mod pipes;
@@ -32,15 +36,17 @@ mod supervise;
 mod watchdog;
 mod worker;
 
+pub use live::ConfigSource;
 pub use offline::table as offline_table;
 pub use sockets::{Lack, Severity, lacks};
 pub use start::resolve;
 
 use crate::admin::Phase;
 use crate::admin::command::{self, Asker, Call, Command, Commands};
-use crate::config::Config;
 use crate::drain::{self, Drain, Stage, Stopper};
+use carry_out::{Work, Worked};
 use gates::{Announcement, notify};
+use live::Live;
 use sd_notify::NotifyState;
 use start::Started;
 use std::fmt;
@@ -98,17 +104,16 @@ impl fmt::Display for Failure {
 }
 
 /// Runs the balancer until it is told to stop.
-pub fn run(config: &Config, announce: Announce) -> Result<(), Failure> {
-    let started = start::start(config)?;
+pub fn run(source: ConfigSource, announce: Announce) -> Result<(), Failure> {
+    let started = start::start(source)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::System(format!("can't start the control runtime: {error}")))?;
-    runtime.block_on(Daemon::new(config, announce).live(started))
+    runtime.block_on(Daemon::new(announce).live(started))
 }
 
-struct Daemon<'a> {
-    config: &'a Config,
+struct Daemon {
     announce: Announce,
     phase: watch::Sender<Phase>,
     stopper: Stopper,
@@ -120,6 +125,10 @@ enum Event {
     Terminate(&'static str),
     Hangup,
     Call(Call),
+    /// The slow part of a command has ended.
+    Worked(Worked),
+    /// Something is to be forgotten that was kept for the last clients of what is gone.
+    Forget,
     WorkerEnded(Ended),
     Deadline,
 }
@@ -136,31 +145,33 @@ enum Stop {
     Aborting(Instant),
 }
 
-impl<'a> Daemon<'a> {
-    fn new(config: &'a Config, announce: Announce) -> Self {
+impl Daemon {
+    fn new(announce: Announce) -> Self {
         let (stopper, drain) = drain::channel();
-        Self { config, announce, phase: watch::Sender::new(Phase::Starting), stopper, drain }
+        Self { announce, phase: watch::Sender::new(Phase::Starting), stopper, drain }
     }
 
     async fn live(self, started: Started) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
-        let Started { shared, sockets, admin, announcement, pipes, log } = started;
+        let Started { mut live, admin, announcement, pipes, log } = started;
+        let shared = live.shared.clone();
         let (commands, mut calls) = command::channel();
         let control = supervise::Control::start(&shared, admin, self.phase.subscribe(), commands.clone())?;
-        let verdict = if let Some(signal) = self.first_round(&control, &mut signals).await {
+        let verdict = if let Some(signal) = self.first_round(&live, &control, &mut signals).await {
             tracing::info!(signal, "stopped before it was ready");
             Ok(())
         } else {
-            let (events, mut ended) = mpsc::channel(sockets.len().max(1));
-            let relay = self.config.runtime.relay;
-            let (up, ups) = mpsc::channel(sockets.len().max(1));
-            let workers = worker::spawn_all(sockets, &shared, pipes, relay, &self.drain, &up, &events)?;
+            let (events, mut ended) = mpsc::channel(shared.workers.max(1));
+            let relay = live.config.runtime.relay;
+            let (up, ups) = mpsc::channel(shared.workers.max(1));
+            let workers = worker::spawn_all(live.sockets(), &shared, pipes, relay, &self.drain, &up, &events)?;
             drop(up);
             if all_up(ups).await == workers.len() {
                 self.say_ready(&announcement);
             }
-            let inputs = Inputs { signals: &mut signals, ended: &mut ended, calls: &mut calls, commands: &commands };
-            let verdict = self.serve(workers, inputs).await;
+            let (ended, calls) = (&mut ended, &mut calls);
+            let inputs = Inputs { signals: &mut signals, ended, calls, commands: &commands, work: None };
+            let verdict = self.serve(workers, &mut live, inputs).await;
             if let Some(access) = &shared.access {
                 access.close();
             }
@@ -175,8 +186,13 @@ impl<'a> Daemon<'a> {
     }
 
     /// Lets the checker look at every backend once, within a bound; a signal's name if one came first.
-    async fn first_round(&self, control: &supervise::Control, signals: &mut Signals) -> Option<&'static str> {
-        let probe_limits = self.config.pools.iter().map(|pool| pool.health.timeout);
+    async fn first_round(
+        &self,
+        live: &Live,
+        control: &supervise::Control,
+        signals: &mut Signals,
+    ) -> Option<&'static str> {
+        let probe_limits = live.config.pools.iter().map(|pool| pool.health.timeout);
         let bound = probe_limits.max().unwrap_or_default().min(FIRST_ROUND) + Duration::from_secs(1);
         tokio::select! {
             signal = signals.terminate() => Some(signal),
@@ -198,25 +214,36 @@ impl<'a> Daemon<'a> {
         notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
     }
 
-    async fn serve(&self, mut workers: Vec<WorkerThread>, mut inputs: Inputs<'_>) -> Result<(), Failure> {
+    async fn serve(
+        &self,
+        mut workers: Vec<WorkerThread>,
+        live: &mut Live,
+        mut inputs: Inputs<'_>,
+    ) -> Result<(), Failure> {
         let mut stop = Stop::No;
         let mut cut = 0;
         while !workers.is_empty() {
-            match inputs.next(stop).await {
-                Event::Terminate(signal) => stop = self.stop_further(stop, signal),
+            match inputs.next(stop, live.forget_at).await {
+                Event::Terminate(signal) => stop = self.stop_further(stop, signal, live),
                 Event::Hangup => {
                     // What comes of it is in the log; one more than may wait is as good as those before it.
                     let commands = inputs.commands.clone();
                     drop(drain::spawn(async move { commands.ask(Command::Reload, Asker::Signal("SIGHUP")).await }));
                 }
-                Event::Call(call) => self.carry_out(call, stop),
+                Event::Call(call) => {
+                    if let Some(work) = carry_out::begin(call, stop, live) {
+                        inputs.work = Some(work);
+                    }
+                }
+                Event::Worked(worked) => carry_out::finish(worked, stop, live),
+                Event::Forget => live.forget(),
                 Event::WorkerEnded(worker) => {
                     workers.retain(|thread| thread.index != worker.index);
                     cut += worker.result?;
                 }
                 Event::Deadline => match stop {
-                    Stop::LameDuck(_) => stop = self.start_draining(),
-                    Stop::Draining(_) => stop = self.start_aborting("the drain deadline has passed"),
+                    Stop::LameDuck(_) => stop = self.start_draining(live),
+                    Stop::Draining(_) => stop = self.start_aborting("the drain deadline has passed", live),
                     Stop::No | Stop::Aborting(_) => {
                         return Err(Failure::Internal("the workers did not stop in time".to_owned()));
                     }
@@ -230,29 +257,37 @@ impl<'a> Daemon<'a> {
     }
 
     /// The first signal begins the stop, a second one ends everything now.
-    fn stop_further(&self, stop: Stop, signal: &'static str) -> Stop {
+    fn stop_further(&self, stop: Stop, signal: &'static str, live: &Live) -> Stop {
         if let Stop::Aborting(_) = stop {
             return stop;
         }
         if stop != Stop::No {
-            return self.start_aborting("a second signal came");
+            return self.start_aborting("a second signal came", live);
         }
         self.phase.send_replace(Phase::Draining);
         notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
-        let lame_duck = self.config.runtime.lame_duck;
-        tracing::info!(signal, ?lame_duck, drain_timeout = ?self.config.runtime.drain_timeout, "stopping");
-        if lame_duck.is_zero() { self.start_draining() } else { Stop::LameDuck(Instant::now() + lame_duck) }
+        let lame_duck = live.config.runtime.lame_duck;
+        tracing::info!(signal, ?lame_duck, drain_timeout = ?live.config.runtime.drain_timeout, "stopping");
+        if lame_duck.is_zero() { self.start_draining(live) } else { Stop::LameDuck(Instant::now() + lame_duck) }
     }
 
-    fn start_draining(&self) -> Stop {
-        self.stopper.advance(Stage::Draining);
-        Stop::Draining(Instant::now() + self.config.runtime.drain_timeout)
+    fn start_draining(&self, live: &Live) -> Stop {
+        self.advance(Stage::Draining, live);
+        Stop::Draining(Instant::now() + live.config.runtime.drain_timeout)
     }
 
-    fn start_aborting(&self, why: &str) -> Stop {
+    fn start_aborting(&self, why: &str, live: &Live) -> Stop {
         tracing::info!("{why}: resetting what is left");
-        self.stopper.advance(Stage::Aborting);
+        self.advance(Stage::Aborting, live);
         Stop::Aborting(Instant::now() + ABORT_PATIENCE)
+    }
+
+    /// Tells the workers, and each listening socket.
+    fn advance(&self, stage: Stage, live: &Live) {
+        self.stopper.advance(stage);
+        if let Some(seats) = live.shared.seats.get() {
+            seats.advance(stage);
+        }
     }
 }
 
@@ -263,10 +298,14 @@ struct Inputs<'a> {
     calls: &'a mut mpsc::Receiver<Call>,
     /// For what the loop asks of itself.
     commands: &'a Commands,
+    /// The command that is being carried out; others wait for its end.
+    work: Option<Work>,
 }
 
 impl Inputs<'_> {
-    async fn next(&mut self, stop: Stop) -> Event {
+    async fn next(&mut self, stop: Stop, forget_at: Option<Instant>) -> Event {
+        // During a stop there is a refusal at once.
+        let (idle, hears) = (self.work.is_none(), self.work.is_none() || stop != Stop::No);
         let deadline = match stop {
             Stop::No => None,
             Stop::LameDuck(at) | Stop::Draining(at) | Stop::Aborting(at) => Some(at),
@@ -274,9 +313,19 @@ impl Inputs<'_> {
         tokio::select! {
             event = self.signals.next() => event,
             Some(worker) = self.ended.recv() => Event::WorkerEnded(worker),
-            Some(call) = self.calls.recv() => Event::Call(call),
-            () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => Event::Deadline,
+            Some(call) = self.calls.recv(), if hears => Event::Call(call),
+            worked = Work::ended(&mut self.work), if !idle => Event::Worked(worked),
+            () = until(deadline) => Event::Deadline,
+            () = until(forget_at) => Event::Forget,
         }
+    }
+}
+
+/// Without end, if there is no such moment.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::rng::Rng;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// The shortest and longest time before a control task that died is started again.
@@ -45,8 +45,8 @@ impl Control {
         commands: Commands,
     ) -> Result<Self, Failure> {
         let (done, first_round) = watch::channel(false);
-        let table_changed = Arc::new(Notify::new());
-        let inputs = health::Inputs { table: Arc::clone(&shared.table), table_changed, first_round: done };
+        let (table, table_changed) = (Arc::clone(&shared.table), Arc::clone(&shared.table_changed));
+        let inputs = health::Inputs { table, table_changed, first_round: done };
         let checker = keep_running("checker", Arc::clone(&shared.metrics), move || {
             health::run(inputs.clone(), Rng::from_entropy())
         });
@@ -58,10 +58,10 @@ impl Control {
         let process = Arc::clone(&shared.process);
         let memory =
             keep_running("memory", Arc::clone(&shared.metrics), move || memory::keep_small(Arc::clone(&process)));
-        let (high, pressure) = (shared.memory_high, shared.process.pressure.clone());
+        let (config, pressure) = (Arc::clone(&shared.config), shared.process.pressure.clone());
         let metrics = Arc::clone(&shared.metrics);
         let headroom = keep_running("headroom", Arc::clone(&shared.metrics), move || {
-            headroom::watch(high, pressure.clone(), Arc::clone(&metrics))
+            headroom::watch(Arc::clone(&config), pressure.clone(), Arc::clone(&metrics))
         });
         let table = Arc::clone(&shared.table);
         let refusals =

@@ -5,14 +5,14 @@
 //! empties if they are stuck. Shares with other workers what `Shared` and `Seats` hold, and nothing else.
 
 use super::Failure;
-use super::start::{Shared, WorkerSockets};
+use super::start::Shared;
 use crate::config::RelayMode;
 use crate::drain::{Drain, LocalTasks, Stage, panic_on, spawn_local};
 use crate::every::Every;
 use crate::metrics::Metrics;
 use crate::net::relay::{self, PipeBounds};
-use crate::session::balance::{self, Seats};
-use crate::session::{Worker, WorkerSetup, acceptor};
+use crate::session::balance::{self, Seats, SharedSocket};
+use crate::session::{Worker, WorkerSetup, orders};
 use crate::sys;
 use std::convert::Infallible;
 use std::io;
@@ -40,7 +40,7 @@ pub struct Ended {
 /// Starts one thread for each share of sockets; each says once, through `up`, that it serves. If one can't start,
 /// the process must not go on.
 pub fn spawn_all(
-    sockets: Vec<WorkerSockets>,
+    sockets: Vec<Vec<Arc<SharedSocket>>>,
     shared: &Shared,
     pipes: PipeBounds,
     relay: RelayMode,
@@ -92,30 +92,31 @@ fn serve(setup: WorkerSetup, drain: Drain, up: mpsc::Sender<()>, metrics: &Metri
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
     runtime.block_on(async {
         let worker = Rc::new(Worker::new(setup)?);
-        let mut acceptors = LocalTasks::default();
-        for socket in &worker.seat.sockets {
-            acceptors.spawn(acceptor::run(Arc::clone(socket), Rc::clone(&worker), drain.clone()));
-        }
-        acceptors.spawn(balance::serve_inbox(Rc::clone(&worker), drain.clone()));
+        let orders = worker.seat.take_orders().ok_or_else(|| io::Error::other("another worker has its seat"))?;
+        let mut inbox = LocalTasks::default();
+        inbox.spawn(balance::serve_inbox(Rc::clone(&worker), drain.clone()));
         // A task of its own: it is woken for each turn, and nothing else needs to look around then.
         let engine = spawn_local(relay::drive(Rc::clone(&worker.engine))?);
         let cut = tokio::select! {
             biased;
             failed = engine => failed.map_err(panic_on)?.map(never)?,
+            failed = orders::serve(Rc::clone(&worker), orders) => failed.map(never)?,
             never_ends = keep_house(&worker, metrics, up) => never(never_ends),
-            cut = drained(&worker, acceptors, drain) => cut?,
+            cut = drained(&worker, inbox, drain) => cut?,
         };
         worker.housekeep(metrics);
         Ok(cut)
     })
 }
 
-/// Waits for the acceptors to end and the sessions to finish, or for the order to reset them; how many it reset.
-async fn drained(worker: &Rc<Worker>, mut acceptors: LocalTasks, mut drain: Drain) -> io::Result<usize> {
+/// Waits for all accepting to end and the sessions to finish, or for the order to reset them; how many it reset.
+async fn drained(worker: &Rc<Worker>, mut inbox: LocalTasks, mut drain: Drain) -> io::Result<usize> {
     let watched = drain.clone();
     let finished = async {
         let own = async {
-            acceptors.all_ended().await?;
+            // It ends with the stop.
+            inbox.all_ended().await?;
+            worker.seat.all_closed().await;
             worker.seats.retire(&worker.seat);
             io::Result::Ok(())
         };

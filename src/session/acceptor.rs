@@ -1,8 +1,9 @@
 //! The loop that accepts on one socket, and what each error of accept(2) means.
 //!
 //! Owns the pace: sixteen connections a turn, then everybody else's; a pause by a timer when file descriptors run
-//! out, because readiness doesn't come back by itself then. Invariant: accepting never ends but by a stop; a socket
-//! that is broken is bound again, with backoff, while the other listeners go on.
+//! out, because readiness doesn't come back by itself then. Invariant: accepting never ends but when the socket is
+//! retired, by itself or with the process, and then its queue is emptied first; a socket that is broken is bound again,
+//! with backoff, while the other listeners go on.
 
 use super::balance::SharedSocket;
 use super::close::CloseReason;
@@ -74,11 +75,18 @@ fn judge(error: Errno) -> Verdict {
     }
 }
 
-/// Accepts until the stop, binding the socket again whenever it breaks. Siblings may accept from it meanwhile.
-pub async fn run(shared: Arc<SharedSocket>, worker: Rc<Worker>, drain: Drain) {
+/// Accepts until the socket is retired, and closes it then. Siblings may accept from it meanwhile.
+pub async fn run(shared: Arc<SharedSocket>, worker: Rc<Worker>) {
+    let seat = Arc::clone(&worker.seat);
+    accept_until_retired(&shared, worker).await;
+    seat.close(&shared);
+}
+
+/// Binds the socket again whenever it breaks.
+async fn accept_until_retired(shared: &Arc<SharedSocket>, worker: Rc<Worker>) {
     let Some(mut socket) = shared.get() else { return };
     let address = socket.address.clone();
-    let mut acceptor = Acceptor::new(Arc::clone(&shared.listener), worker, drain);
+    let mut acceptor = Acceptor::new(Arc::clone(shared), worker);
     let mut backoff = Backoff::new(REBIND.0, REBIND.1);
     let mut bound_at = Instant::now();
     while let Err(error) = acceptor.accept_from(&socket).await {
@@ -95,7 +103,7 @@ pub async fn run(shared: Arc<SharedSocket>, worker: Rc<Worker>, drain: Drain) {
             if acceptor.pause(delay).await > Stage::Serving {
                 return;
             }
-            match bind_again(&address, &shared.options) {
+            match bind_again(&address, &shared.options()) {
                 Ok(bound) => break Arc::new(bound),
                 Err(error) => tracing::warn!(%listener, "{error}"),
             }
@@ -105,13 +113,15 @@ pub async fn run(shared: Arc<SharedSocket>, worker: Rc<Worker>, drain: Drain) {
         bound_at = Instant::now();
         tracing::info!(%listener, %address, "listener is bound again");
     }
-    shared.close();
 }
 
-/// Accepts for one listener.
+/// Accepts from one socket.
 pub struct Acceptor {
+    shared: Arc<SharedSocket>,
+    /// The one that the socket belonged to at the last turn.
     listener: Arc<Listener>,
     worker: Rc<Worker>,
+    /// Of the socket.
     drain: Drain,
     /// Connections accepted so far.
     taken: u64,
@@ -123,11 +133,12 @@ pub struct Acceptor {
 
 impl Acceptor {
     #[must_use]
-    pub fn new(listener: Arc<Listener>, worker: Rc<Worker>, drain: Drain) -> Self {
-        Self { listener, worker, drain, taken: 0, lost: 0, shortage: SHORTAGE_PAUSE.0 }
+    pub fn new(shared: Arc<SharedSocket>, worker: Rc<Worker>) -> Self {
+        let (listener, drain) = (shared.listener(), shared.drain());
+        Self { shared, listener, worker, drain, taken: 0, lost: 0, shortage: SHORTAGE_PAUSE.0 }
     }
 
-    /// `Ok` after the stop and with the queue emptied; an error if the socket is broken.
+    /// `Ok` once it is retired and with the queue emptied; an error if the socket is broken.
     async fn accept_from(&mut self, socket: &ListenSocket) -> Result<(), Errno> {
         let watched = sys::watch(socket.as_fd(), Interest::READABLE)?;
         let mut drain = self.drain.clone();
@@ -141,7 +152,7 @@ impl Acceptor {
             match self.accept_some(socket) {
                 Ok(()) => tokio::task::yield_now().await,
                 Err(Halt::Error(Errno::AGAIN)) => ready.clear_ready(),
-                // A sibling has ended the listening in place of this worker, which was stuck when the stop came.
+                // A sibling has ended the listening in place of this worker, which was stuck when that came.
                 Err(_) if self.drain.stage() > Stage::Serving => break,
                 Err(halt) => self.after(halt).await?,
             }
@@ -150,7 +161,7 @@ impl Acceptor {
         // where the first ones have to wait for room.
         let last = self.taken.saturating_add(sys::accept_queue(socket).map_or(u64::MAX, |queue| queue.length.into()));
         while self.drain.stage() < Stage::Aborting && !self.take_queue(socket).await && self.taken < last {
-            // They wait for room, as they would have without the stop.
+            // They wait for room, as they would have without the end.
             tokio::time::sleep(FULL_PAUSE).await;
         }
         Ok(())
@@ -171,6 +182,7 @@ impl Acceptor {
 
     /// Accepts a turn's worth; `Ok` if there may be more.
     fn accept_some(&mut self, socket: &ListenSocket) -> Result<(), Halt> {
+        self.listener = self.shared.listener();
         let listener = Arc::clone(&self.listener);
         let gate = &listener.gate;
         // For what is asked before there is a client: a turn is short.
@@ -270,7 +282,7 @@ impl Acceptor {
         }
     }
 
-    /// Waits, but not beyond the stop.
+    /// Waits, but not longer than the socket serves.
     async fn pause(&mut self, span: Duration) -> Stage {
         tokio::select! {
             () = self.drain.reached(Stage::Draining) => {}

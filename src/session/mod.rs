@@ -18,6 +18,7 @@ mod hook;
 pub mod listing;
 mod mover;
 mod pending;
+pub mod orders;
 mod preread;
 mod proxy;
 mod queue;

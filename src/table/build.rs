@@ -4,19 +4,26 @@
 //! the previous table isn't changed, so a table that isn't wanted after all can simply be dropped. Next: `Pool::new`
 //! for how backends keep their state.
 
-use super::{Listener, Routes, RoutingTable};
-use crate::clock::Now;
+use super::{Listener, Routes, RoutingTable, Ways};
+use crate::clock::{Millis, Now};
 use crate::config::{self, Address, Balance, Config, Group};
 use crate::metrics::Metrics;
-use crate::name::{BackendAddr, Endpoint, PoolName};
+use crate::name::{BackendAddr, Endpoint, ListenerName, PoolName};
 use crate::pool::{Members, Pool, ResolvedMember};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the ways of a retired listener are kept, besides the time that its clients have for what they send first:
+/// long enough for whoever waits for a place.
+const RETIRED: Duration = Duration::from_secs(10);
+/// Of that time, no more than this.
+const MAX_FIRST: Duration = Duration::from_secs(60);
 
 /// What the host names of a config stand for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolution(HashMap<(Arc<str>, u16), Vec<SocketAddr>>);
 
 /// A table, and what somebody should be told about it.
@@ -73,12 +80,34 @@ impl RoutingTable {
             .collect();
         let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
         let pool = |name: &PoolName| by_name.get(name).copied();
-        let mut routes: Vec<_> =
-            listeners.iter().map(|listener| Routes::new(&listener.config, pool, metrics)).collect();
-        routes.sort_unstable_by(|a, b| a.listener.cmp(&b.listener));
+        let new = |listener: &Arc<Listener>| Ways {
+            routes: Arc::new(Routes::new(&listener.config, pool, metrics)),
+            until: None,
+        };
+        let mut ways: Vec<_> = listeners.iter().map(new).collect();
+        ways.extend(previous.into_iter().flat_map(|table| table.retired(&listeners, now.millis)));
+        ways.sort_unstable_by(|a, b| a.routes.listener.cmp(&b.routes.listener));
         let generation = previous.map_or(1, |table| table.generation + 1);
-        let wants_local = routes.iter().any(|routes| routes.wants_local);
-        Built { table: Self { generation, listeners, pools, wants_local, routes }, warnings }
+        let wants_local = ways.iter().any(|ways| ways.routes.wants_local);
+        Built { table: Self { generation, listeners, pools, wants_local, ways }, warnings }
+    }
+}
+
+impl RoutingTable {
+    /// The ways of listeners that are no longer among `listeners`, or were already retired in this table.
+    fn retired(&self, listeners: &[Arc<Listener>], now: Millis) -> impl Iterator<Item = Ways> {
+        let names: HashSet<&ListenerName> = listeners.iter().map(|listener| &listener.name).collect();
+        let left = self.ways.iter().filter(move |ways| !names.contains(&ways.routes.listener) && ways.is_wanted(now));
+        left.map(move |ways| {
+            let until = ways.until.unwrap_or_else(|| {
+                let config = self.listeners.iter().find(|listener| listener.name == ways.routes.listener);
+                let header = |config: &config::Listener| config.accept_proxy.as_ref().map(|proxy| proxy.timeout);
+                let first = |config: &config::Listener| header(config).unwrap_or_default() + config.preread.timeout;
+                let first = config.map(|listener| first(&listener.config)).unwrap_or_default();
+                now + (first.min(MAX_FIRST) + RETIRED).as_millis() as Millis
+            });
+            Ways { routes: Arc::clone(&ways.routes), until: Some(until) }
+        })
     }
 }
 

@@ -3,8 +3,11 @@
 //! Owns the pools, the listeners and the rules between them, and their number, the generation. Health, load and
 //! membership change within it without another table. Finding a route does no I/O and allocates nothing.
 //!
-//! Invariant: each route leads to a pool of the same table. Next: `build` for how a table comes to be, `pool` for
-//! what happens at the end of a route, `routes` for how one is found.
+//! A listener that is no longer in the config leaves its ways behind for a while: its last clients have been accepted
+//! already, and wait for a place, a header or their first bytes.
+//!
+//! Invariant: each route leads to a pool of the same table, or of one before it if its listener was retired. Next:
+//! `build` for how a table comes to be, `pool` for what happens at the end of a route, `routes` for how one is found.
 
 mod build;
 mod hash;
@@ -18,11 +21,13 @@ pub use hash::{hash_key, hashed, hashed_address};
 pub use listener::{BrokenSocket, Listener};
 pub use routes::{Answer, ConditionSeen, Counted, Facts, Leads, Passed, Routes, Rule, RuleSeen, Verdict};
 
+use crate::clock::Millis;
 use crate::name::{ListenerName, PoolName};
 use crate::pool::Pool;
 use std::sync::Arc;
 
 /// Everything that decides where a session goes.
+#[derive(Clone)]
 pub struct RoutingTable {
     /// 1 for the first table of the process, then one more for each.
     pub generation: u64,
@@ -33,10 +38,30 @@ pub struct RoutingTable {
     /// Of any listener.
     wants_local: bool,
     /// Sorted by listener.
-    routes: Vec<Routes>,
+    ways: Vec<Ways>,
+}
+
+/// The ways of one listener.
+#[derive(Clone)]
+struct Ways {
+    routes: Arc<Routes>,
+    /// Of a retired listener: for how long they are kept.
+    until: Option<Millis>,
+}
+
+impl Ways {
+    fn is_wanted(&self, now: Millis) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
 }
 
 impl RoutingTable {
+    /// Without listeners and pools, for a process that has no config yet.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { generation: 0, listeners: Vec::new(), pools: Vec::new(), wants_local: false, ways: Vec::new() }
+    }
+
     /// Where a session goes, as far as that is known; counts nothing.
     #[must_use]
     pub fn route(&self, facts: &Facts<'_>) -> Verdict<'_> {
@@ -61,11 +86,30 @@ impl RoutingTable {
         self.routes(facts.listener).map_or_else(Vec::new, |routes| routes.explain(facts))
     }
 
-    /// The ways of a listener; `None` if this table has none of that name, as for a session of one that was retired.
+    /// The ways of a listener; `None` if this table has none of that name, as for one that was retired long ago.
     #[must_use]
     pub fn routes(&self, listener: &ListenerName) -> Option<&Routes> {
-        let found = self.routes.binary_search_by(|routes| routes.listener.cmp(listener)).ok()?;
-        Some(&self.routes[found])
+        let found = self.ways.binary_search_by(|ways| ways.routes.listener.cmp(listener)).ok()?;
+        Some(&self.ways[found].routes)
+    }
+
+    /// When the ways of the first retired listener can be forgotten; `None` if there are none.
+    #[must_use]
+    pub fn forgets_at(&self) -> Option<Millis> {
+        self.ways.iter().filter_map(|ways| ways.until).min()
+    }
+
+    /// The same table without the ways of listeners that were retired long enough ago.
+    #[must_use]
+    pub fn without_old_ways(&self, now: Millis) -> Self {
+        let mut table = self.clone();
+        table.ways.retain(|ways| ways.is_wanted(now));
+        table
+    }
+
+    #[must_use]
+    pub fn listener(&self, name: &ListenerName) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.name == *name)
     }
 
     #[must_use]

@@ -39,6 +39,7 @@ mod queue_backends;
 mod queue_replay;
 mod quiet;
 mod relay;
+mod reload;
 mod replay;
 mod replay_ends;
 mod routes;

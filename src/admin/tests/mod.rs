@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::config::Config;
 use crate::config::Socket;
 use crate::name::BindAddr;
-use crate::net::listen::{AtClose, Options, SocketAccess, bind_all};
+use crate::net::listen::{AtClose, Neighbours, Options, SocketAccess, bind_all};
 use crate::pool::{Backend, Health};
 use crate::table::{self, Resolution};
 use serde_json::{Value, json};
@@ -62,7 +62,8 @@ impl Served {
     }
 
     fn at(endpoint: Endpoint, config: &str) -> Self {
-        let socket = bind_all(&BindAddr(endpoint), &options(), 1).unwrap().pop().unwrap();
+        let socket = bind_all(&BindAddr(endpoint), &options(), 1, Neighbours::None).unwrap().pop().unwrap();
+        socket.listen(128).unwrap();
         let address = socket.address.clone();
         let metrics = Arc::new(Metrics::new().unwrap());
         let table = Arc::new(ArcSwap::from_pointee(table(config, &metrics)));

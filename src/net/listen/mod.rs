@@ -2,8 +2,9 @@
 //!
 //! Owns the socket options that accepted sockets inherit (`TCP_NODELAY`, out-of-band data inline, reset at close), so
 //! that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker (`tcp`); a unix socket
-//! is bound once and shared (`unix`). A socket that is bound again has the same options as the first. What an accept
-//! error means is decided by `session::acceptor`.
+//! is bound once and shared (`unix`). Binding and listening are two steps, so that what is bound can be given up again
+//! before anybody could have connected. A socket that is bound again has the same options as the first; of a living
+//! socket, some options can be changed. What an accept error means is decided by `session::acceptor`.
 
 mod tcp;
 mod unix;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use unix::OwnedPath;
 
 /// What a listening socket needs to know besides its address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Connections that the kernel completes before they are accepted; the kernel's `somaxconn` caps it.
     pub backlog: u32,
@@ -30,6 +31,30 @@ pub struct Options {
     /// For TCP sockets; what it says of unix sockets is `access`, with names made into numbers.
     pub socket: Socket,
     pub access: SocketAccess,
+}
+
+impl Options {
+    /// Whether a living socket at `address` can't be given these options in the place of `self`: others must be bound.
+    #[must_use]
+    pub fn needs_new_socket(&self, wanted: &Self, address: &BindAddr) -> bool {
+        let key = |options: &Self| {
+            let Socket { interface, v6only, transparent, mptcp, .. } = &options.socket;
+            (options.at_close, interface.clone(), *v6only, *transparent, *mptcp)
+        };
+        match address.0 {
+            Endpoint::Tcp(_) => key(self) != key(wanted),
+            Endpoint::Unix(_) => false,
+        }
+    }
+}
+
+/// Who may be on an address already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbours {
+    /// Nobody: somebody there is an error.
+    None,
+    /// Sockets of this process, beside which others are bound.
+    Own,
 }
 
 /// What closing an accepted socket does to the connection.
@@ -58,7 +83,7 @@ impl SocketAccess {
     pub const OWNER: Self = Self { mode: Some(0o600), owner: None, group: None };
 }
 
-/// A bound, listening, nonblocking socket.
+/// A bound, nonblocking socket, which listens or is about to.
 #[derive(Debug)]
 pub struct ListenSocket {
     socket: OwnedFd,
@@ -78,6 +103,24 @@ impl ListenSocket {
             ClientAddr::Unix => Stream::unix(socket),
         };
         Ok((stream, client))
+    }
+
+    /// Begins to listen; on a socket that listens already, it changes the backlog.
+    pub fn listen(&self, backlog: u32) -> Result<(), BindError> {
+        let listening = rustix::net::listen(&self.socket, backlog as i32);
+        listening.map_err(|error| BindError { address: self.address.clone(), refused: error.into() })
+    }
+
+    /// Gives a listening socket other options, as far as they differ from those `before`; see
+    /// [`Options::needs_new_socket`] for those that it can't be given.
+    pub fn adjust(&self, before: &Options, wanted: &Options) -> Result<(), BindError> {
+        let adjusted = match &self.address.0 {
+            Endpoint::Tcp(_) => tcp::adjust(&self.socket, &before.socket, &wanted.socket),
+            Endpoint::Unix(path) if before.access != wanted.access => unix::give(path, wanted.access),
+            Endpoint::Unix(_) => Ok(()),
+        };
+        adjusted.map_err(|refused| BindError { address: self.address.clone(), refused })?;
+        if before.backlog == wanted.backlog { Ok(()) } else { self.listen(wanted.backlog) }
     }
 
     /// Whether a client waits in the accept queue; of a socket whose listening has ended, nobody does.
@@ -199,22 +242,27 @@ impl Refused {
     }
 }
 
-/// Binds `count` sockets to one address and listens on them.
-pub fn bind_all(address: &BindAddr, options: &Options, count: usize) -> Result<Vec<ListenSocket>, BindError> {
+/// Binds `count` sockets to one address, which don't listen yet.
+pub fn bind_all(
+    address: &BindAddr,
+    options: &Options,
+    count: usize,
+    neighbours: Neighbours,
+) -> Result<Vec<ListenSocket>, BindError> {
     let bound = match &address.0 {
-        Endpoint::Tcp(wanted) => tcp::bind_all(*wanted, options, count).map(|sockets| {
-            let listening = |(socket, actual)| ListenSocket { socket, address: tcp_address(actual), path: None };
-            sockets.into_iter().map(listening).collect()
+        Endpoint::Tcp(wanted) => tcp::bind_all(*wanted, options, count, neighbours).map(|sockets| {
+            let bound = |(socket, actual)| ListenSocket { socket, address: tcp_address(actual), path: None };
+            sockets.into_iter().map(bound).collect()
         }),
         Endpoint::Unix(path) => unix::bind_all(path, options, count).map(|(sockets, guard)| {
-            let listening = |socket| ListenSocket { socket, address: address.clone(), path: Some(Arc::clone(&guard)) };
-            sockets.into_iter().map(listening).collect()
+            let bound = |socket| ListenSocket { socket, address: address.clone(), path: Some(Arc::clone(&guard)) };
+            sockets.into_iter().map(bound).collect()
         }),
     };
     bound.map_err(|refused| BindError { address: address.clone(), refused })
 }
 
-/// Binds one more socket to an address that other workers of this process already listen on.
+/// Binds one more socket to an address that other workers of this process already listen on, and listens.
 pub fn bind_again(address: &BindAddr, options: &Options) -> Result<ListenSocket, BindError> {
     let bound = match &address.0 {
         Endpoint::Tcp(wanted) => tcp::bind_one(*wanted, options).map(|socket| (socket, None)),
@@ -223,10 +271,10 @@ pub fn bind_again(address: &BindAddr, options: &Options) -> Result<ListenSocket,
             Ok((socket, Some(guard)))
         }),
     };
-    match bound {
-        Ok((socket, path)) => Ok(ListenSocket { socket, address: address.clone(), path }),
-        Err(refused) => Err(BindError { address: address.clone(), refused }),
-    }
+    let (socket, path) = bound.map_err(|refused| BindError { address: address.clone(), refused })?;
+    let bound = ListenSocket { socket, address: address.clone(), path };
+    bound.listen(options.backlog)?;
+    Ok(bound)
 }
 
 fn tcp_address(address: SocketAddr) -> BindAddr {
@@ -249,24 +297,30 @@ mod tests {
         BindAddr(Endpoint::Tcp(address.parse().unwrap()))
     }
 
+    fn listening(address: &BindAddr, options: &Options, count: usize) -> Result<Vec<ListenSocket>, BindError> {
+        let bound = bind_all(address, options, count, Neighbours::None)?;
+        bound.iter().try_for_each(|socket| socket.listen(options.backlog))?;
+        Ok(bound)
+    }
+
     #[test]
     fn workers_share_the_port_that_the_kernel_chose() {
-        let sockets = bind_all(&tcp("127.0.0.1:0"), &options(Socket::default()), 3).unwrap();
+        let sockets = listening(&tcp("127.0.0.1:0"), &options(Socket::default()), 3).unwrap();
         assert!(sockets.iter().all(|socket| socket.address == sockets[0].address));
         assert_ne!(sockets[0].address, tcp("127.0.0.1:0"));
     }
 
     #[test]
     fn an_address_that_is_taken_is_never_shared() {
-        let first = bind_all(&tcp("127.0.0.1:0"), &options(Socket::default()), 2).unwrap();
-        let error = bind_all(&first[0].address, &options(Socket::default()), 2).unwrap_err();
+        let first = listening(&tcp("127.0.0.1:0"), &options(Socket::default()), 2).unwrap();
+        let error = listening(&first[0].address, &options(Socket::default()), 2).unwrap_err();
         assert_eq!(error.refused.error, Errno::ADDRINUSE);
         assert!(error.to_string().contains(&first[0].address.to_string()), "{error}");
     }
 
     #[test]
     fn a_socket_is_quiet_until_somebody_comes_or_it_breaks() {
-        let socket = bind_all(&tcp("127.0.0.1:0"), &options(Socket::default()), 1).unwrap().remove(0);
+        let socket = listening(&tcp("127.0.0.1:0"), &options(Socket::default()), 1).unwrap().remove(0);
         assert!(socket.is_quiet() && !socket.has_waiting());
         let BindAddr(Endpoint::Tcp(address)) = &socket.address else { panic!("not TCP") };
         let _client = std::net::TcpStream::connect(address).unwrap();
@@ -284,9 +338,9 @@ mod tests {
         let path = dir.path().join("tide.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let address = BindAddr(Endpoint::Unix(path.as_path().into()));
-        let living = bind_all(&address, &options(Socket::default()), 2).unwrap();
+        let living = listening(&address, &options(Socket::default()), 2).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(bind_all(&address, &options(Socket::default()), 1).unwrap_err().refused.error, Errno::ADDRINUSE);
+        assert_eq!(listening(&address, &options(Socket::default()), 1).unwrap_err().refused.error, Errno::ADDRINUSE);
         drop(living);
         assert!(!path.exists());
     }
@@ -294,10 +348,10 @@ mod tests {
     #[test]
     fn an_interface_or_owner_that_can_not_be_had_is_named() {
         let there = Socket { interface: Some("lo".into()), ..Socket::default() };
-        assert!(bind_all(&tcp("127.0.0.1:0"), &options(there), 2).is_ok());
+        assert!(listening(&tcp("127.0.0.1:0"), &options(there), 2).is_ok());
         let missing = Socket { interface: Some("no-such-one".into()), ..Socket::default() };
         assert_eq!(
-            bind_all(&tcp("127.0.0.1:0"), &options(missing), 1).unwrap_err().to_string(),
+            listening(&tcp("127.0.0.1:0"), &options(missing), 1).unwrap_err().to_string(),
             "can't listen on 127.0.0.1:0: socket.interface: No such device (os error 19); this host has no such \
              interface: choose one that `ip link` lists"
         );
@@ -306,19 +360,19 @@ mod tests {
     #[test]
     fn v6only_leaves_the_port_to_ipv4() {
         let v6only = options(Socket { v6only: true, ..Socket::default() });
-        let [six] = <[_; 1]>::try_from(bind_all(&tcp("[::]:0"), &v6only, 1).unwrap()).unwrap();
+        let [six] = <[_; 1]>::try_from(listening(&tcp("[::]:0"), &v6only, 1).unwrap()).unwrap();
         assert!(sockopt::ipv6_v6only(&six).unwrap());
         let Endpoint::Tcp(address) = six.address.0 else { panic!("a TCP address") };
         let four = tcp(&format!("0.0.0.0:{}", address.port()));
-        assert!(bind_all(&four, &options(Socket::default()), 1).is_ok());
-        let both = bind_all(&tcp("[::]:0"), &options(Socket::default()), 1).unwrap();
+        assert!(listening(&four, &options(Socket::default()), 1).is_ok());
+        let both = listening(&tcp("[::]:0"), &options(Socket::default()), 1).unwrap();
         assert!(!sockopt::ipv6_v6only(&both[0]).unwrap());
     }
 
     #[test]
     fn a_socket_that_is_bound_again_has_the_same_options() {
         let wanted = options(Socket { fast_open: Some(7), defer_accept: Some(3), mptcp: true, ..Socket::default() });
-        let first = bind_all(&tcp("127.0.0.1:0"), &wanted, 2).unwrap();
+        let first = listening(&tcp("127.0.0.1:0"), &wanted, 2).unwrap();
         let again = bind_again(&first[0].address, &wanted).unwrap();
         let shown = |socket: &ListenSocket| (sys::option::fast_open_queue(socket), sys::option::defers_accept(socket));
         assert_eq!(shown(&first[0]).0, Ok(7));
@@ -326,5 +380,49 @@ mod tests {
         assert_eq!(shown(&first[1]), shown(&first[0]));
         assert_eq!(shown(&again), shown(&first[0]));
         assert_eq!(again.address, first[0].address);
+    }
+    #[test]
+    fn what_is_bound_is_not_listened_on_before_it_is_asked_for() {
+        let bound = bind_all(&tcp("127.0.0.1:0"), &options(Socket::default()), 2, Neighbours::None).unwrap();
+        let BindAddr(Endpoint::Tcp(address)) = bound[0].address else { panic!("not TCP") };
+        assert_eq!(std::net::TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        for socket in &bound {
+            socket.listen(16).unwrap();
+        }
+        assert!(std::net::TcpStream::connect(address).is_ok());
+        assert!(listening(&bound[0].address, &options(Socket::default()), 1).is_err());
+        let beside = bind_all(&bound[0].address, &options(Socket::default()), 2, Neighbours::Own).unwrap();
+        for socket in &beside {
+            socket.listen(16).unwrap();
+        }
+        drop(bound);
+        assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+
+    #[test]
+    fn a_living_socket_takes_other_options_where_it_can() {
+        let before = options(Socket::default());
+        let wanted = Options {
+            backlog: 99,
+            ..options(Socket { fast_open: Some(7), defer_accept: Some(3), ..Socket::default() })
+        };
+        let socket = listening(&tcp("127.0.0.1:0"), &before, 1).unwrap().remove(0);
+        assert!(!before.needs_new_socket(&wanted, &socket.address));
+        socket.adjust(&before, &wanted).unwrap();
+        assert_eq!((sys::option::fast_open_queue(&socket), sys::option::defers_accept(&socket)), (Ok(7), Ok(true)));
+        assert_eq!(sys::accept_queue(&socket).unwrap().limit, 99);
+        socket.adjust(&wanted, &before).unwrap();
+        assert_eq!((sys::option::fast_open_queue(&socket), sys::option::defers_accept(&socket)), (Ok(0), Ok(false)));
+        let elsewhere = options(Socket { interface: Some("lo".into()), ..Socket::default() });
+        assert!(before.needs_new_socket(&elsewhere, &socket.address));
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tide.sock");
+        let address = BindAddr(Endpoint::Unix(path.as_path().into()));
+        assert!(!before.needs_new_socket(&elsewhere, &address));
+        let socket = listening(&address, &before, 1).unwrap().remove(0);
+        let open = Options { access: SocketAccess { mode: Some(0o666), ..SocketAccess::OWNER }, ..before.clone() };
+        socket.adjust(&before, &open).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
     }
 }

@@ -1,14 +1,15 @@
 //! Listening TCP sockets, with the options of the listener.
 //!
 //! Owns the order: what decides who else may be bound there comes before the bind, what concerns clients before the
-//! listen. MPTCP falls back to TCP where the kernel hasn't got it; anything else that the kernel refuses is an error,
-//! with the key that asked for it.
+//! listen, which is the caller's. MPTCP falls back to TCP where the kernel hasn't got it; anything else that the kernel
+//! refuses is an error, with the key that asked for it.
 
-use super::{AtClose, Options, Refused, Step};
+use super::{AtClose, Neighbours, Options, Refused, Step};
+use crate::config::Socket;
 use crate::net::origin::{open, open_mptcp};
 use crate::net::stream::reset_at_close;
 use crate::sys::option;
-use rustix::net::{AddressFamily, bind, getsockname, listen, sockopt};
+use rustix::net::{AddressFamily, bind, getsockname, sockopt};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
@@ -17,16 +18,30 @@ pub(super) fn bind_all(
     wanted: SocketAddr,
     options: &Options,
     count: usize,
+    neighbours: Neighbours,
 ) -> Result<Vec<(OwnedFd, SocketAddr)>, Refused> {
-    refuse_to_share(wanted, options)?;
-    let mut sockets = Vec::with_capacity(count);
-    let mut actual = wanted;
-    for _ in 0..count {
-        let socket = bind_one(actual, options)?;
-        actual = SocketAddr::try_from(getsockname(&socket)?)?;
-        sockets.push((socket, actual));
+    if neighbours == Neighbours::None {
+        refuse_to_share(wanted, options)?;
     }
-    Ok(sockets)
+    // A socket whose port was chosen by the kernel loses it when it stops listening; those beside it keep theirs.
+    let chosen = bind_one(wanted, options)?;
+    let actual = SocketAddr::try_from(getsockname(&chosen)?)?;
+    let first = if wanted.port() == 0 { bind_one(actual, options)? } else { chosen };
+    let rest = (1..count).map(|_| bind_one(actual, options));
+    std::iter::once(Ok(first)).chain(rest).take(count).map(|socket| Ok((socket?, actual))).collect()
+}
+
+/// Gives a listening socket what differs in these options.
+pub(super) fn adjust(socket: &OwnedFd, before: &Socket, wanted: &Socket) -> Result<(), Refused> {
+    if before.defer_accept != wanted.defer_accept {
+        let seconds = wanted.defer_accept.unwrap_or(0);
+        option::set_defer_accept(socket, seconds).map_err(Step::Option("defer_accept").refused())?;
+    }
+    if before.fast_open != wanted.fast_open {
+        let queue = wanted.fast_open.unwrap_or(0);
+        option::set_fast_open_queue(socket, queue).map_err(Step::Option("fast_open").refused())?;
+    }
+    Ok(())
 }
 
 /// One socket beside others.
@@ -47,7 +62,6 @@ pub(super) fn bind_one(address: SocketAddr, options: &Options) -> Result<OwnedFd
     if let Some(queue) = options.socket.fast_open {
         option::set_fast_open_queue(&socket, queue).map_err(Step::Option("fast_open").refused())?;
     }
-    listen(&socket, options.backlog as i32)?;
     Ok(socket)
 }
 

@@ -6,7 +6,7 @@
 use super::{Options, Refused, SocketAccess, Step};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chmod, chownat};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// One socket, as often as there are workers, and the guard of its path.
+/// One socket, bound, as often as there are workers, and the guard of its path.
 pub(super) fn bind_all(
     path: &Path,
     options: &Options,
@@ -26,13 +26,12 @@ pub(super) fn bind_all(
     bind(&socket, &address)?;
     let guard = Arc::new(OwnedPath::of(path)?);
     give(path, options.access)?;
-    listen(&socket, options.backlog as i32)?;
     let clone = || socket.try_clone().map_err(|error| Refused::from(from_io(&error)));
     Ok(((0..count).map(|_| clone()).collect::<Result<_, _>>()?, guard))
 }
 
 /// Lets in whom the file shall let in.
-fn give(path: &Path, access: SocketAccess) -> Result<(), Refused> {
+pub(super) fn give(path: &Path, access: SocketAccess) -> Result<(), Refused> {
     // Of the two at once the kernel wouldn't say which one it refuses. A symbolic link is none of ours.
     let chown = |owner, group| chownat(CWD, path, owner, group, AtFlags::SYMLINK_NOFOLLOW);
     if let Some(group) = access.group {

@@ -12,9 +12,11 @@ mod inbox;
 mod seat;
 mod share;
 mod siblings;
+mod socket;
 
-pub use seat::{BEAT, Place, Seat, Seats, SharedSocket};
+pub use seat::{BEAT, Place, Seat, Seats};
 pub use siblings::look_after;
+pub use socket::SharedSocket;
 
 use super::{Arrival, Worker};
 use crate::drain::{Drain, Stage};

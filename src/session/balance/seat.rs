@@ -1,19 +1,19 @@
 //! What the workers of a process know of each other: a seat for each.
 //!
-//! Owns the counts, the beats, the inboxes, and the listening sockets where siblings find them. Decides when a worker
-//! counts as stuck. Invariants: a count is held by a [`Place`] guard; a seat is looked after by one sibling at most;
-//! a socket that is closed here doesn't listen any more, whoever else still holds it.
+//! Owns the counts, the beats, the inboxes, the way for orders, and the list of listening sockets where siblings find
+//! them. Decides when a worker counts as stuck. Invariants: a count is held by a [`Place`] guard; a seat is looked
+//! after by one sibling at most; a socket is in its seat's list from before the first client to after the last one.
 
 use super::inbox::Inbox;
 use super::share::Seen;
+use super::socket::SharedSocket;
+use crate::drain::Stage;
 use crate::metrics::{Metrics, WorkerMetrics};
-use crate::net::listen::{ListenSocket, Options};
-use crate::table::Listener;
-use rustix::net::{Shutdown, shutdown};
+use crate::session::orders::{self, Order};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Milliseconds since the seats were made.
 type Millis = u64;
@@ -42,7 +42,11 @@ pub struct Seats {
 pub struct Seat {
     pub index: u16,
     pub inbox: Inbox,
-    pub sockets: Box<[Arc<SharedSocket>]>,
+    /// Those that are listened on, and those that are being emptied.
+    sockets: watch::Sender<Vec<Arc<SharedSocket>>>,
+    orders: mpsc::Sender<Order>,
+    /// Until the worker takes it.
+    receiver: Mutex<Option<mpsc::Receiver<Order>>>,
     pub metrics: WorkerMetrics,
     /// Sessions now, and those that ended in the last one to two beats.
     sessions: AtomicUsize,
@@ -71,14 +75,19 @@ impl Drop for Place {
 }
 
 impl Seats {
-    /// A seat for each worker's share of listening sockets.
+    /// A seat for each worker's share of listening sockets, from which it is ordered to accept.
     #[must_use]
-    pub fn new(shares: Vec<Vec<SharedSocket>>, metrics: &Metrics, now: Instant) -> Self {
-        let seat = |(index, sockets): (u16, Vec<SharedSocket>)| {
+    pub fn new(shares: Vec<Vec<Arc<SharedSocket>>>, metrics: &Metrics, now: Instant) -> Self {
+        let seat = |(index, sockets): (u16, Vec<Arc<SharedSocket>>)| {
+            let (orders, receiver) = mpsc::channel(orders::ROOM);
+            // There is room for the first one.
+            let _ = orders.try_send(Order::Listen(sockets.clone()));
             Arc::new(Seat {
                 index,
                 inbox: Inbox::default(),
-                sockets: sockets.into_iter().map(Arc::new).collect(),
+                sockets: watch::Sender::new(sockets),
+                orders,
+                receiver: Mutex::new(Some(receiver)),
                 metrics: metrics.worker(index),
                 sessions: AtomicUsize::new(0),
                 ended: AtomicUsize::new(0),
@@ -134,6 +143,13 @@ impl Seats {
         }
     }
 
+    /// Ends all listening sockets with the process.
+    pub fn advance(&self, stage: Stage) {
+        for seat in self.iter() {
+            seat.sockets.borrow().iter().for_each(|socket| socket.advance(stage));
+        }
+    }
+
     /// Waits until all seats are retired.
     pub async fn all_retired(&self) {
         // The sender is `self`: it can't be gone.
@@ -142,6 +158,54 @@ impl Seats {
 }
 
 impl Seat {
+    /// Its listening sockets just now.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<Arc<SharedSocket>> {
+        self.sockets.borrow().clone()
+    }
+
+    /// For whoever does something when these are others.
+    #[must_use]
+    pub fn watch_sockets(&self) -> watch::Receiver<Vec<Arc<SharedSocket>>> {
+        self.sockets.subscribe()
+    }
+
+    /// Room for an order to the worker; `None` if it has too many that it hasn't looked at.
+    #[must_use]
+    pub fn reserve_order(&self) -> Option<mpsc::OwnedPermit<Order>> {
+        self.orders.clone().try_reserve_owned().ok()
+    }
+
+    /// Where the worker finds its orders; for that worker alone, once.
+    #[must_use]
+    pub fn take_orders(&self) -> Option<mpsc::Receiver<Order>> {
+        self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Has the worker listen on more sockets; its siblings know of them from now on.
+    pub fn listen(&self, sockets: Vec<Arc<SharedSocket>>, room: mpsc::OwnedPermit<Order>) {
+        if !sockets.is_empty() {
+            self.sockets.send_modify(|list| list.extend(sockets.iter().cloned()));
+            room.send(Order::Listen(sockets));
+        }
+    }
+
+    /// Closes a socket from which nobody accepts any more.
+    pub fn close(&self, socket: &Arc<SharedSocket>) {
+        socket.close();
+        self.sockets.send_if_modified(|list| {
+            let before = list.len();
+            list.retain(|known| !Arc::ptr_eq(known, socket));
+            list.len() < before
+        });
+    }
+
+    /// Waits until it has no listening sockets.
+    pub async fn all_closed(&self) {
+        // The sender is `self`: it can't be gone.
+        let _ = self.sockets.subscribe().wait_for(Vec::is_empty).await;
+    }
+
     /// Sessions now and lately.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -195,42 +259,5 @@ impl Seat {
     pub fn hand_keys(&self, from: Option<u16>, to: Option<u16>) -> bool {
         let (from, to) = (from.unwrap_or(NOBODY), to.unwrap_or(NOBODY));
         self.keeper.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-}
-
-/// One of a worker's listening sockets, where its siblings find it.
-pub struct SharedSocket {
-    pub options: Options,
-    pub listener: Arc<Listener>,
-    current: Mutex<Option<Arc<ListenSocket>>>,
-}
-
-impl SharedSocket {
-    #[must_use]
-    pub fn new(socket: ListenSocket, options: Options, listener: Arc<Listener>) -> Self {
-        Self { options, listener, current: Mutex::new(Some(Arc::new(socket))) }
-    }
-
-    /// The socket; `None` while it is broken, and after it was closed.
-    #[must_use]
-    pub fn get(&self) -> Option<Arc<ListenSocket>> {
-        self.lock().clone()
-    }
-
-    /// Puts a new socket in the place of a broken one, or nothing for the time being.
-    pub fn replace(&self, socket: Option<Arc<ListenSocket>>) {
-        *self.lock() = socket;
-    }
-
-    /// Ends listening at once, also while others still hold the socket. Clients in its queue are reset.
-    pub fn close(&self) {
-        if let Some(socket) = self.lock().take() {
-            // It fails only if the socket doesn't listen any more.
-            let _ = shutdown(&*socket, Shutdown::Read);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<ListenSocket>>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

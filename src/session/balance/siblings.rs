@@ -2,16 +2,19 @@
 //!
 //! Owns the look at the other workers' beats, and the pace at which a stuck one's accept queues are emptied. One
 //! sibling is the keeper of a stuck worker; if that one gets stuck too, another takes its place. Invariants: to be
-//! mistaken harms nothing, since two workers may accept from one socket; after a stop nobody's accept queue is left
-//! behind, also that of a worker that doesn't hear of the stop; sessions that a stuck worker has stay with it.
+//! mistaken harms nothing, since two workers may accept from one socket; after a stop, and of a socket that is retired,
+//! nobody's accept queue is left behind, also that of a worker that doesn't hear of it; sessions that a stuck worker
+//! has stay with it.
 
 use super::seat::{BEAT, Seat};
+use super::socket::SharedSocket;
 use crate::drain::{Drain, Stage};
 use crate::session::Worker;
 use crate::session::acceptor::Acceptor;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// How often the queues of a stuck worker are looked at. By the clock and not by readiness, since this is a rare
@@ -38,7 +41,7 @@ pub async fn look_after(worker: &Rc<Worker>, drain: &Drain) {
         if Instant::now() >= next_look {
             kept.retain(|kept| kept.goes_on(worker));
             let stuck = seats.iter().filter(|seat| seat.index != own.index && seat.is_stuck(as_of));
-            kept.extend(stuck.filter_map(|seat| Kept::take(seat, as_of, worker, drain)));
+            kept.extend(stuck.filter_map(|seat| Kept::take(seat, as_of, worker)));
             as_of = own.last_beat();
             next_look = Instant::now() + BEAT;
         }
@@ -53,8 +56,9 @@ struct Kept {
     seat: Arc<Seat>,
     /// Its last beat: any other one means that it is back.
     beat: u64,
+    sockets: watch::Receiver<Vec<Arc<SharedSocket>>>,
     /// For each of its sockets.
-    acceptors: Vec<Acceptor>,
+    acceptors: Vec<(Arc<SharedSocket>, Acceptor)>,
     since: Instant,
     /// Whether the log has a line about it, which then gets its counterpart.
     said: bool,
@@ -62,7 +66,7 @@ struct Kept {
 
 impl Kept {
     /// Becomes the keeper of a stuck worker, unless there is one that works.
-    fn take(seat: &Arc<Seat>, as_of: u64, worker: &Rc<Worker>, drain: &Drain) -> Option<Self> {
+    fn take(seat: &Arc<Seat>, as_of: u64, worker: &Rc<Worker>) -> Option<Self> {
         let keeper = seat.keeper();
         let in_charge = keeper.is_some_and(|keeper| !worker.seats.of(keeper.into()).is_stuck(as_of));
         if in_charge || !seat.hand_keys(keeper, Some(worker.seat.index)) {
@@ -80,11 +84,9 @@ impl Kept {
                 worker.seat.index
             );
         }
-        let acceptor = |socket: &Arc<super::SharedSocket>| {
-            Acceptor::new(Arc::clone(&socket.listener), Rc::clone(worker), drain.clone())
-        };
-        let acceptors = seat.sockets.iter().map(acceptor).collect();
-        Some(Self { seat: Arc::clone(seat), beat, acceptors, since: Instant::now(), said })
+        let mut sockets = seat.watch_sockets();
+        sockets.mark_changed();
+        Some(Self { seat: Arc::clone(seat), beat, sockets, acceptors: Vec::new(), since: Instant::now(), said })
     }
 
     /// Whether it is still stuck and still ours.
@@ -113,17 +115,36 @@ impl Kept {
             // Its place was with the stuck worker.
             worker.place(arrival);
         }
-        let mut all_empty = true;
-        for (shared, acceptor) in self.seat.sockets.iter().zip(&mut self.acceptors) {
-            let Some(socket) = shared.get() else { continue };
-            let empty = acceptor.take_queue(&socket).await;
-            if stopping && empty {
-                shared.close();
+        self.follow_sockets(worker);
+        let mut all_closed = true;
+        for (shared, acceptor) in &mut self.acceptors {
+            let empty = match shared.get() {
+                Some(socket) => acceptor.take_queue(&socket).await,
+                None => true,
+            };
+            if shared.is_retired() && empty {
+                self.seat.close(shared);
+            } else {
+                all_closed = false;
             }
-            all_empty &= empty;
         }
-        if stopping && all_empty {
+        if stopping && all_closed {
             worker.seats.retire(&self.seat);
         }
+    }
+
+    /// Accepts from what the stuck worker is to listen on by now.
+    fn follow_sockets(&mut self, worker: &Rc<Worker>) {
+        // The seat, which has the other end, is here.
+        if !self.sockets.has_changed().unwrap_or_default() {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.acceptors);
+        let acceptor = |socket: &Arc<SharedSocket>| {
+            let known = before.iter().position(|(known, _)| Arc::ptr_eq(known, socket));
+            let new = || (Arc::clone(socket), Acceptor::new(Arc::clone(socket), Rc::clone(worker)));
+            known.map_or_else(new, |at| before.swap_remove(at))
+        };
+        self.acceptors = self.sockets.borrow_and_update().iter().map(acceptor).collect();
     }
 }

@@ -1,0 +1,201 @@
+//! The addresses that the process listens on: which of them a config keeps, which are new, and which go.
+//!
+//! Owns the matching of a config's addresses with those that are bound (pure), and the steps that make it so: bind all
+//! that is new, then give the kept ones their options and listen on the new ones; what fails undoes what came before
+//! it. Invariants: an address that stays keeps its sockets, whichever listener it belongs to; one that is bound anew
+//! for the sake of an option is bound beside the old one, which goes afterwards; nobody can connect to what is only
+//! bound.
+
+use super::sockets;
+use crate::config::{Config, Listener as ListenerConfig};
+use crate::name::{BindAddr, Endpoint, ListenerName};
+use crate::net::listen::{AtClose, BindError, ListenSocket, Neighbours, Options, SocketAccess, bind_all};
+use crate::session::balance::SharedSocket;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// An address that is listened on.
+#[derive(Clone)]
+pub struct Bound {
+    pub listener: ListenerName,
+    /// As the config has it: the port may be 0.
+    pub wanted: BindAddr,
+    pub actual: BindAddr,
+    pub options: Options,
+    /// One for each worker.
+    pub sockets: Vec<Arc<SharedSocket>>,
+}
+
+/// Where an address of a config comes from.
+pub enum Place {
+    /// From the one with this index.
+    Kept { index: usize, options: Options },
+    /// From sockets of its own, which don't listen yet: one for each worker.
+    New { sockets: Vec<ListenSocket>, options: Options },
+}
+
+/// An address of a config before anything is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Keep(usize),
+    /// Beside the one with this index, for the sake of an option.
+    Beside(usize),
+    Bind(Neighbours),
+}
+
+/// What a place is made of in the end.
+pub enum Opened {
+    /// The one with this index.
+    Kept(usize),
+    New(Vec<ListenSocket>),
+}
+
+/// Finds or binds a place for each address of each listener of `config`, in their order; `others` are addresses of this
+/// process that are on their way out. Fails with a line for each address that can't be had, and nothing is bound then.
+pub fn bind(
+    config: &Config,
+    bound: &[Bound],
+    others: &HashSet<BindAddr>,
+    workers: usize,
+) -> Result<Vec<Vec<Place>>, Vec<String>> {
+    let mut refused = Vec::new();
+    let mut options = Vec::new();
+    for listener in &config.listeners {
+        let access = sockets::access(&listener.socket).unwrap_or_else(|text| {
+            refused.push(format!("listeners.{}.socket.{text}", listener.name));
+            SocketAccess::default()
+        });
+        let (at_close, socket) = (AtClose::Reset, listener.socket.clone());
+        options.push(Options { backlog: listener.backlog, at_close, socket, access });
+    }
+    let ways = ways(&config.listeners, &options, bound, others);
+    let mut places = Vec::new();
+    for ((listener, options), ways) in config.listeners.iter().zip(options).zip(ways) {
+        let mut own = Vec::new();
+        for (address, way) in listener.bind.iter().zip(ways) {
+            let options = options.clone();
+            let (address, neighbours) = match way {
+                Way::Keep(index) => {
+                    own.push(Place::Kept { index, options });
+                    continue;
+                }
+                Way::Beside(index) => (&bound[index].actual, Neighbours::Own),
+                Way::Bind(neighbours) => (address, neighbours),
+            };
+            match bind_all(address, &options, workers, neighbours) {
+                Ok(sockets) => own.push(Place::New { sockets, options }),
+                Err(error) => refused.push(format!("listeners.{}: {error}", listener.name)),
+            }
+        }
+        places.push(own);
+    }
+    if refused.is_empty() { Ok(places) } else { Err(refused) }
+}
+
+/// For each listener, the way of each of its addresses. Its own come first; what is left goes to whoever has the same
+/// address. Ports of 0 are told apart by their order alone.
+fn ways(
+    listeners: &[ListenerConfig],
+    options: &[Options],
+    bound: &[Bound],
+    others: &HashSet<BindAddr>,
+) -> Vec<Vec<Way>> {
+    let mut own: HashMap<(&ListenerName, &BindAddr), VecDeque<usize>> = HashMap::new();
+    for (index, bound) in bound.iter().enumerate() {
+        own.entry((&bound.listener, &bound.wanted)).or_default().push_back(index);
+    }
+    let mut found: Vec<Vec<Option<usize>>> = Vec::new();
+    for listener in listeners {
+        let mut take = |address| own.get_mut(&(&listener.name, address)).and_then(VecDeque::pop_front);
+        found.push(listener.bind.iter().map(&mut take).collect());
+    }
+    let mut left: HashMap<&BindAddr, VecDeque<usize>> = HashMap::new();
+    let mut rest: Vec<usize> = own.into_values().flatten().collect();
+    rest.sort_unstable();
+    for index in rest {
+        left.entry(&bound[index].wanted).or_default().push_back(index);
+    }
+    for (listener, found) in listeners.iter().zip(&mut found) {
+        for (address, found) in listener.bind.iter().zip(found).filter(|(_, found)| found.is_none()) {
+            *found = left.get_mut(address).and_then(VecDeque::pop_front);
+        }
+    }
+    let ours = Ours::new(bound.iter().map(|bound| &bound.actual).chain(others));
+    let way = |address: &BindAddr, found: Option<usize>, options: &Options| match found {
+        Some(index) if bound[index].options.needs_new_socket(options, address) => Way::Beside(index),
+        Some(index) => Way::Keep(index),
+        None if ours.has(address) => Way::Bind(Neighbours::Own),
+        None => Way::Bind(Neighbours::None),
+    };
+    let listeners = listeners.iter().zip(found).zip(options);
+    listeners
+        .map(|((listener, found), options)| {
+            listener.bind.iter().zip(found).map(|(address, found)| way(address, found, options)).collect()
+        })
+        .collect()
+}
+
+/// The TCP addresses that this process has, in the way of a bind.
+struct Ours(HashMap<u16, Vec<SocketAddr>>);
+
+impl Ours {
+    fn new<'a>(addresses: impl Iterator<Item = &'a BindAddr>) -> Self {
+        let mut by_port: HashMap<u16, Vec<SocketAddr>> = HashMap::new();
+        for address in addresses {
+            if let Endpoint::Tcp(address) = address.0 {
+                by_port.entry(address.port()).or_default().push(address);
+            }
+        }
+        Self(by_port)
+    }
+
+    /// Whether a socket there is in the way: on the same address, or one of the two is for all addresses.
+    fn has(&self, address: &BindAddr) -> bool {
+        let Endpoint::Tcp(address) = address.0 else { return false };
+        let in_the_way =
+            |own: &SocketAddr| own.ip() == address.ip() || own.ip().is_unspecified() || address.ip().is_unspecified();
+        self.0.get(&address.port()).is_some_and(|own| own.iter().any(in_the_way))
+    }
+}
+
+/// Gives what is kept its options, and listens on what is new. If anything of that fails, all is as before, and what
+/// was new is closed.
+pub fn open(places: Vec<Vec<Place>>, bound: &[Bound]) -> Result<Vec<Vec<(Opened, Options)>>, String> {
+    let mut adjusted = Vec::new();
+    for place in places.iter().flatten() {
+        let opened = match place {
+            Place::Kept { index, options } => {
+                adjusted.push((&bound[*index], options));
+                adjust(&bound[*index], &bound[*index].options, options)
+            }
+            Place::New { sockets, options } => sockets.iter().try_for_each(|socket| socket.listen(options.backlog)),
+        };
+        if let Err(error) = opened {
+            for (bound, options) in adjusted {
+                // It had these before; what can't be had again has never been taken away.
+                let _ = adjust(bound, options, &bound.options);
+            }
+            return Err(error.to_string());
+        }
+    }
+    let open = |place| match place {
+        Place::Kept { index, options } => (Opened::Kept(index), options),
+        Place::New { sockets, options } => (Opened::New(sockets), options),
+    };
+    Ok(places.into_iter().map(|own| own.into_iter().map(open).collect()).collect())
+}
+
+fn adjust(bound: &Bound, before: &Options, wanted: &Options) -> Result<(), BindError> {
+    if before == wanted {
+        return Ok(());
+    }
+    for shared in &bound.sockets {
+        // A broken one gets them when it is bound again.
+        if let Some(socket) = shared.get() {
+            socket.adjust(before, wanted)?;
+        }
+        shared.set_options(wanted.clone());
+    }
+    Ok(())
+}

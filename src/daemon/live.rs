@@ -1,0 +1,332 @@
+//! What runs now: the config, where it came from, what it is bound to; and the two phases by which another one takes
+//! its place.
+//!
+//! Owns the order. [`prepare`] does all that can fail or take long, beside the loop: judge, resolve, look at what this
+//! host lacks, share out the file descriptors, bind. [`Live::commit`] gives living sockets their options and listens on
+//! the new ones, which is undone if it fails; from then on nothing can: one store of the table, then sockets are handed
+//! over, workers ordered to accept, and what is gone is retired. A start is the same, with nothing before it.
+//!
+//! Invariants: a config that is refused has changed nothing; there is a way for each client that is accepted, before,
+//! while and after the table changes; a session keeps the listener and the pool that it began with. Next: `listening`
+//! for the sockets, `carry_out` for who asks.
+
+use super::Failure;
+use super::fds;
+use super::listening::{self, Bound, Opened, Place};
+use super::sockets::{self, Severity};
+use super::start::{Shared, resolve};
+use crate::admission::{Around, Gate, SharedLimits};
+use crate::clock::{Now, millis};
+use crate::config::{Adjustments, Config, Loaded};
+use crate::drain::Stage;
+use crate::name::BindAddr;
+use crate::net::listen::Options;
+use crate::session::balance::{Seats, SharedSocket};
+use crate::session::close::CloseReason;
+use crate::table::{Listener, Resolution, RoutingTable};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// How long a reload waits for unix sockets that are on their way out: their paths can't be bound before.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Where a config comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConfigSource {
+    /// From this file, as it was read at the start.
+    File { path: PathBuf, loaded: Loaded },
+    /// From whoever started the process; there is nothing to read it from again.
+    Given(Config),
+}
+
+impl ConfigSource {
+    /// The path, and what was read or given.
+    pub(super) fn into_parts(self) -> (Option<PathBuf>, Loaded) {
+        match self {
+            Self::File { path, loaded } => (Some(path), loaded),
+            Self::Given(config) => (None, Loaded { config, warnings: Vec::new(), text: "".into() }),
+        }
+    }
+}
+
+/// What a candidate is prepared against: as things are, or nothing yet.
+#[derive(Clone, Default)]
+pub struct Base {
+    pub workers: usize,
+    /// File descriptors that the process may have.
+    pub limit: u64,
+    bound: Vec<Bound>,
+    /// Addresses of sockets that are on their way out.
+    others: HashSet<BindAddr>,
+}
+
+impl Base {
+    /// Before there is anything.
+    #[must_use]
+    pub fn of_start(workers: usize, limit: u64) -> Self {
+        Self { workers, limit, ..Self::default() }
+    }
+}
+
+/// A config that can be had: all that could fail has been done.
+pub struct Candidate {
+    pub config: Arc<Config>,
+    text: Arc<str>,
+    resolution: Resolution,
+    pub plan: fds::Plan,
+    places: Vec<Vec<Place>>,
+    /// What it does that is hardly meant.
+    pub warnings: Vec<String>,
+}
+
+/// Phase one: everything short of what others could notice. Fails with a line for each mistake, and nothing is left.
+pub fn prepare(base: &Base, loaded: Loaded) -> Result<Candidate, Failure> {
+    let Loaded { config, warnings, text } = loaded;
+    let mut warnings: Vec<String> = warnings.iter().map(crate::config::Mistake::first_line).collect();
+    let resolution = resolve(&config)?;
+    let (lacks, refusals): (Vec<_>, Vec<_>) =
+        sockets::lacks(&config).into_iter().partition(|lack| lack.severity == Severity::Warning);
+    warnings.extend(lacks.into_iter().map(|lack| lack.text));
+    if !refusals.is_empty() {
+        let texts: Vec<String> = refusals.into_iter().map(|lack| lack.text).collect();
+        return Err(Failure::System(texts.join("\n")));
+    }
+    let plan = fds::plan(&config, base.workers, base.limit).map_err(Failure::System)?;
+    warnings.extend(limits_out_of_reach(&config, plan.max_sessions));
+    let places = listening::bind(&config, &base.bound, &base.others, base.workers)
+        .map_err(|refused| Failure::System(refused.join("\n")))?;
+    Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, warnings })
+}
+
+/// Phase one for the config file as it is now.
+pub fn prepare_file(base: &Base, path: &Path) -> Result<Candidate, Failure> {
+    let lines = |mistakes: crate::config::Mistakes| {
+        let mut lines: Vec<String> = mistakes.iter().map(crate::config::Mistake::first_line).collect();
+        if mistakes.unlisted() > 0 {
+            lines.push(format!("and {} more", mistakes.unlisted()));
+        }
+        lines.join("\n")
+    };
+    prepare(base, Config::load(path).map_err(|mistakes| Failure::Config(lines(mistakes)))?)
+}
+
+/// A limit that the process reaches first is hardly meant.
+fn limits_out_of_reach(config: &Config, max_sessions: usize) -> impl Iterator<Item = String> {
+    config.listeners.iter().filter_map(move |listener| {
+        let own = listener.admission.limits.max_connections.filter(|&own| own > max_sessions)?;
+        let name = &listener.name;
+        Some(format!(
+            "listeners.{name}: max_connections = {own} is never reached: the process serves {max_sessions} at most"
+        ))
+    })
+}
+
+/// The config that runs, and all that it has made.
+pub struct Live {
+    pub config: Arc<Config>,
+    /// Where it can be read again.
+    pub path: Option<PathBuf>,
+    pub text: Arc<str>,
+    pub resolution: Resolution,
+    /// What operators have changed on top of it.
+    #[allow(dead_code, reason = "nobody can change anything yet")]
+    pub adjustments: Adjustments,
+    pub shared: Shared,
+    shared_limits: SharedLimits,
+    bound: Vec<Bound>,
+    limit: u64,
+    /// When there may be ways of retired listeners to forget.
+    pub forget_at: Option<Instant>,
+}
+
+/// What a commit has come to.
+pub struct Committed {
+    pub generation: u64,
+    /// Whether anything is different from before.
+    pub changed: bool,
+    pub warnings: Vec<String>,
+}
+
+impl Live {
+    /// Listens on what a candidate has bound, and builds the first table. Fails if an address was lost meanwhile.
+    pub fn first(candidate: Candidate, path: Option<PathBuf>, base: &Base, shared: Shared) -> Result<Self, Failure> {
+        let Candidate { config, text, resolution, places, warnings, .. } = candidate;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        let places = listening::open(places, &[]).map_err(Failure::System)?;
+        let shared_limits = SharedLimits::default();
+        let mut live = Self {
+            config: Arc::clone(&config),
+            path,
+            text,
+            resolution,
+            adjustments: Adjustments::default(),
+            shared,
+            shared_limits,
+            bound: Vec::new(),
+            limit: base.limit,
+            forget_at: None,
+        };
+        live.replace(config, places, None);
+        Ok(live)
+    }
+
+    /// The sockets of each worker.
+    pub fn sockets(&self) -> Vec<Vec<Arc<SharedSocket>>> {
+        let of = |worker: usize| self.bound.iter().map(|bound| Arc::clone(&bound.sockets[worker])).collect();
+        (0..self.shared.workers).map(of).collect()
+    }
+
+    /// Which one of the configs that this process had it is.
+    pub fn generation(&self) -> u64 {
+        self.shared.table.load().generation
+    }
+
+    /// Of the config's text, by xxh3; 16 hexadecimal digits.
+    pub fn hash(&self) -> String {
+        format!("{:016x}", xxh3_64(self.text.as_bytes()))
+    }
+
+    /// What the next candidate is prepared against, as soon as sockets on their way out have gone whose paths are
+    /// needed again, but within a bound.
+    pub fn base(&self) -> impl Future<Output = Base> + use<> {
+        let mut base =
+            Base { workers: self.shared.workers, limit: self.limit, bound: self.bound.clone(), others: HashSet::new() };
+        let seats = self.shared.seats.get().cloned();
+        async move {
+            if let Some(seats) = seats {
+                // Those that don't go in time are told of by the bind.
+                let _ = timeout(SETTLE, paths_are_free(&seats)).await;
+                let retired = seats.iter().flat_map(|seat| seat.sockets()).filter(|socket| socket.is_retired());
+                base.others = retired.filter_map(|shared| shared.get()).map(|socket| socket.address.clone()).collect();
+            }
+            base
+        }
+    }
+
+    /// Phase two. If it fails, with the reason, nothing has changed.
+    pub fn commit(&mut self, candidate: Candidate) -> Result<Committed, String> {
+        let Candidate { config, text, resolution, places, warnings, plan } = candidate;
+        if text == self.text && resolution == self.resolution && *config == *self.config {
+            return Ok(Committed { generation: self.generation(), changed: false, warnings });
+        }
+        let seats = self.shared.seats.get().cloned().ok_or("the workers have not begun")?;
+        let stuck = |index| format!("worker {index} doesn't take orders: it is stuck; try again when it is back");
+        let rooms: Vec<_> =
+            seats.iter().map(|seat| seat.reserve_order().ok_or_else(|| stuck(seat.index))).collect::<Result<_, _>>()?;
+        let places = listening::open(places, &self.bound)?;
+        // From here on nothing can fail.
+        let before = std::mem::take(&mut self.bound);
+        (self.text, self.resolution) = (text, resolution);
+        self.shared.metrics.max_connections.set(plan.max_sessions as i64);
+        let new = self.replace(config, places, Some(&before));
+        for (seat, room) in seats.iter().zip(rooms) {
+            let worker = usize::from(seat.index);
+            seat.listen(new.iter().map(|sockets| Arc::clone(&sockets[worker])).collect(), room);
+        }
+        let kept: HashSet<*const SharedSocket> = self.bound.iter().flat_map(|b| &b.sockets).map(Arc::as_ptr).collect();
+        let gone = before.iter().flat_map(|bound| &bound.sockets).filter(|socket| !kept.contains(&Arc::as_ptr(socket)));
+        gone.for_each(|socket| socket.advance(Stage::Draining));
+        self.shared.table_changed.notify_one();
+        Ok(Committed { generation: self.generation(), changed: true, warnings })
+    }
+
+    /// Makes this config the one that runs, on these sockets; those that no worker has yet.
+    fn replace(
+        &mut self,
+        config: Arc<Config>,
+        places: Vec<Vec<(Opened, Options)>>,
+        before: Option<&[Bound]>,
+    ) -> Vec<Vec<Arc<SharedSocket>>> {
+        let Shared { table, metrics, process, .. } = &self.shared;
+        let previous = before.map(|_| table.load_full());
+        let known = before.map(|_| &self.shared_limits);
+        let shared_limits = SharedLimits::new(&config, metrics, known);
+        let around = Around {
+            process,
+            shared: &shared_limits,
+            metrics,
+            bounded_by_fds: config.runtime.max_connections.is_none(),
+        };
+        let address = |(opened, _): &(Opened, Options)| match opened {
+            Opened::Kept(index) => before?.get(*index).map(|bound| bound.actual.clone()),
+            Opened::New(sockets) => sockets.first().map(|socket| socket.address.clone()),
+        };
+        let same_limits = self.config.limits == config.limits
+            && self.config.runtime.max_connections.is_none() == around.bounded_by_fds;
+        let mut listeners = Vec::new();
+        for (wanted, own) in config.listeners.iter().zip(&places) {
+            let addresses: Vec<BindAddr> = own.iter().filter_map(address).collect();
+            let known = previous.as_ref().and_then(|table| table.listener(&wanted.name));
+            if let Some(same) = known.filter(|it| same_limits && it.config == *wanted && it.bound == addresses) {
+                listeners.push(Arc::clone(same));
+                continue;
+            }
+            let handles = metrics.listener(&wanted.name, &CloseReason::LABELS);
+            let gate = Gate::new(&wanted.name, &wanted.admission, around, known.map(|listener| &*listener.gate));
+            listeners.push(Arc::new(Listener::new(wanted.clone(), handles, addresses, gate)));
+        }
+        let now = Now::read();
+        let built =
+            RoutingTable::build(&config, &self.resolution, listeners.clone(), metrics, previous.as_deref(), now);
+        for warning in &built.warnings {
+            tracing::warn!("{warning}");
+        }
+        metrics.generation.set(built.table.generation as i64);
+        self.forget_at = forget_at(&built.table);
+        table.store(Arc::new(built.table));
+        // The ways of all listeners are there, old and new: sockets may change hands.
+        let mut new = Vec::new();
+        for ((listener, wanted), own) in listeners.iter().zip(&config.listeners).zip(places) {
+            for ((opened, options), address) in own.into_iter().zip(&wanted.bind) {
+                let (name, wanted) = (listener.name.clone(), address.clone());
+                let bound = match opened {
+                    Opened::Kept(index) => {
+                        let Some(bound) = before.and_then(|before| before.get(index)).cloned() else { continue };
+                        bound.sockets.iter().for_each(|socket| socket.hand_to(Arc::clone(listener)));
+                        Bound { listener: name, wanted, options, ..bound }
+                    }
+                    Opened::New(sockets) => {
+                        let Some(actual) = sockets.first().map(|socket| socket.address.clone()) else { continue };
+                        let share = |socket| SharedSocket::new(Arc::new(socket), options.clone(), Arc::clone(listener));
+                        let sockets: Vec<_> = sockets.into_iter().map(share).map(Arc::new).collect();
+                        new.push(sockets.clone());
+                        Bound { listener: name, wanted, actual, options, sockets }
+                    }
+                };
+                self.bound.push(bound);
+            }
+        }
+        (self.config, self.shared_limits) = (config, shared_limits);
+        self.shared.config.store(Arc::clone(&self.config));
+        new
+    }
+
+    /// Forgets what was kept for the last clients of retired listeners.
+    pub fn forget(&mut self) {
+        let table = self.shared.table.load_full();
+        let table = table.without_old_ways(millis(Instant::now()));
+        self.forget_at = forget_at(&table);
+        self.shared.table.store(Arc::new(table));
+    }
+}
+
+fn forget_at(table: &RoutingTable) -> Option<Instant> {
+    let now = Instant::now();
+    table.forgets_at().map(|at| now + Duration::from_millis(at.saturating_sub(millis(now))))
+}
+
+/// Waits until no socket of a path is on its way out.
+async fn paths_are_free(seats: &Seats) {
+    let is_leaving =
+        |socket: &Arc<SharedSocket>| socket.is_retired() && socket.get().is_some_and(|socket| socket.address.is_path());
+    for seat in seats.iter() {
+        // The seat has the other end.
+        let _ = seat.watch_sockets().wait_for(|sockets| !sockets.iter().any(is_leaving)).await;
+    }
+}

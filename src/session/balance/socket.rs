@@ -1,0 +1,96 @@
+//! One of a worker's listening sockets, where its siblings and the daemon find it.
+//!
+//! Owns the socket's descriptor, the listener that its clients come to, and the signal by which it is retired. Decides
+//! nothing. Invariants: a socket that is closed here doesn't listen any more, whoever else still holds it; which
+//! listener a client belongs to is read once for each turn of accepting, so that a session keeps the one that it began
+//! with.
+
+use crate::drain::{self, Drain, Stage, Stopper};
+use crate::net::listen::{ListenSocket, Options};
+use crate::table::Listener;
+use arc_swap::ArcSwap;
+use rustix::net::{Shutdown, shutdown};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub struct SharedSocket {
+    listener: ArcSwap<Listener>,
+    state: Mutex<State>,
+    stopper: Stopper,
+    drain: Drain,
+}
+
+struct State {
+    /// `None` while it is broken, and after it was closed.
+    socket: Option<Arc<ListenSocket>>,
+    /// For binding it again.
+    options: Options,
+}
+
+impl SharedSocket {
+    #[must_use]
+    pub fn new(socket: Arc<ListenSocket>, options: Options, listener: Arc<Listener>) -> Self {
+        let (stopper, drain) = drain::channel();
+        let state = Mutex::new(State { socket: Some(socket), options });
+        Self { listener: ArcSwap::new(listener), state, stopper, drain }
+    }
+
+    /// Whose clients come in here.
+    #[must_use]
+    pub fn listener(&self) -> Arc<Listener> {
+        self.listener.load_full()
+    }
+
+    /// Whose clients those are that are accepted from now on.
+    pub fn hand_to(&self, listener: Arc<Listener>) {
+        self.listener.store(listener);
+    }
+
+    /// The socket; `None` while it is broken, and after it was closed.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<ListenSocket>> {
+        self.lock().socket.clone()
+    }
+
+    /// Puts a new socket in the place of a broken one, or nothing for the time being.
+    pub fn replace(&self, socket: Option<Arc<ListenSocket>>) {
+        self.lock().socket = socket;
+    }
+
+    #[must_use]
+    pub fn options(&self) -> Options {
+        self.lock().options.clone()
+    }
+
+    /// The options that it has been given, for when it must be bound again.
+    pub fn set_options(&self, options: Options) {
+        self.lock().options = options;
+    }
+
+    /// Says that it is to be emptied and closed, or that what is left is reset.
+    pub fn advance(&self, stage: Stage) {
+        self.stopper.advance(stage);
+    }
+
+    /// How far its end has come, by itself or with that of the process.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        self.drain.clone()
+    }
+
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.drain.stage() > Stage::Serving
+    }
+
+    /// Ends listening at once, also while others still hold the socket. Clients in its queue are reset.
+    pub fn close(&self) {
+        if let Some(socket) = self.lock().socket.take() {
+            // It fails only if the socket doesn't listen any more.
+            let _ = shutdown(&*socket, Shutdown::Read);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
