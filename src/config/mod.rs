@@ -8,6 +8,7 @@ mod address;
 mod adjustments;
 mod binds;
 mod demand;
+pub mod diff;
 mod error;
 mod file;
 mod findings;
