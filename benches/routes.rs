@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tidegate::admission::Gate;
 use tidegate::clock::Now;
-use tidegate::config::{self, Cidr, Conditions, Config, Destination, NamePattern, Route};
+use tidegate::config::{self, Adjustments, Cidr, Conditions, Config, Destination, NamePattern, Route};
 use tidegate::metrics::Metrics;
 use tidegate::name::{ClientAddr, ListenerName};
 use tidegate::net::client_hello;
@@ -72,7 +72,7 @@ fn table(kind: &Kind, count: u32) -> RoutingTable {
         Arc::new(Listener::new(config.clone(), metrics.listener(&config.name, &[]), Vec::new(), gate))
     };
     let listeners = config.listeners.iter().map(listener).collect();
-    RoutingTable::build(&config, &Resolution::default(), listeners, &metrics, None, NOW).table
+    RoutingTable::build(&config, &Resolution::default(), &Adjustments::default(), listeners, &metrics, None, NOW).table
 }
 
 fn first(name: &str) -> FirstBytes {

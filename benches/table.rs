@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tidegate::admission::Gate;
 use tidegate::clock::Now;
-use tidegate::config::{self, Address, Balance, Config, Group};
+use tidegate::config::{self, Address, Adjustments, Balance, Config, Group};
 use tidegate::metrics::Metrics;
 use tidegate::name::{ClientAddr, Endpoint, PoolName};
 use tidegate::net::first_bytes::FirstBytes;
@@ -44,7 +44,16 @@ fn build(criterion: &mut Criterion) {
         let name = balance.as_str();
         let config = config(balance);
         let build = |previous: Option<&RoutingTable>| {
-            RoutingTable::build(black_box(&config), &resolution, Vec::new(), &metrics, previous, NOW).table
+            RoutingTable::build(
+                black_box(&config),
+                &resolution,
+                &Adjustments::default(),
+                Vec::new(),
+                &metrics,
+                previous,
+                NOW,
+            )
+            .table
         };
         criterion.bench_function(&format!("{name}, {BACKENDS} backends, new"), |bencher| {
             bencher.iter_with_large_drop(|| build(None));
@@ -76,7 +85,16 @@ fn route(criterion: &mut Criterion) {
             Arc::new(Listener::new(config.clone(), handles, Vec::new(), gate))
         };
         let listeners = config.listeners.iter().map(listener).collect();
-        let table = RoutingTable::build(&config, &Resolution::default(), listeners, &metrics, None, NOW).table;
+        let table = RoutingTable::build(
+            &config,
+            &Resolution::default(),
+            &Adjustments::default(),
+            listeners,
+            &metrics,
+            None,
+            NOW,
+        )
+        .table;
         let client = ClientAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         let name = table.listeners[count / 2].name.clone();
         let first = FirstBytes::default();

@@ -7,7 +7,7 @@
 use super::{Phase, State};
 use crate::admission::{Limiter, Process};
 use crate::clock::Now;
-use crate::config::{self, SendProxy};
+use crate::config::{self, AdminState, HealthOverride, SendProxy};
 use crate::metrics::{HoldOutcome, QueueOutcome, Scope};
 use crate::name::{Direction, PoolName};
 use crate::pool::hold::Hold;
@@ -154,8 +154,15 @@ pub struct BackendStatus {
     /// Its configured name, or its address.
     pub name: String,
     pub address: String,
+    /// In force.
     pub weight: u16,
+    /// As the config has it, or as it was added with.
+    pub weight_configured: u16,
     pub tier: u8,
+    /// What an operator says of it.
+    pub admin: AdminState,
+    /// Whether its health is what an operator says, instead of what its probes and its agent say.
+    pub health_override: HealthOverride,
     pub state: &'static str,
     /// What it gets of its weight just now: less than 1 while it starts slowly, or because its agent says so.
     pub share: f64,
@@ -356,7 +363,7 @@ impl LimitStatus {
 impl PoolStatus {
     fn of(pool: &Pool, now: Now) -> Self {
         let view = pool.view();
-        let PoolView { backends, weights, tiers, balance, .. } = &*view;
+        let PoolView { backends, weights, members, balance, .. } = &*view;
         let mode = pool.mode();
         Self {
             name: pool.name.to_string(),
@@ -371,8 +378,10 @@ impl PoolStatus {
             hold: pool.hold.as_deref().map(HoldStatus::of),
             backends: backends
                 .iter()
-                .zip(weights.iter().zip(tiers))
-                .map(|(backend, (&weight, &tier))| BackendStatus::of(backend, weight, tier, now))
+                .zip(weights.iter().zip(&members.list))
+                .map(|(backend, (&weight, member))| {
+                    BackendStatus::of(backend, (weight, member.weight), member.tier, now)
+                })
                 .collect(),
         }
     }
@@ -425,13 +434,17 @@ impl HoldStatus {
 }
 
 impl BackendStatus {
-    fn of(backend: &Backend, weight: u16, tier: u8, now: Now) -> Self {
+    fn of(backend: &Backend, (weight, weight_configured): (u16, u16), tier: u8, now: Now) -> Self {
+        let operator = backend.operator();
         let bytes = |direction| backend.metrics.bytes[direction as usize].get();
         Self {
             name: backend.label.to_string(),
             address: backend.address.to_string(),
             weight,
+            weight_configured,
             tier,
+            admin: operator.state,
+            health_override: operator.health,
             state: backend.state(),
             share: f64::from(backend.share()) / f64::from(WHOLE_SHARE),
             since: Moment::of_unix_ms(backend.state_since(now)),

@@ -27,7 +27,9 @@ mod unit;
 mod validate;
 mod words;
 
-pub use adjustments::{AddedBackend, Adjustment, Adjustments, AdminState, HealthOverride, PoolAdjustments};
+pub use adjustments::{
+    AddedBackend, Adjustment, Adjustments, AdminState, HealthOverride, PoolAdjustments, unknown_name, wrong_weight,
+};
 pub use demand::{
     Admission, Bandwidth, Cidr, ClientFin, ClientPrefix, Hold, Limits, Order, Overflow, Overload, Queue, Rate,
     SharedLimit, Shed,

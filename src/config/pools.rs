@@ -229,15 +229,22 @@ impl<'f> Members<'f> {
 
 /// Of a backend: any text that can be printed.
 fn check_name(findings: &Findings, name: &Placed<String>) {
-    let message = match name.value.len() {
+    if let Some((message, hint)) = wrong_name(&name.value) {
+        findings.mistake(&name.at, message, hint);
+    }
+}
+
+/// What is wrong with the name of a backend, and the way out.
+pub(super) fn wrong_name(name: &str) -> Option<(String, String)> {
+    let message = match name.len() {
         0 => "the name is empty".to_owned(),
         length if length > limits::MAX_NAME => format!("the name has {length} bytes"),
-        _ if name.value.contains(words::is_unsafe) => {
-            format!("{} holds characters that can't be seen", words::quoted(&name.value))
+        _ if name.contains(words::is_unsafe) => {
+            format!("{} holds characters that can't be seen", words::quoted(name))
         }
-        _ => return,
+        _ => return None,
     };
-    findings.mistake(&name.at, message, format!("use up to {} bytes of printable text", limits::MAX_NAME));
+    Some((message, format!("use up to {} bytes of printable text", limits::MAX_NAME)))
 }
 
 fn connect(findings: &Findings, given: &file::Connect) -> Connect {

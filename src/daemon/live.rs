@@ -133,7 +133,6 @@ pub struct Live {
     pub text: Arc<str>,
     pub resolution: Resolution,
     /// What operators have changed on top of it.
-    #[allow(dead_code, reason = "nobody can change anything yet")]
     pub adjustments: Adjustments,
     pub shared: Shared,
     shared_limits: SharedLimits,
@@ -272,8 +271,15 @@ impl Live {
             listeners.push(Arc::new(Listener::new(wanted.clone(), handles, addresses, gate)));
         }
         let now = Now::read();
-        let built =
-            RoutingTable::build(&config, &self.resolution, listeners.clone(), metrics, previous.as_deref(), now);
+        let built = RoutingTable::build(
+            &config,
+            &self.resolution,
+            &self.adjustments,
+            listeners.clone(),
+            metrics,
+            previous.as_deref(),
+            now,
+        );
         for warning in &built.warnings {
             tracing::warn!("{warning}");
         }

@@ -6,7 +6,7 @@ use super::Failure;
 use super::start::resolve;
 use crate::admission::{Around, Gate, Pressure, Process, SharedLimits};
 use crate::clock::Now;
-use crate::config::{Config, limits};
+use crate::config::{Adjustments, Config, limits};
 use crate::metrics::Metrics;
 use crate::pool::Health;
 use crate::session::close::CloseReason;
@@ -28,7 +28,7 @@ pub fn table(config: &Config) -> Result<RoutingTable, Failure> {
     };
     let listeners = config.listeners.iter().map(listener).collect();
     let now = Now::read();
-    let table = RoutingTable::build(config, &resolution, listeners, &metrics, None, now).table;
+    let table = RoutingTable::build(config, &resolution, &Adjustments::default(), listeners, &metrics, None, now).table;
     for pool in &table.pools {
         pool.view().backends.iter().for_each(|backend| backend.set_health(Health::Up, now.unix_ms));
         pool.review(now.millis);

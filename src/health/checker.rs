@@ -141,7 +141,7 @@ impl Checker {
                     pool.set_agent(backend, &AgentReport::of_nobody(), Now::read());
                 }
                 let kinds = [probe.as_ref().map(|_| Kind::Probe), agent.as_ref().map(|_| Kind::Agent)];
-                let keys = kinds.into_iter().flatten().map(|kind| (backend.id, kind));
+                let keys = kinds.into_iter().flatten().map(|kind| (backend.id, kind)).filter(|_| !backend.is_unasked());
                 wanted.extend(keys);
                 let told = before.map_or_else(Told::default, |target| target.told);
                 let (pool, backend) = (Arc::clone(pool), Arc::clone(backend));
@@ -269,7 +269,7 @@ fn taken_out(Statement { report, reason, .. }: &Statement) -> Option<String> {
 
 /// A backend that nobody probes is up, also if its pool was probed before this table.
 fn count_as_up(backend: &Backend) {
-    if !backend.is_up() {
+    if backend.health().0 == Health::Down {
         backend.set_health(Health::Up, unix_ms());
     }
 }

@@ -4,18 +4,22 @@
 //! workers read on each claim; the rest is off that path, behind one lock. The state outlives the views it appears in:
 //! it moves from table to table, and a retired backend lives on until its last session has ended.
 //!
-//! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `slot`, `health`,
-//! `ejection`.
+//! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `hands` for what its agent
+//! and an operator say, `slot`, `health`, `ejection`.
+
+mod hands;
+
+pub use hands::Operator;
 
 use super::count::{Count, UNLIMITED};
 use super::ejection::{Ejected, Ejection, Standing};
-use super::health::{AgentAdmin, AgentReport, Damper, Health, Outcome};
+use super::health::{AgentReport, Damper, Health, Outcome};
 use super::load::{Pace, PeakEwma};
 use super::queue::WaitingList;
 use super::slot::{Full, Slot};
 use super::total::Total;
 use crate::clock::{Deadline, Millis, Now};
-use crate::config;
+use crate::config::{self, HealthOverride};
 use crate::metrics::{BackendMetrics, ConnectErrorReason};
 use crate::name::{BackendAddr, BackendId};
 use crate::rng::Rng;
@@ -35,14 +39,24 @@ pub mod flag {
     pub const HALF_OPEN: u32 = 1 << 3;
     /// That trial is under way.
     pub const ON_TRIAL: u32 = 1 << 4;
-    /// It finishes what it has and gets nothing new.
-    pub const DRAINING: u32 = 1 << 5;
+    /// Its agent says so: it finishes what it has and gets nothing new.
+    pub const AGENT_DRAINING: u32 = 1 << 5;
+    /// Its agent says so.
     pub const MAINT: u32 = 1 << 6;
     /// It gets less than its weight says; everything else is well.
     pub const REDUCED: u32 = 1 << 7;
+    /// An operator says so: it finishes what it has and gets nothing new.
+    pub const DRAINING: u32 = 1 << 8;
+    /// An operator says so: the same, and nobody asks how it is.
+    pub const DISABLED: u32 = 1 << 9;
+    /// An operator says so, whatever its probes and its agent say. With the opposite word neither of [`DOWN`] and
+    /// [`AGENT_DOWN`] is set.
+    pub const FORCED_DOWN: u32 = 1 << 10;
 
     /// Taken out on purpose: not even panic uses it.
-    pub const DISABLED: u32 = DRAINING | MAINT;
+    pub const OUT: u32 = AGENT_DRAINING | MAINT | DRAINING | DISABLED | FORCED_DOWN;
+    /// Somebody says that it is down.
+    pub const ANY_DOWN: u32 = DOWN | AGENT_DOWN | FORCED_DOWN;
 }
 
 /// In the word of the flags, above them: one trial, in the count of those that have begun.
@@ -98,6 +112,9 @@ struct Rest {
     agent_since: Millis,
     /// What that says of its weight: of [`WHOLE_SHARE`].
     agent_share: u32,
+    operator: Operator,
+    /// Since when that stands; 0 if nobody ever said anything.
+    operator_since: Millis,
     last_error: Option<LastError>,
 }
 
@@ -126,6 +143,8 @@ impl Backend {
             agent: AgentReport::of_nobody(),
             agent_since: 0,
             agent_share: WHOLE_SHARE,
+            operator: Operator::default(),
+            operator_since: 0,
             last_error: None,
         };
         let backend = Self {
@@ -146,7 +165,7 @@ impl Backend {
             deadline: Deadline::default(),
             rest: Mutex::new(rest),
         };
-        backend.store_health(health, now.unix_ms);
+        backend.store_health(&backend.rest(), health, now.unix_ms);
         backend
     }
 
@@ -156,10 +175,10 @@ impl Backend {
         self.flags.load(Relaxed) & (TRIAL - 1)
     }
 
-    /// Neither probes nor agent say that it is down.
+    /// Neither probes nor agent say that it is down, or an operator says that it isn't; and none says that it is.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.flags() & (flag::DOWN | flag::AGENT_DOWN) == 0
+        self.flags() & flag::ANY_DOWN == 0
     }
 
     /// Whether it is well: enabled, up, not ejected. One that is full is so, too: a service that is called unavailable
@@ -208,35 +227,6 @@ impl Backend {
         if self.flags() & flag::REDUCED == 0 { WHOLE_SHARE } else { self.share.load(Relaxed) }
     }
 
-    /// The word for all of it in `/status`: what keeps it from service, most deliberate cause first.
-    #[must_use]
-    pub fn state(&self) -> &'static str {
-        let flags = self.flags();
-        let words = [
-            (flag::MAINT, "maint"),
-            (flag::DRAINING, "draining"),
-            (flag::DOWN | flag::AGENT_DOWN, "down"),
-            (flag::EJECTED, "ejected"),
-            (flag::HALF_OPEN, "half_open"),
-        ];
-        words.into_iter().find(|(bits, _)| flags & bits != 0).map_or("up", |(_, word)| word)
-    }
-
-    /// Since when it is in that [`state`](Self::state) (Unix time in ms).
-    #[must_use]
-    pub fn state_since(&self, now: Now) -> u64 {
-        let (rest, (_, verdict)) = (self.rest(), self.health());
-        let unix = |moment: Millis| if moment == 0 { 0 } else { (now.unix_ms + moment).saturating_sub(now.millis) };
-        let (agent, ejection) = (unix(rest.agent_since), unix(rest.ejection.since()));
-        match self.flags() {
-            flags if flags & flag::DISABLED != 0 => agent,
-            flags if flags & flag::DOWN != 0 => verdict,
-            flags if flags & flag::AGENT_DOWN != 0 => agent,
-            flags if flags & (flag::EJECTED | flag::HALF_OPEN) != 0 => ejection,
-            _ => verdict.max(agent).max(ejection),
-        }
-    }
-
     /// The verdict of the probes, and since when it stands (Unix time in ms).
     #[must_use]
     pub fn health(&self) -> (Health, u64) {
@@ -246,8 +236,9 @@ impl Backend {
 
     /// Sets the verdict without asking the damper, which starts anew from it.
     pub fn set_health(&self, health: Health, now_unix_ms: u64) {
-        self.rest().damper = Damper::new(health);
-        self.store_health(health, now_unix_ms);
+        let mut rest = self.rest();
+        rest.damper = Damper::new(health);
+        self.store_health(&rest, health, now_unix_ms);
     }
 
     /// Takes in what a probe came to. `Some` if that changed the verdict, which the next claim sees. A backend that
@@ -258,12 +249,12 @@ impl Backend {
         let verdict = rest.damper.observe(outcome, health)?;
         if verdict == Health::Up {
             self.failures.store(0, Relaxed);
-            if had_been_up {
+            if had_been_up && rest.operator.health == HealthOverride::Auto {
                 self.begin_ramp(&mut rest, slow_start, now.millis);
             }
         }
+        self.store_health(&rest, verdict, now.unix_ms);
         drop(rest);
-        self.store_health(verdict, now.unix_ms);
         self.metrics.state_changes.inc();
         Some(verdict)
     }
@@ -280,50 +271,6 @@ impl Backend {
 
     pub fn set_last_error(&self, text: &str, now_unix_ms: u64) {
         self.rest().last_error = Some(LastError { text: text.to_owned(), at_unix_ms: now_unix_ms });
-    }
-
-    /// Takes in what its agent says; what that doesn't speak of stays. Whether anything has changed. A backend that the
-    /// agent gives back starts slowly.
-    pub fn set_agent(&self, report: &AgentReport, slow_start: Duration, now: Millis) -> bool {
-        let mut rest = self.rest();
-        let before = rest.agent;
-        rest.agent = before.updated(report);
-        if rest.agent == before {
-            return false;
-        }
-        rest.agent_share = WHOLE_SHARE * u32::from(rest.agent.weight.unwrap_or(100)) / 100;
-        let bits = match rest.agent.admin {
-            Some(AgentAdmin::Drain) => flag::DRAINING,
-            Some(AgentAdmin::Maint) => flag::MAINT,
-            Some(AgentAdmin::Ready) | None => 0,
-        };
-        // A share of nothing is a drain in other words.
-        let bits = bits | if rest.agent_share == 0 { flag::DRAINING } else { 0 };
-        let bits = bits | if rest.agent.state == Some(Health::Down) { flag::AGENT_DOWN } else { 0 };
-        if self.flags() & (flag::DISABLED | flag::AGENT_DOWN) != bits {
-            rest.agent_since = now;
-        }
-        let (was_out, was_up) = (self.flags() & (flag::AGENT_DOWN | flag::MAINT) != 0, self.is_up());
-        self.replace_flags(flag::DISABLED | flag::AGENT_DOWN, bits);
-        match rest.ramp {
-            // It may be over, or have come so near its end that no review has looked at it any more.
-            Some(begun) => self.ramp(&mut rest, begun, slow_start, now),
-            None => self.store_share(rest.agent_share),
-        }
-        if was_out && bits == 0 {
-            self.begin_ramp(&mut rest, slow_start, now);
-        }
-        if was_up != self.is_up() {
-            self.metrics.state_changes.inc();
-            self.metrics.up.set(i64::from(self.is_up()));
-        }
-        true
-    }
-
-    /// All that its agent has said so far; `None` if that takes nothing from it.
-    #[must_use]
-    pub fn agent(&self) -> Option<AgentReport> {
-        Some(self.rest().agent).filter(|agent| *agent != AgentReport::of_nobody())
     }
 
     /// Counts a connection that a session has established.
@@ -456,11 +403,9 @@ impl Backend {
         self.replace_flags(flag::REDUCED, if share < WHOLE_SHARE { flag::REDUCED } else { 0 });
     }
 
-    fn store_health(&self, health: Health, now_unix_ms: u64) {
-        let up = health == Health::Up;
-        self.health.store(now_unix_ms << 1 | u64::from(up), Relaxed);
-        self.replace_flags(flag::DOWN, if up { 0 } else { flag::DOWN });
-        self.metrics.up.set(i64::from(self.is_up()));
+    fn store_health(&self, rest: &Rest, health: Health, now_unix_ms: u64) {
+        self.health.store(now_unix_ms << 1 | u64::from(health == Health::Up), Relaxed);
+        self.flag_verdict(rest);
     }
 
     /// Makes the bits of `mask` be those of `bits`, whatever else changes meanwhile.

@@ -83,7 +83,7 @@ impl Candidates<'_> {
 
     /// Whether a backend may be had in spite of this flag.
     pub fn overlooks(&self, bit: u32) -> bool {
-        matches!(self.reach, Reach::Enabled(_)) && bit & flag::DISABLED == 0
+        matches!(self.reach, Reach::Enabled(_)) && bit & flag::OUT == 0
     }
 
     /// The backend's weight as it counts just now, in parts of [`WHOLE_SHARE`].
@@ -178,7 +178,7 @@ impl Candidates<'_> {
         let within_reach = match self.reach {
             Reach::Tiers(last) => is_good(flags) && self.view.tiers[index] <= last,
             Reach::Everywhere => is_good(flags),
-            Reach::Enabled(last) => flags & flag::DISABLED == 0 && self.view.tiers[index] <= last,
+            Reach::Enabled(last) => flags & flag::OUT == 0 && self.view.tiers[index] <= last,
         };
         within_reach
             && (!backend.is_full() || self.even_full)

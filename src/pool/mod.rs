@@ -13,6 +13,7 @@
 //! `health` and `ejection` for the verdicts on it, `mode` for what the pool does as a whole, `hold` for the clients
 //! that wait while nobody is up.
 
+mod adjust;
 mod backend;
 mod candidates;
 mod count;
@@ -31,6 +32,8 @@ mod sync;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_adjust;
+#[cfg(test)]
 mod tests_outlook;
 #[cfg(test)]
 mod tests_queue;
@@ -40,7 +43,8 @@ mod total;
 mod tried;
 mod view;
 
-pub use backend::{Backend, LastError, WHOLE_SHARE, flag};
+pub use adjust::Adjusted;
+pub use backend::{Backend, LastError, Operator, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use health::Health;
 pub use mode::Mode;
@@ -68,7 +72,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use total::Total;
-use view::{Ask, Shared};
+use view::{Ask, Purpose, Shared};
 
 /// A pool with more backends is not reviewed at each change of one, but by whoever does so now and then: when all of
 /// them change together, as at a start, that would be the square of their number.
@@ -152,7 +156,10 @@ impl Pool {
         });
         let Shared { waiting, total } = shared.clone();
         waiting.renew(Terms::new(&config.queue.unwrap_or_default()));
-        let view = PoolView::new(config, members, metrics, &shared, previous.map(Pool::view).as_deref(), now);
+        let (name, health, hash) = (&config.name, &config.health, config.hash.as_ref());
+        let purpose = Purpose { name, health, hash, metrics, shared: &shared };
+        let before = previous.map(Pool::view);
+        let view = PoolView::new(purpose, members.clone(), &Adjusted::new(), before.as_deref(), now);
         let judge = previous.map_or_else(|| Judge::new(now.millis), |pool| pool.judge().clone());
         let before = previous.and_then(|pool| pool.hold.as_deref());
         let hold = config.hold.map(|hold| Arc::new(Hold::new(hold, || metrics.hold(&config.name), before)));
@@ -279,7 +286,7 @@ impl Pool {
             backend.tick(&self.ejection, self.protection.slow_start, now);
             let flags = backend.flags();
             let count = &mut tiers[usize::from(tier)];
-            count.enabled += usize::from(flags & flag::DISABLED == 0);
+            count.enabled += usize::from(flags & flag::OUT == 0);
             count.available += usize::from(flags & !flag::REDUCED == 0);
             available += i64::from(backend.available());
             ejected += i64::from(flags & (flag::EJECTED | flag::HALF_OPEN) != 0);
@@ -465,7 +472,7 @@ impl Pool {
         let view = self.view.load();
         let out = |backend: &&Arc<Backend>| {
             let flags = backend.flags();
-            let others = flag::DOWN | flag::AGENT_DOWN | flag::DISABLED;
+            let others = flag::DOWN | flag::AGENT_DOWN | flag::OUT;
             flags & (flag::EJECTED | flag::HALF_OPEN) != 0 && flags & others == 0
         };
         let ejected = view.backends.iter().filter(out).count();

@@ -43,8 +43,16 @@ pub enum How {
 /// Why a backend is not given to a client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Obstacle {
-    Maint,
+    /// An operator says so.
+    Disabled,
+    /// An operator says so.
     Draining,
+    /// An operator says so.
+    ForcedDown,
+    /// Its agent says so.
+    Maint,
+    /// Its agent says so.
+    AgentDraining,
     /// Its probes say so.
     Down,
     /// Its agent says so.
@@ -133,8 +141,11 @@ impl Candidates<'_> {
         let backend = self.backend(index);
         let flags = backend.flags();
         let told = [
-            (flag::MAINT, Obstacle::Maint),
+            (flag::DISABLED, Obstacle::Disabled),
             (flag::DRAINING, Obstacle::Draining),
+            (flag::FORCED_DOWN, Obstacle::ForcedDown),
+            (flag::MAINT, Obstacle::Maint),
+            (flag::AGENT_DRAINING, Obstacle::AgentDraining),
             (flag::DOWN, Obstacle::Down),
             (flag::AGENT_DOWN, Obstacle::AgentDown),
             (flag::EJECTED, Obstacle::Ejected),

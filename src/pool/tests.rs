@@ -44,7 +44,7 @@ fn rebuilt(balance: Balance, list: Vec<ResolvedMember>, previous: Option<&Pool>)
     Pool::new(&config, &Members { list, balance }, &metrics, previous, Now { millis: 1, unix_ms: 1 })
 }
 
-fn member(path: &str, label: &str, weight: u16) -> ResolvedMember {
+pub fn member(path: &str, label: &str, weight: u16) -> ResolvedMember {
     let address = BackendAddr(Endpoint::Unix(std::path::Path::new(path).into()));
     ResolvedMember { address, weight, tier: 0, max_connections: None, label: label.into() }
 }

@@ -203,7 +203,7 @@ fn nobody_panics_into_what_was_taken_out() {
     let maint = AgentReport { admin: Some(AgentAdmin::Maint), ..AgentReport::default() };
     pool.set_agent(&pool.view().backends[1], &maint, now);
     pool.set_agent(&pool.view().backends[2], &AgentReport { weight: Some(0), ..AgentReport::default() }, now);
-    assert_eq!(pool.view().backends[2].state(), "draining", "a share of nothing is a drain");
+    assert_eq!(pool.view().backends[2].state(), "agent_draining", "a share of nothing is a drain");
     put_down(&pool, &[0]);
     assert!(pool.mode().panic);
     assert_eq!(chosen(&pool), ["b0"]);
@@ -333,7 +333,7 @@ fn a_state_tells_since_when_whatever_brought_it_about() {
     assert_eq!(since(), ("up", 5));
     agent(Some(AgentAdmin::Drain), None, 100);
     agent(Some(AgentAdmin::Drain), None, 200);
-    assert_eq!(since(), ("draining", 100));
+    assert_eq!(since(), ("agent_draining", 100));
     agent(Some(AgentAdmin::Ready), Some(Health::Down), 300);
     assert_eq!(since(), ("down", 300));
     agent(None, Some(Health::Up), 400);

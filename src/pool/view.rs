@@ -3,6 +3,7 @@
 //! Owns the set and the order in which a claim asks for what it may have. Immutable: other members are another view.
 //! Next: `candidates` for what a claim may have, `pick` for the policies.
 
+use super::adjust::Adjusted;
 use super::backend::Backend;
 use super::candidates::{Candidates, Reach, is_good};
 use super::health::Health;
@@ -15,7 +16,7 @@ use super::tried::Tried;
 use crate::clock::{Millis, Now};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::name::BackendAddr;
+use crate::name::{BackendAddr, PoolName};
 use crate::rng::Rng;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,10 +45,19 @@ pub struct Members {
     pub balance: config::Balance,
 }
 
+impl Members {
+    /// Those in force, by index.
+    pub(super) fn weights(&self, adjusted: &Adjusted) -> Box<[u16]> {
+        let adjusted = |member: &ResolvedMember| adjusted.get(&*member.label).and_then(|own| own.weight);
+        self.list.iter().map(|member| adjusted(member).unwrap_or(member.weight)).collect()
+    }
+}
+
 /// One backend that should exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedMember {
     pub address: BackendAddr,
+    /// As the config has it.
     pub weight: u16,
     pub tier: u8,
     /// Connections at once; `None` is without a limit.
@@ -59,21 +69,33 @@ pub struct ResolvedMember {
 /// The backends of a pool at one moment, with the chooser prepared for exactly these.
 pub struct PoolView {
     pub backends: Box<[Arc<Backend>]>,
-    /// The weight of each backend, by index. Not the backend's own: it may change while the backend stays.
+    /// The weight in force of each backend, by index. Not the backend's own: it may change while the backend stays.
     pub weights: Box<[u16]>,
     /// The tier of each backend, by index.
     pub tiers: Box<[u8]>,
     /// The name of the policy.
     pub balance: &'static str,
+    /// What it was made from.
+    pub members: Members,
     picker: Picker,
 }
 
+/// What a view is made for: of the pool, what its backends and its policy depend on.
+#[derive(Clone, Copy)]
+pub(super) struct Purpose<'a> {
+    pub name: &'a PoolName,
+    pub health: &'a config::Health,
+    pub hash: Option<&'a config::Hash>,
+    pub metrics: &'a Arc<Metrics>,
+    pub shared: &'a Shared,
+}
+
 impl PoolView {
+    /// Weights are those of `adjusted` where it has one.
     pub(super) fn new(
-        config: &config::Pool,
-        members: &Members,
-        metrics: &Arc<Metrics>,
-        shared: &Shared,
+        Purpose { name, health, hash, metrics, shared }: Purpose<'_>,
+        members: Members,
+        adjusted: &Adjusted,
         previous: Option<&PoolView>,
         now: Now,
     ) -> Self {
@@ -88,9 +110,9 @@ impl PoolView {
                 _ => Arc::new(Backend::new(
                     &member.address,
                     &member.label,
-                    metrics.backend(&config.name, &member.label),
+                    metrics.backend(name, &member.label),
                     (Arc::clone(&shared.waiting), Arc::clone(&shared.total)),
-                    Health::initial(&config.health),
+                    Health::initial(health),
                     now,
                 )),
             })
@@ -98,11 +120,11 @@ impl PoolView {
         for (backend, member) in backends.iter().zip(&members.list) {
             backend.set_max_active(member.max_connections);
         }
-        let weights: Box<[_]> = members.list.iter().map(|member| member.weight).collect();
-        let among = Among { backends: &backends, weights: &weights, hash: config.hash.as_ref(), total: &shared.total };
+        let weights = members.weights(adjusted);
+        let among = Among { backends: &backends, weights: &weights, hash, total: &shared.total };
         let picker = Picker::prepare(&members.balance, &among, previous.map(|view| &view.picker));
         let tiers = members.list.iter().map(|member| member.tier).collect();
-        Self { backends, weights, tiers, balance: members.balance.as_str(), picker }
+        Self { backends, weights, tiers, balance: members.balance.as_str(), members, picker }
     }
 
     /// Whether its policy goes by what all backends have together.

@@ -1,12 +1,12 @@
 //! From a config to a table: host names become backends, listeners find their pools, and what stays is kept.
 //!
-//! Owns the expansion of members. Pure: names were resolved before (`Resolution`), nothing is bound or probed, and
+//! Owns the expansion of members, and who of them is left out or added by an operator. Pure: names were resolved before (`Resolution`), nothing is bound or probed, and
 //! the previous table isn't changed, so a table that isn't wanted after all can simply be dropped. Next: `Pool::new`
 //! for how backends keep their state.
 
 use super::{Listener, Routes, RoutingTable, Ways};
 use crate::clock::{Millis, Now};
-use crate::config::{self, Address, Balance, Config, Group};
+use crate::config::{self, AddedBackend, Address, Adjustments, Balance, Config, Group, PoolAdjustments, limits};
 use crate::metrics::Metrics;
 use crate::name::{BackendAddr, Endpoint, ListenerName, PoolName};
 use crate::pool::{Members, Pool, ResolvedMember};
@@ -39,6 +39,8 @@ pub enum Warning {
     SameAddress { pool: PoolName, place: String, address: BackendAddr, first: Address },
     /// A host name stands for no address.
     NoAddress { pool: PoolName, place: String, member: Address },
+    /// What was added at run time can't stand beside what the config has.
+    NotAdded { pool: PoolName, address: String, why: String },
 }
 
 impl fmt::Display for Warning {
@@ -50,6 +52,9 @@ impl fmt::Display for Warning {
             Self::NoAddress { place, member, .. } => {
                 write!(f, "{place}: {member} has no address; the pool goes without it")
             }
+            Self::NotAdded { pool, address, why } => {
+                write!(f, "pools.{pool}: the backend {address}, which was added at run time, is left out: {why}")
+            }
         }
     }
 }
@@ -58,11 +63,12 @@ impl RoutingTable {
     /// The table for `config`, with one of `listeners` for each of the config's.
     ///
     /// Backends that are in the same pool of `previous`, at the same address and by the same name, keep their
-    /// state.
+    /// state. What an operator has changed stands on top of the config.
     #[must_use]
     pub fn build(
         config: &Config,
         resolution: &Resolution,
+        adjustments: &Adjustments,
         listeners: Vec<Arc<Listener>>,
         metrics: &Arc<Metrics>,
         previous: Option<&Self>,
@@ -73,9 +79,12 @@ impl RoutingTable {
             .pools
             .iter()
             .map(|pool| {
-                let members = Expansion::of(pool, resolution, &mut warnings);
+                let adjusted = adjustments.pool(&pool.name);
+                let members = members(pool, resolution, adjusted, &mut warnings);
                 let before = previous.and_then(|table| table.pool(&pool.name));
-                Arc::new(Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now))
+                let built = Arc::new(Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now));
+                built.adjust(&adjusted.backends, metrics, previous.is_none(), now);
+                built
             })
             .collect();
         let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
@@ -146,25 +155,80 @@ impl Resolution {
     }
 }
 
+/// The members of a pool: those of the config, but for those that an operator has removed, and those that he has added,
+/// unless the config has come to have them itself.
+#[must_use]
+pub fn members(
+    pool: &config::Pool,
+    resolution: &Resolution,
+    adjusted: &PoolAdjustments,
+    warnings: &mut Vec<Warning>,
+) -> Members {
+    let removed = adjusted.removed.iter().map(String::as_str).collect();
+    let mut expansion = Expansion { list: Vec::new(), sources: HashMap::new(), removed };
+    let indices: Vec<Vec<usize>> =
+        pool.members.iter().map(|member| expansion.add(pool, member, resolution, warnings)).collect();
+    let mut balance = match &pool.balance {
+        Balance::Failover(group) => Balance::Failover(expand(group, &indices)),
+        other => other.clone(),
+    };
+    for added in &adjusted.added {
+        match expansion.add_at_run_time(pool, added) {
+            Ok(None) => {}
+            // Beside the groups that the config has.
+            Ok(Some(index)) => {
+                if let Balance::Failover(group) = &mut balance {
+                    let mut groups = match std::mem::replace(group, Group::Member(index)) {
+                        Group::Any(groups) => groups,
+                        alone @ Group::Member(_) => vec![alone],
+                    };
+                    groups.push(Group::Member(index));
+                    *group = Group::Any(groups);
+                }
+            }
+            Err(why) => {
+                let (pool, address) = (pool.name.clone(), added.address.clone());
+                warnings.push(Warning::NotAdded { pool, address, why });
+            }
+        }
+    }
+    Members { list: expansion.list, balance }
+}
+
+/// The adjustments without what the config has taken over: an added backend whose address stands in the file now is the
+/// file's, and what was said of it stays said of it under the name that it has there.
+#[must_use]
+pub fn settled(config: &Config, resolution: &Resolution, adjustments: &Adjustments) -> Adjustments {
+    let mut settled = adjustments.clone();
+    for pool in &config.pools {
+        let Some(own) = settled.pools.get_mut(pool.name.as_str()) else { continue };
+        let file = PoolAdjustments { added: Vec::new(), ..own.clone() };
+        let file = members(pool, resolution, &file, &mut Vec::new()).list;
+        for added in std::mem::take(&mut own.added) {
+            let address = pool.may_add(&added).ok();
+            let Some(taken_over) = file.iter().find(|member| Some(&member.address) == address.as_ref()) else {
+                own.added.push(added);
+                continue;
+            };
+            if let Some(said) = own.backends.remove(added.label()) {
+                own.backends.entry(taken_over.label.to_string()).or_insert(said);
+            }
+        }
+    }
+    settled.prune();
+    settled
+}
+
 /// The members of one pool as they are found, each address once.
 struct Expansion<'a> {
     list: Vec<ResolvedMember>,
     /// Which configured member an address comes from.
     sources: HashMap<BackendAddr, &'a Address>,
+    /// By label.
+    removed: HashSet<&'a str>,
 }
 
 impl<'a> Expansion<'a> {
-    fn of(pool: &'a config::Pool, resolution: &Resolution, warnings: &mut Vec<Warning>) -> Members {
-        let mut expansion = Self { list: Vec::new(), sources: HashMap::new() };
-        let indices: Vec<Vec<usize>> =
-            pool.members.iter().map(|member| expansion.add(pool, member, resolution, warnings)).collect();
-        let balance = match &pool.balance {
-            Balance::Failover(group) => Balance::Failover(expand(group, &indices)),
-            other => other.clone(),
-        };
-        Members { list: expansion.list, balance }
-    }
-
     /// The indices of the backends that `member` stands for.
     fn add(
         &mut self,
@@ -186,11 +250,14 @@ impl<'a> Expansion<'a> {
                 warnings.push(Warning::SameAddress { pool, place, address, first });
                 continue;
             }
-            let label = match &member.name {
+            let label: Arc<str> = match &member.name {
                 Some(name) if several => format!("{name}/{address}").into(),
                 Some(name) => name.as_str().into(),
                 None => address.to_string().into(),
             };
+            if self.removed.contains(&*label) {
+                continue;
+            }
             self.sources.insert(address.clone(), &member.address);
             indices.push(self.list.len());
             let (weight, tier) = (member.weight, member.tier);
@@ -198,6 +265,24 @@ impl<'a> Expansion<'a> {
             self.list.push(ResolvedMember { address, weight, tier, max_connections, label });
         }
         indices
+    }
+
+    /// `None` if the config has the address. Fails if it can't be in this pool.
+    fn add_at_run_time(&mut self, pool: &config::Pool, added: &AddedBackend) -> Result<Option<usize>, String> {
+        let address = pool.may_add(added)?;
+        if self.list.iter().any(|member| member.address == address) {
+            return Ok(None);
+        }
+        if self.list.iter().any(|member| *member.label == *added.label()) {
+            return Err(format!("there is another backend called {:?} in the pool", added.label()));
+        }
+        if self.list.len() >= limits::MAX_BACKENDS {
+            return Err(format!("a pool has up to {} backends", limits::MAX_BACKENDS));
+        }
+        let (weight, tier, label) = (added.weight, added.tier, added.label().into());
+        let max_connections = pool.backend_max_connections;
+        self.list.push(ResolvedMember { address, weight, tier, max_connections, label });
+        Ok(Some(self.list.len() - 1))
     }
 }
 

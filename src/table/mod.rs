@@ -15,8 +15,10 @@ mod listener;
 mod routes;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_adjust;
 
-pub use build::{Built, Resolution, Warning};
+pub use build::{Built, Resolution, Warning, members, settled};
 pub use hash::{hash_key, hashed, hashed_address};
 pub use listener::{BrokenSocket, Listener};
 pub use routes::{Answer, ConditionSeen, Counted, Facts, Leads, Passed, Routes, Rule, RuleSeen, Verdict};

@@ -3,7 +3,7 @@
 use super::{Built, Facts, Listener, Passed, Resolution, RoutingTable, Verdict, Warning};
 use crate::admission::Gate;
 use crate::clock::Now;
-use crate::config::{self, Address, Balance, Cidr, Conditions, Config, Destination, Group, Initial};
+use crate::config::{self, Address, Adjustments, Balance, Cidr, Conditions, Config, Destination, Group, Initial};
 use crate::metrics::Metrics;
 use crate::name::{ClientAddr, Endpoint, ListenerName, PoolName};
 use crate::net::first_bytes::FirstBytes;
@@ -11,25 +11,25 @@ use crate::pool::{Health, Pool, Tried};
 use crate::rng::Rng;
 use std::sync::Arc;
 
-fn endpoint(address: &str) -> Address {
+pub fn endpoint(address: &str) -> Address {
     Address::Endpoint(Endpoint::Tcp(address.parse().unwrap()))
 }
 
-fn host(host: &str) -> Address {
+pub fn host(host: &str) -> Address {
     Address::Host { host: host.into(), port: 80 }
 }
 
-fn member(address: Address, name: Option<&str>) -> config::Member {
+pub fn member(address: Address, name: Option<&str>) -> config::Member {
     let place = format!("lb.toml: {address}");
     config::Member { name: name.map(str::to_owned), ..config::Member::new(address, place) }
 }
 
-fn pool(name: &str, balance: Balance, members: Vec<config::Member>) -> config::Pool {
+pub fn pool(name: &str, balance: Balance, members: Vec<config::Member>) -> config::Pool {
     let health = config::Health { initial: Initial::Up, ..config::Health::default() };
     config::Pool { health, ..config::Pool::new(PoolName::new(name), balance, members) }
 }
 
-fn config(pools: Vec<config::Pool>) -> Config {
+pub fn config(pools: Vec<config::Pool>) -> Config {
     Config {
         runtime: config::Runtime::default(),
         admin: config::Admin { listen: None },
@@ -49,7 +49,7 @@ fn listener(name: &str, pool: &str) -> Arc<Listener> {
 }
 
 /// `a` is one address, `b` is two, `none` is known to have none.
-fn resolution() -> Resolution {
+pub fn resolution() -> Resolution {
     let mut resolution = Resolution::default();
     resolution.insert("a".into(), 80, vec!["192.0.2.1:80".parse().unwrap()]);
     let two = ["192.0.2.3:80", "192.0.2.2:80", "192.0.2.3:80"];
@@ -60,7 +60,15 @@ fn resolution() -> Resolution {
 
 fn build(config: &Config, previous: Option<&RoutingTable>) -> Built {
     let metrics = Arc::new(Metrics::new().unwrap());
-    RoutingTable::build(config, &resolution(), Vec::new(), &metrics, previous, Now { millis: 1, unix_ms: 1 })
+    RoutingTable::build(
+        config,
+        &resolution(),
+        &Adjustments::default(),
+        Vec::new(),
+        &metrics,
+        previous,
+        Now { millis: 1, unix_ms: 1 },
+    )
 }
 
 /// The only pool of a table with `members`, and what was warned of.
@@ -69,7 +77,7 @@ fn built(balance: Balance, members: Vec<config::Member>) -> (Arc<Pool>, Vec<Stri
     (Arc::clone(&built.table.pools[0]), built.warnings.iter().map(Warning::to_string).collect())
 }
 
-fn labels(pool: &Pool) -> Vec<String> {
+pub fn labels(pool: &Pool) -> Vec<String> {
     pool.view().backends.iter().map(|backend| backend.label.to_string()).collect()
 }
 
@@ -78,8 +86,16 @@ fn each_listener_has_its_pool() {
     let config = config(vec![pool("api", Balance::Random, Vec::new()), pool("web", Balance::Random, Vec::new())]);
     let listeners = vec![listener("z", "web"), listener("m", "api"), listener("a", "web")];
     let metrics = Arc::new(Metrics::new().unwrap());
-    let table =
-        RoutingTable::build(&config, &resolution(), listeners, &metrics, None, Now { millis: 1, unix_ms: 1 }).table;
+    let table = RoutingTable::build(
+        &config,
+        &resolution(),
+        &Adjustments::default(),
+        listeners,
+        &metrics,
+        None,
+        Now { millis: 1, unix_ms: 1 },
+    )
+    .table;
     let route = |listener: &str| {
         let (listener, first) = (ListenerName::new(listener), FirstBytes::default());
         match table.route(&Facts::new(&listener, ClientAddr::Unix, &first)) {
@@ -108,8 +124,16 @@ fn a_rule_that_was_ruled_out_is_not_asked_again() {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (gate, handles) = (Gate::open(&wanted.name, 1, &metrics), metrics.listener(&wanted.name, &[]));
     let listeners = vec![Arc::new(Listener::new(wanted, handles, Vec::new(), gate))];
-    let table =
-        RoutingTable::build(&config, &resolution(), listeners, &metrics, None, Now { millis: 1, unix_ms: 1 }).table;
+    let table = RoutingTable::build(
+        &config,
+        &resolution(),
+        &Adjustments::default(),
+        listeners,
+        &metrics,
+        None,
+        Now { millis: 1, unix_ms: 1 },
+    )
+    .table;
     let (listener, first) = (ListenerName::new("a"), FirstBytes::default());
     let facts = |last, passed| {
         let client = ClientAddr::tcp(([10, 0, 0, last], 1).into());

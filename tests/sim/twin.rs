@@ -88,7 +88,7 @@ impl Twin {
     pub fn state(&self) -> &'static str {
         match self.standing {
             _ if self.maint() => "maint",
-            _ if self.draining() => "draining",
+            _ if self.draining() => "agent_draining",
             _ if !self.is_up() => "down",
             Standing::Ejected { .. } => "ejected",
             Standing::HalfOpen => "half_open",

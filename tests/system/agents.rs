@@ -75,7 +75,7 @@ fn sessions_of_a_draining_backend_go_on() {
     let mut backend = listening.accept();
     backend.expect("hello");
     world.say("drain\n");
-    eventually_eq("it drains", &"draining".to_owned(), || tidegate.state(&listening));
+    eventually_eq("it drains", &"agent_draining".to_owned(), || tidegate.state(&listening));
     assert_eq!(count(&tidegate, "b", 4), 4);
     backend.send("world");
     client.expect("world");
@@ -86,12 +86,12 @@ fn f32_garbage_and_floods_change_nothing() {
     let world = World::new();
     let tidegate = world.start();
     world.say("drain\n");
-    eventually_eq("it drains", &"draining".to_owned(), || tidegate.state(&world.a));
+    eventually_eq("it drains", &"agent_draining".to_owned(), || tidegate.state(&world.a));
     for line in ["gibberish\n".to_owned(), String::new(), "\u{0}\u{1b}[31m\n".to_owned(), "x".repeat(10 << 20)] {
         world.say(&line);
         let before = world.agents[0].accepted();
         eventually("it was heard some times", || world.agents[0].accepted() >= before + 3);
-        assert_eq!(tidegate.state(&world.a), "draining", "{line:.20}");
+        assert_eq!(tidegate.state(&world.a), "agent_draining", "{line:.20}");
     }
     assert!(!tidegate.log().contains('\u{1b}'), "{}", tidegate.log());
 }

@@ -309,7 +309,8 @@ fn an_agent_takes_its_backend_out_and_weighs_it() {
     eventually("both are up", || state(&tidegate, &name) == "up" && state(&tidegate, &elsewhere) == "up");
     tidegate.logged(&["the agent can't be asked", &elsewhere.to_string(), "refused"]);
 
-    for (line, expected) in [("drain\n", "draining"), ("maint\n", "maint"), ("ready down # disk full\n", "down")] {
+    for (line, expected) in [("drain\n", "agent_draining"), ("maint\n", "maint"), ("ready down # disk full\n", "down")]
+    {
         says.say(line);
         eventually_eq("it does as the agent says", &expected.to_owned(), || state(&tidegate, &name));
         for _ in 0..4 {
@@ -330,9 +331,9 @@ fn an_agent_takes_its_backend_out_and_weighs_it() {
 
     // An agent that has gone takes nothing back.
     says.say("drain\n");
-    eventually_eq("it is drained", &"draining".to_owned(), || state(&tidegate, &name));
+    eventually_eq("it is drained", &"agent_draining".to_owned(), || state(&tidegate, &name));
     agent.die();
-    throughout("it stays drained", Duration::from_millis(500), || state(&tidegate, &name) == "draining");
+    throughout("it stays drained", Duration::from_millis(500), || state(&tidegate, &name) == "agent_draining");
 }
 
 #[test]

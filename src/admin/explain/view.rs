@@ -399,7 +399,10 @@ fn because(obstacle: Obstacle, backend: &Backend, now: Now) -> String {
     let error = || backend.last_error().map_or_else(String::new, |error| format!(", last error: {}", error.text));
     match obstacle {
         Obstacle::Maint => format!("its agent has said maint since {}", since()),
-        Obstacle::Draining => format!("its agent has it drained since {}", since()),
+        Obstacle::AgentDraining => format!("its agent has it drained since {}", since()),
+        Obstacle::Disabled => format!("an operator has disabled it, since {}", since()),
+        Obstacle::Draining => format!("an operator has it drained since {}", since()),
+        Obstacle::ForcedDown => format!("an operator has called it down, since {}", since()),
         Obstacle::Down => match backend.state_since(now) {
             0 => format!("down until its first probe{}", error()),
             _ => format!("down since {}{}", since(), error()),

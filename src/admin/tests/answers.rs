@@ -130,7 +130,8 @@ async fn status_shows_the_table_and_its_state() {
     assert_eq!(
         status["pools"][0]["backends"][0],
         json!({
-            "name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 1, "tier": 0,
+            "name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 1, "weight_configured": 1, "tier": 0,
+            "admin": "enabled", "health_override": "auto",
             "state": "up", "share": 1.0, "agent": null, "ejection": null,
             "load": { "active": 1, "connect_ms": null, "answer_ms": null },
             "since": "2023-11-14T22:13:20.000Z", "active": 1, "max_connections": null, "total": 5,

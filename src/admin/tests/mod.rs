@@ -10,8 +10,8 @@ mod hostile;
 use super::*;
 use crate::admission::Gate;
 use crate::clock::Now;
-use crate::config::Config;
 use crate::config::Socket;
+use crate::config::{Adjustments, Config};
 use crate::name::BindAddr;
 use crate::net::listen::{AtClose, Neighbours, Options, SocketAccess, bind_all};
 use crate::pool::{Backend, Health};
@@ -128,7 +128,7 @@ fn table(config: &str, metrics: &Arc<Metrics>) -> RoutingTable {
     });
     let listeners = listeners.collect();
     let now = Now { millis: 1, unix_ms: 1_600_000_000_000 };
-    RoutingTable::build(&config, &Resolution::default(), listeners, metrics, None, now).table
+    RoutingTable::build(&config, &Resolution::default(), &Adjustments::default(), listeners, metrics, None, now).table
 }
 
 /// What comes until the end; a reset ends it too.

@@ -1,7 +1,7 @@
 //! Agents beside probes, and certificates that end soon.
 
 use super::*;
-use crate::config::{Agent, Percent, Tls};
+use crate::config::{AdminState, Agent, Percent, Tls};
 
 const AGENT_OF_A: &str = "192.0.2.1:9999";
 
@@ -40,7 +40,7 @@ async fn an_agent_is_heeded_and_its_silence_changes_nothing() {
             assert!(!world.is_up(A));
             world.say(AGENT_OF_A, "up drain 50%");
             sleep(3 * SECOND).await;
-            assert_eq!((world.is_up(A), world.backend(A).state()), (true, "draining"));
+            assert_eq!((world.is_up(A), world.backend(A).state()), (true, "agent_draining"));
             for (line, why) in [
                 ("up maint # upgrade", "the agent says maint: \"upgrade\""),
                 ("ready 0%", "the agent says 0%"),
@@ -96,6 +96,44 @@ async fn a_backend_without_its_agent_is_its_own_again_and_an_agent_needs_no_prob
             assert_eq!(world.backend(A).state(), "up");
             sleep(10 * SECOND).await;
             assert_eq!(world.times_asked(AGENT_OF_A), 1);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_an_operator_has_disabled_is_not_asked_and_stays_what_it_was() {
+    let world = World::new(&[A, B], with_agent(config::Health::default()));
+    world.say(AGENT_OF_A, "maint");
+    let operator = |state| {
+        let said = config::Adjustment { state: Some(state), ..config::Adjustment::default() };
+        let pool = Arc::clone(&world.inputs.table.load().pools[0]);
+        pool.adjust(&[(A.to_owned(), said)].into(), &world.metrics, false, Now::read());
+        world.inputs.table_changed.notify_one();
+    };
+    let asked = || (world.times_asked(A), world.times_asked(AGENT_OF_A));
+    world
+        .during(async {
+            sleep(10 * SECOND).await;
+            assert_eq!(world.backend(A).state(), "maint");
+            operator(AdminState::Draining);
+            let before = asked();
+            sleep(10 * SECOND).await;
+            assert!(asked().0 > before.0 && asked().1 > before.1, "whoever drains is asked all the same");
+            operator(AdminState::Disabled);
+            sleep(SECOND).await;
+            world.say(AGENT_OF_A, "ready");
+            world.answer(A, Answer::Refused);
+            let (before, other) = (asked(), world.times_asked(B));
+            sleep(60 * SECOND).await;
+            assert_eq!(asked(), before);
+            assert!(world.times_asked(B) > other + 10);
+            assert_eq!((world.backend(A).state(), world.is_up(A)), ("disabled", true));
+            operator(AdminState::Enabled);
+            assert_eq!(world.backend(A).state(), "maint", "what is known of it is what was known then");
+            sleep(SECOND).await;
+            assert_eq!(world.backend(A).agent(), None, "its agent is asked at once");
+            sleep(10 * SECOND).await;
+            assert_eq!(world.backend(A).state(), "down", "and its probes go on");
         })
         .await;
 }

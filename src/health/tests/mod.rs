@@ -5,7 +5,7 @@ use super::checker::{Checker, Inputs};
 use super::probe::{Answer as Answered, ProbeError, Question, ask};
 use super::{MAX_PROBES, run};
 use crate::clock::Now;
-use crate::config::{self, Address, Balance, Config, Initial, Probe};
+use crate::config::{self, Address, Adjustments, Balance, Config, Initial, Probe};
 use crate::metrics::Metrics;
 use crate::name::{BackendAddr, Endpoint, PoolName};
 use crate::pool::Backend;
@@ -163,7 +163,16 @@ fn table(
         listeners: Vec::new(),
         pools: vec![pool],
     };
-    RoutingTable::build(&config, &Resolution::default(), Vec::new(), metrics, previous, Now::read()).table
+    RoutingTable::build(
+        &config,
+        &Resolution::default(),
+        &Adjustments::default(),
+        Vec::new(),
+        metrics,
+        previous,
+        Now::read(),
+    )
+    .table
 }
 
 /// The lines that are logged on this thread while it lives.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::metrics::Metrics;
 use crate::name::{Endpoint, PoolName};
+use crate::pool::health::AgentAdmin;
 
 fn at(unix_ms: u64) -> Now {
     Now { millis: unix_ms, unix_ms }
@@ -67,9 +68,13 @@ fn an_agent_takes_out_gives_back_and_weighs_and_says_only_what_it_says() {
         (backend.state(), backend.share(), backend.metrics.up.get())
     };
     assert_eq!(hear((None, None, Some(50))), ("up", WHOLE_SHARE / 2, 1));
-    assert_eq!(hear((None, Some(AgentAdmin::Drain), None)), ("draining", WHOLE_SHARE / 2, 1));
-    assert_eq!(hear((None, None, Some(0))).0, "draining");
-    assert_eq!(hear((None, None, Some(100))), ("draining", WHOLE_SHARE, 1), "the weight is back, the drain stays");
+    assert_eq!(hear((None, Some(AgentAdmin::Drain), None)), ("agent_draining", WHOLE_SHARE / 2, 1));
+    assert_eq!(hear((None, None, Some(0))).0, "agent_draining");
+    assert_eq!(
+        hear((None, None, Some(100))),
+        ("agent_draining", WHOLE_SHARE, 1),
+        "the weight is back, the drain stays"
+    );
     assert_eq!(hear((None, Some(AgentAdmin::Ready), None)), ("up", WHOLE_SHARE, 1));
     assert_eq!(hear((Some(Health::Down), None, None)), ("down", WHOLE_SHARE, 0));
     assert_eq!(backend.health().0, Health::Up, "the probes' verdict is another matter");
