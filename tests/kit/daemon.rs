@@ -286,6 +286,11 @@ impl Tidegate {
             .clone()
     }
 
+    /// The number of the config in use.
+    pub fn generation(&self) -> u64 {
+        self.metrics().one("tidegate_config_generation", &[]) as u64
+    }
+
     /// Sessions of all listeners, as the gauge has them.
     pub fn sessions(&self) -> u64 {
         self.metrics().sum("tidegate_listener_connections_active", &[]) as u64

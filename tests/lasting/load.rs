@@ -22,6 +22,8 @@ use tokio::time::{sleep, sleep_until, timeout};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Source addresses of the clients, so that no port is needed twice while the kernel remembers its last use.
 const SOURCES: u8 = 8;
+/// Short connections under way at once. With more of them, a machine that is too slow would run into limits instead.
+const AT_ONCE: usize = 500;
 /// What each short connection asks.
 const QUESTION: usize = 64;
 /// What a stream sends at once, and how often.
@@ -182,6 +184,9 @@ async fn storm_of(targets: &[SocketAddr], rate: u32, seen: &Arc<Seen>, stop: &At
         });
         count += 1;
         while running.try_join_next().is_some() {}
+        while running.len() >= AT_ONCE {
+            running.join_next().await;
+        }
         sleep_until(begun + Duration::from_secs(1) * count / rate).await;
     }
     while running.join_next().await.is_some() {}
