@@ -107,6 +107,7 @@
 //!     in routes, shares and keys, so that each node says the same. Who has no address (on a unix socket) goes by
 //!     chance.
 //! 17. Nobody is believed to be somebody else but by a header from a proxy that the config trusts.
+//! 18. Privileges are given up before the first thread begins, so that every thread has the same and none keeps more.
 //!
 //! A unix socket knows no reset: its peer sees an end of file where a TCP peer would see one.
 

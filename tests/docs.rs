@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "CHANGELOG.md",
     "docs/operating.md",
     "docs/demand.md",
     "docs/failover.md",
     "docs/routing.md",
+    "docs/security.md",
     "docs/ends.md",
     "docs/performance.md",
 ];

@@ -9,7 +9,7 @@ use super::hash;
 use super::health::given;
 use super::routes::given as routes;
 use super::section::{self, Section};
-use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, proxy, socket, unit, words};
+use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, privileges, proxy, socket, unit, words};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
@@ -41,7 +41,18 @@ pub const TABLES: [(&str, &[&str]); 24] = [
     ("pools.NAME.health.agent", given::AGENT),
 ];
 const ROOT: &[&str] = &["runtime", "admin", "log", "limits", "listeners", "pools"];
-const RUNTIME: &[&str] = &["workers", "max_connections", "drain_timeout", "lame_duck", "relay", "memory_high"];
+const RUNTIME: &[&str] = &[
+    "workers",
+    "max_connections",
+    "drain_timeout",
+    "lame_duck",
+    "relay",
+    "memory_high",
+    "user",
+    "group",
+    "keep_capabilities",
+    "landlock",
+];
 const ADMIN: &[&str] = &["listen"];
 const LOG: &[&str] = &["level", "format", "access"];
 /// Its limits are in the middle.
@@ -134,6 +145,7 @@ pub(super) struct Runtime {
     pub lame_duck: Given<Duration>,
     pub relay: Given<RelayMode>,
     pub memory_high: Given<Option<Percent>>,
+    pub privileges: privileges::GivenPrivileges,
 }
 
 pub(super) struct Log {
@@ -245,6 +257,7 @@ impl Runtime {
             lame_duck: section.duration("lame_duck", &(Duration::ZERO..=limits::MAX_DURATION)),
             relay: section.choice("relay", &RelayMode::WORDS),
             memory_high: section.percent_or_off("memory_high"),
+            privileges: privileges::GivenPrivileges::read(section),
         }
     }
 }

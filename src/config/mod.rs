@@ -16,6 +16,7 @@ mod hash;
 mod health;
 mod pool;
 mod pools;
+mod privileges;
 mod proxy;
 mod routes;
 mod section;
@@ -39,6 +40,7 @@ pub use file::TABLES;
 pub use hash::{Hash, HashKey};
 pub use health::{Agent, Ca, Exchange, Expect, Health, Http, Initial, Probe, StatusSet, Tls};
 pub use pool::{Address, Balance, Connect, Ejection, Group, Member, OnDown, Percent, Pool, Protection};
+pub use privileges::{Capability, Landlock, Privileges};
 pub use proxy::{AcceptProxy, SendProxy, Tlvs};
 pub use routes::{
     Conditions, DEFAULT_RULE, Destination, NamePattern, OTHER_RULES, Prefix, Preread, PrereadFailed, Protocol, Route,
@@ -110,6 +112,8 @@ pub struct Runtime {
     /// The share of the memory that the process's cgroup may have above which new connections are refused; `None` never
     /// refuses them for that.
     pub memory_high: Option<Percent>,
+    /// What it may still do while it serves.
+    pub privileges: Privileges,
 }
 
 /// How bytes get from one socket of a session to the other.
@@ -229,6 +233,7 @@ impl Default for Runtime {
             lame_duck: Duration::ZERO,
             relay: RelayMode::default(),
             memory_high: Some(Percent::whole(80)),
+            privileges: Privileges::default(),
         }
     }
 }

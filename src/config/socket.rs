@@ -268,7 +268,8 @@ fn mode(text: &str) -> Result<u32, Complaint> {
     })
 }
 
-fn owner(text: &str, what: &str) -> Result<Owner, Complaint> {
+/// A user or a group, by name or number.
+pub(super) fn owner(text: &str, what: &str) -> Result<Owner, Complaint> {
     let wrong = |hint: &str| Complaint::new(format!("{} is not {what}", words::quoted(text)), hint);
     if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
         // The highest number means "leave it as it is" to the kernel.

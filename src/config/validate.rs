@@ -25,7 +25,7 @@ pub(super) fn config(findings: &Findings, file: File) -> Config {
     binds::check(findings, &admin, &listeners, &pools);
     check_preread(findings, &listeners, &pools);
     Config {
-        runtime: runtime(file.runtime),
+        runtime: runtime(findings, file.runtime),
         admin: Admin { listen: admin.value_or(address::bind(limits::DEFAULT_ADMIN).ok()) },
         log: log(file.log),
         limits: shared,
@@ -116,7 +116,7 @@ fn check_preread(findings: &Findings, listeners: &[Bound], pools: &[Pool]) {
     }
 }
 
-fn runtime(given: file::Runtime) -> Runtime {
+fn runtime(findings: &Findings, given: file::Runtime) -> Runtime {
     let default = Runtime::default();
     Runtime {
         workers: given.workers.into_good().map(|placed| placed.value),
@@ -125,6 +125,7 @@ fn runtime(given: file::Runtime) -> Runtime {
         lame_duck: given.lame_duck.value_or(default.lame_duck),
         relay: given.relay.value_or(default.relay),
         memory_high: given.memory_high.value_or(default.memory_high),
+        privileges: given.privileges.judged(findings),
     }
 }
 

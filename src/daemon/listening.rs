@@ -6,6 +6,7 @@
 //! for the sake of an option is bound beside the old one, which goes afterwards; nobody can connect to what is only
 //! bound.
 
+use super::privileges::Identity;
 use super::sockets;
 use crate::config::{Config, Listener as ListenerConfig};
 use crate::name::{BindAddr, Endpoint, ListenerName};
@@ -58,6 +59,7 @@ pub fn bind(
     bound: &[Bound],
     others: &HashSet<BindAddr>,
     workers: usize,
+    identity: Option<&Identity>,
 ) -> Result<Vec<Vec<Place>>, Vec<String>> {
     let mut refused = Vec::new();
     let mut options = Vec::new();
@@ -66,6 +68,7 @@ pub fn bind(
             refused.push(format!("listeners.{}.socket.{text}", listener.name));
             SocketAccess::default()
         });
+        let access = identity.map_or(access, |identity| identity.fill_in(access));
         let (at_close, socket) = (AtClose::Reset, listener.socket.clone());
         options.push(Options { backlog: listener.backlog, at_close, socket, access });
     }

@@ -13,6 +13,7 @@
 use super::Failure;
 use super::fds;
 use super::listening::{self, Bound, Opened, Place};
+use super::privileges::Identity;
 use super::sockets::{self, Severity};
 use super::start::{Shared, resolve};
 use crate::admission::{Around, Gate, SharedLimits};
@@ -59,6 +60,8 @@ pub struct Base {
     pub workers: usize,
     /// File descriptors that the process may have.
     pub limit: u64,
+    /// Whom the process is while it serves, if not who started it: the files of unix sockets are its own.
+    identity: Option<Identity>,
     bound: Vec<Bound>,
     /// Addresses of sockets that are on their way out.
     others: HashSet<BindAddr>,
@@ -67,8 +70,8 @@ pub struct Base {
 impl Base {
     /// Before there is anything.
     #[must_use]
-    pub fn of_start(workers: usize, limit: u64) -> Self {
-        Self { workers, limit, ..Self::default() }
+    pub fn of_start(workers: usize, limit: u64, identity: Option<Identity>) -> Self {
+        Self { workers, limit, identity, ..Self::default() }
     }
 }
 
@@ -97,7 +100,7 @@ pub fn prepare(base: &Base, loaded: Loaded) -> Result<Candidate, Failure> {
     }
     let plan = fds::plan(&config, base.workers, base.limit).map_err(Failure::System)?;
     warnings.extend(limits_out_of_reach(&config, plan.max_sessions));
-    let places = listening::bind(&config, &base.bound, &base.others, base.workers)
+    let places = listening::bind(&config, &base.bound, &base.others, base.workers, base.identity.as_ref())
         .map_err(|refused| Failure::System(refused.join("\n")))?;
     Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, warnings })
 }
@@ -138,6 +141,7 @@ pub struct Live {
     shared_limits: SharedLimits,
     bound: Vec<Bound>,
     limit: u64,
+    identity: Option<Identity>,
     /// When there may be ways of retired listeners to forget.
     pub forget_at: Option<Instant>,
 }
@@ -152,7 +156,7 @@ pub struct Committed {
 
 impl Live {
     /// Listens on what a candidate has bound, and builds the first table. Fails if an address was lost meanwhile.
-    pub fn first(candidate: Candidate, path: Option<PathBuf>, base: &Base, shared: Shared) -> Result<Self, Failure> {
+    pub fn first(candidate: Candidate, path: Option<PathBuf>, base: Base, shared: Shared) -> Result<Self, Failure> {
         let Candidate { config, text, resolution, places, warnings, .. } = candidate;
         for warning in &warnings {
             tracing::warn!("{warning}");
@@ -169,6 +173,7 @@ impl Live {
             shared_limits,
             bound: Vec::new(),
             limit: base.limit,
+            identity: base.identity,
             forget_at: None,
         };
         live.replace(config, places, None);
@@ -194,8 +199,13 @@ impl Live {
     /// What the next candidate is prepared against, as soon as sockets on their way out have gone whose paths are
     /// needed again, but within a bound.
     pub fn base(&self) -> impl Future<Output = Base> + use<> {
-        let mut base =
-            Base { workers: self.shared.workers, limit: self.limit, bound: self.bound.clone(), others: HashSet::new() };
+        let mut base = Base {
+            workers: self.shared.workers,
+            limit: self.limit,
+            identity: self.identity.clone(),
+            bound: self.bound.clone(),
+            others: HashSet::new(),
+        };
         let seats = self.shared.seats.get().cloned();
         async move {
             if let Some(seats) = seats {

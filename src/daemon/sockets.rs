@@ -5,9 +5,11 @@
 //! traffic would leave by another way than it should. Fast open and MPTCP only make things quicker: without them the
 //! start goes on, with a warning. What a listening socket can't have shows when it is bound.
 
+use super::privileges::Identity;
 use crate::config::{Config, Origin, Owner, Socket};
 use crate::net::listen::SocketAccess;
-use crate::sys::option::{self, Database};
+use crate::sys::option;
+use crate::sys::user::{self, Database};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, ipproto, socket_with};
 use std::io;
@@ -40,6 +42,9 @@ pub enum Severity {
 #[must_use]
 pub fn lacks(config: &Config) -> Vec<Lack> {
     let mut lacks = Vec::new();
+    if let Err(text) = Identity::of(&config.runtime.privileges) {
+        lacks.push(Lack { severity: Severity::Refusal, text });
+    }
     for listener in &config.listeners {
         of_listener(&format!("listeners.{}.socket", listener.name), &listener.socket, &mut lacks);
     }
@@ -54,7 +59,7 @@ pub fn access(socket: &Socket) -> Result<SocketAccess, String> {
     let number = |key: &str, owner: &Option<Owner>, database| match owner {
         None => Ok(None),
         Some(Owner::Number(number)) => Ok(Some(*number)),
-        Some(Owner::Name(name)) => match option::number_of(database, name) {
+        Some(Owner::Name(name)) => match user::number_of(database, name) {
             Ok(Some(number)) => Ok(Some(number)),
             Ok(None) => Err(format!("{key}: this host doesn't know {name}; create it, or write a number")),
             Err(error) => Err(format!("{key}: {name}: {}; write a number", io::Error::from(error))),
@@ -105,7 +110,7 @@ fn of_origin(at: &str, origin: &Origin, lacks: &mut Vec<Lack>) {
         judge("mark", tcp().and_then(|socket| option::set_mark(socket, mark)), &mut add, |error| match error {
             Errno::PERM => {
                 "a mark needs CAP_NET_ADMIN (CAP_NET_RAW does, since Linux 5.17): add it to AmbientCapabilities= and \
-                 CapabilityBoundingSet= of the unit"
+                 CapabilityBoundingSet= of the unit, or to runtime.keep_capabilities"
             }
             _ => "remove the key",
         });
@@ -144,7 +149,7 @@ fn try_interface(interface: &str, add: &mut impl FnMut(Severity, String)) {
         Errno::NODEV => "this host has no such interface: choose one that `ip link` lists",
         Errno::PERM => {
             "this kernel wants CAP_NET_RAW for it (since Linux 5.7 none does): add that to AmbientCapabilities= and \
-             CapabilityBoundingSet= of the unit"
+             CapabilityBoundingSet= of the unit, or to runtime.keep_capabilities"
         }
         _ => "choose another one",
     });
@@ -154,7 +159,7 @@ fn try_transparent(add: &mut impl FnMut(Severity, String)) {
     judge("transparent", tcp().and_then(|socket| option::set_transparent(socket, true)), add, |error| match error {
         Errno::PERM => {
             "other hosts' addresses need CAP_NET_ADMIN or CAP_NET_RAW: add one to AmbientCapabilities= and \
-             CapabilityBoundingSet= of the unit"
+             CapabilityBoundingSet= of the unit, or to runtime.keep_capabilities"
         }
         _ => "remove the key",
     });

@@ -8,11 +8,12 @@ use super::fds;
 use super::gates::Announcement;
 use super::live::{Base, ConfigSource, Live, prepare};
 use super::pipes;
+use super::privileges::{self, Identity};
 
 use crate::admission::{Pressure, Process};
 use crate::config::{Address, Config, Mistake, RelayMode, Socket, limits};
 use crate::every::Every;
-use crate::log::{self, AccessLog, LogGuard};
+use crate::log::{self, AccessLog, LogGuard, Writer};
 use crate::metrics::Metrics;
 use crate::net::listen::{AtClose, ListenSocket, Neighbours, Options, SocketAccess, bind_all};
 use crate::net::relay::PipeBounds;
@@ -65,15 +66,21 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let metrics = Metrics::new().map_err(|error| Failure::Internal(format!("metrics: {error}")))?;
     let metrics = Arc::new(metrics);
     let system = |what: &str, error: &dyn std::fmt::Display| Failure::System(format!("{what}: {error}"));
-    let log = log::init(&loaded.config.log, &metrics).map_err(|error| system("can't start the log", &error))?;
+    let mut log = log::init(&loaded.config.log, &metrics).map_err(|error| system("can't start the log", &error))?;
     let access =
         AccessLog::open(&loaded.config.log, &metrics).map_err(|error| system("can't open the access log", &error))?;
     let workers = loaded.config.runtime.workers.unwrap_or_else(cores);
     let limit = fds::raise_limit();
-    let base = Base::of_start(workers, limit);
+    let identity = Identity::of(&loaded.config.runtime.privileges).map_err(Failure::System)?;
+    let base = Base::of_start(workers, limit, identity.clone());
     let candidate = prepare(&base, loaded)?;
     let (config, plan) = (Arc::clone(&candidate.config), candidate.plan);
-    let admin = bind_admin(&config)?;
+    let admin = bind_admin(&config, identity.as_ref())?;
+    if let (Some(identity), Some((_, writer))) = (&identity, &access) {
+        let given = writer.give_to(identity.user, identity.group);
+        given.map_err(|error| system("can't give the access log to runtime.user", &error))?;
+    }
+    let (access, access_writer) = access.unzip();
     let shared = Shared {
         config: Arc::new(ArcSwap::new(Arc::clone(&config))),
         table: Arc::new(ArcSwap::from_pointee(RoutingTable::empty())),
@@ -85,7 +92,11 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
         workers,
         seats: Arc::default(),
     };
-    let live = Live::first(candidate, path, &base, shared)?;
+    let live = Live::first(candidate, path, base, shared)?;
+    privileges::drop_to(identity.as_ref(), &config, live.path.as_deref()).map_err(Failure::System)?;
+    // From here on there may be threads, which inherit what the process may do.
+    log.start().map_err(|error| system("can't start the log", &error))?;
+    access_writer.map_or(Ok(()), Writer::start).map_err(|error| system("can't start the access log", &error))?;
     let announcement =
         Announcement::new(admin.as_ref().map(|socket| &socket.address), &live.shared.table.load().listeners);
     metrics.max_connections.set(plan.max_sessions as i64);
@@ -140,10 +151,11 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(limits::MAX_WORKERS)
 }
 
-fn bind_admin(config: &Config) -> Result<Option<ListenSocket>, Failure> {
+fn bind_admin(config: &Config, identity: Option<&Identity>) -> Result<Option<ListenSocket>, Failure> {
     let Some(address) = &config.admin.listen else { return Ok(None) };
     let (at_close, socket) = (AtClose::Finish, Socket::default());
-    let options = Options { backlog: 128, at_close, socket, access: SocketAccess::OWNER };
+    let access = identity.map_or(SocketAccess::OWNER, |identity| identity.fill_in(SocketAccess::OWNER));
+    let options = Options { backlog: 128, at_close, socket, access };
     let bound = bind_all(address, &options, 1, Neighbours::None).and_then(|mut bound| {
         bound.iter().try_for_each(|socket| socket.listen(options.backlog))?;
         Ok(bound.pop())

@@ -5,7 +5,7 @@
 
 use super::FLUSH;
 use super::line::Line;
-use super::queue::{Chunk, Limits, Queue};
+use super::queue::{Chunk, Limits, Queue, Writer};
 use super::target::{Lost, Target};
 use crate::config::{Access, Format, Log};
 use crate::every::Every;
@@ -34,8 +34,8 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Opens what `[log] access` names; `None` if it is off.
-    pub fn open(config: &Log, metrics: &Arc<Metrics>) -> io::Result<Option<Self>> {
+    /// Opens what `[log] access` names, with what is to write it once started; `None` if it is off.
+    pub fn open(config: &Log, metrics: &Arc<Metrics>) -> io::Result<Option<(Self, Writer)>> {
         let target = match &config.access {
             Access::Off => return Ok(None),
             Access::Stdout => Target::stdout()?,
@@ -43,10 +43,10 @@ impl AccessLog {
             Access::File(path) => Target::path(path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?,
         };
-        Self::start(target, config.format, metrics).map(Some)
+        Ok(Some(Self::new(target, config.format, metrics)))
     }
 
-    fn start(target: Target, format: Format, metrics: &Arc<Metrics>) -> io::Result<Self> {
+    fn new(target: Target, format: Format, metrics: &Arc<Metrics>) -> (Self, Writer) {
         let dropped = metrics.log_dropped(LogKind::Access).clone();
         let tell = Every::new(TELL, Instant::now());
         let on_error = move |lost: &Lost| {
@@ -54,7 +54,8 @@ impl AccessLog {
                 tracing::warn!(error = %lost.error, lost_lines = lost.lines, "the access log can't be written");
             }
         };
-        Ok(Self { queue: Queue::start("access-log", LIMITS, target, dropped, on_error)?, format })
+        let (queue, writer) = Queue::new("access-log", LIMITS, target, dropped, on_error);
+        (Self { queue, format }, writer)
     }
 
     /// One for each worker.
@@ -128,7 +129,9 @@ mod tests {
         fn new(format: Format) -> Self {
             let (reader, writer) = io::pipe().unwrap();
             let metrics = Arc::new(Metrics::new().unwrap());
-            Self { log: AccessLog::start(Target::from_fd(writer.into()), format, &metrics).unwrap(), reader, metrics }
+            let (log, writer) = AccessLog::new(Target::from_fd(writer.into()), format, &metrics);
+            writer.start().unwrap();
+            Self { log, reader, metrics }
         }
 
         /// All lines, once the log is closed.
@@ -195,7 +198,8 @@ mod tests {
     fn a_full_disk_costs_lines_and_nothing_else() {
         let config = Log { access: Access::File("/dev/full".into()), ..Log::default() };
         let metrics = Arc::new(Metrics::new().unwrap());
-        let log = AccessLog::open(&config, &metrics).unwrap().unwrap();
+        let (log, writer) = AccessLog::open(&config, &metrics).unwrap().unwrap();
+        writer.start().unwrap();
         let mut writer = log.writer();
         for _ in 0..3 {
             writer.line(|line| line.number("n", 1));

@@ -15,6 +15,7 @@ mod target;
 
 pub use access::{AccessLog, AccessWriter};
 pub use line::Line;
+pub use queue::Writer;
 
 use crate::config::{Format, Level, Log};
 use crate::metrics::{LogKind, Metrics};
@@ -35,19 +36,19 @@ const LIMITS: Limits = Limits { chunks: 4_096, bytes: 1 << 20 };
 /// How long a stop waits for what is still queued in a log.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Starts the operational log of the process, and has panics logged and counted. Fails if a log was started
-/// before, or the writer thread can't be.
+/// Begins the operational log of the process, and has panics logged and counted. Nothing is written before
+/// [`LogGuard::start`], or the guard's end. Fails if a log was begun before.
 pub fn init(config: &Log, metrics: &Arc<Metrics>) -> io::Result<LogGuard> {
     let dropped = metrics.log_dropped(LogKind::Ops).clone();
     // A failed write to stderr can't be told on stderr; it is counted.
-    let queue = Queue::start("log", LIMITS, Target::stderr()?, dropped, |_| ())?;
+    let (queue, writer) = Queue::new("log", LIMITS, Target::stderr()?, dropped, |_| ());
     tracing::subscriber::set_global_default(subscriber(config, queue.clone())).map_err(io::Error::other)?;
     let panics = metrics.panics.clone();
     std::panic::set_hook(Box::new(move |info| {
         panics.inc();
         log_panic(info);
     }));
-    Ok(LogGuard { queue })
+    Ok(LogGuard { queue, writer: Some(writer) })
 }
 
 /// Keeps the operational log. When it goes, what is queued is written, but for a bounded time; later lines are lost.
@@ -55,10 +56,21 @@ pub fn init(config: &Log, metrics: &Arc<Metrics>) -> io::Result<LogGuard> {
 #[derive(Debug)]
 pub struct LogGuard {
     queue: Queue,
+    /// Until it is started.
+    writer: Option<Writer>,
+}
+
+impl LogGuard {
+    /// Starts the thread that writes. Fails if the system has none to give.
+    pub fn start(&mut self) -> io::Result<()> {
+        self.writer.take().map_or(Ok(()), Writer::start)
+    }
 }
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
+        // What ended the start before its thread was there is said all the same.
+        let _ = self.start();
         self.queue.close(FLUSH);
     }
 }

@@ -11,6 +11,7 @@
 use super::target::{Lost, Target};
 use crate::metrics::{Counter, Series};
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +45,16 @@ struct Shared {
     dropped: Series<Counter>,
 }
 
+/// What writes, until its thread is started: a thread keeps the privileges of the moment. Until then lines wait in the
+/// queue, within its limits.
+#[must_use = "without it, nothing is written"]
+pub struct Writer {
+    thread: &'static str,
+    shared: Arc<Shared>,
+    target: Target,
+    on_error: Box<dyn Fn(&Lost) + Send>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     chunks: VecDeque<Chunk>,
@@ -54,27 +65,17 @@ struct State {
 }
 
 impl Queue {
-    /// Starts the thread that writes to `target`; it tells `on_error` of each write that failed.
-    pub fn start(
-        thread: &str,
+    /// A queue, and what is to write it to `target`, telling `on_error` of each write that fails.
+    pub fn new(
+        thread: &'static str,
         limits: Limits,
-        mut target: Target,
+        target: Target,
         dropped: Series<Counter>,
         on_error: impl Fn(&Lost) + Send + 'static,
-    ) -> io::Result<Self> {
+    ) -> (Self, Writer) {
         let state = Mutex::new(State { handles: 1, ..State::default() });
         let shared = Arc::new(Shared { state, work: Condvar::new(), idle: Condvar::new(), limits, dropped });
-        let queue = Self(Arc::clone(&shared));
-        std::thread::Builder::new().name(thread.into()).spawn(move || {
-            while let Some(chunk) = shared.next() {
-                if let Err(lost) = target.write(&chunk.text, Instant::now()) {
-                    shared.dropped.inc_by(lost.lines);
-                    on_error(&lost);
-                }
-                shared.written(chunk.text.len());
-            }
-        })?;
-        Ok(queue)
+        (Self(Arc::clone(&shared)), Writer { thread, shared, target, on_error: Box::new(on_error) })
     }
 
     /// Hands over a chunk, or drops and counts it.
@@ -108,6 +109,34 @@ impl Queue {
         state.bytes -= left.iter().map(|chunk| chunk.text.len()).sum::<usize>();
         drop(state);
         self.0.dropped.inc_by(left.iter().map(|chunk| chunk.lines).sum());
+    }
+}
+
+impl Writer {
+    /// Starts the thread. Fails if the system has none to give.
+    pub fn start(self) -> io::Result<()> {
+        let Self { thread, shared, mut target, on_error } = self;
+        std::thread::Builder::new().name(thread.into()).spawn(move || {
+            while let Some(chunk) = shared.next() {
+                if let Err(lost) = target.write(&chunk.text, Instant::now()) {
+                    shared.dropped.inc_by(lost.lines);
+                    on_error(&lost);
+                }
+                shared.written(chunk.text.len());
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Gives a file that is ours to this user and group, who then may open it again. Fails if that isn't allowed.
+    pub fn give_to(&self, user: u32, group: u32) -> io::Result<()> {
+        self.target.give_to(user, group)
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("thread", &self.thread).field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -175,7 +204,8 @@ mod tests {
     fn piped(limits: Limits) -> (Queue, PipeReader, Series<Counter>) {
         let (reader, writer) = io::pipe().unwrap();
         let dropped = counter();
-        let queue = Queue::start("test", limits, Target::from_fd(writer.into()), dropped.clone(), |_| ()).unwrap();
+        let (queue, writer) = Queue::new("test", limits, Target::from_fd(writer.into()), dropped.clone(), |_| ());
+        writer.start().unwrap();
         (queue, reader, dropped)
     }
 
@@ -194,6 +224,17 @@ mod tests {
         drop(queue);
         assert_eq!(everything(reader), "a\nb\nc\nd\n");
         assert_eq!(dropped.get(), 0);
+    }
+
+    #[test]
+    fn what_comes_before_the_thread_waits_for_it() {
+        let (reader, writer) = io::pipe().unwrap();
+        let (queue, writer) = Queue::new("test", LIMITS, Target::from_fd(writer.into()), counter(), |_| ());
+        queue.push(chunk("early\n"));
+        writer.start().unwrap();
+        queue.push(chunk("late\n"));
+        drop(queue);
+        assert_eq!(everything(reader), "early\nlate\n");
     }
 
     /// A pipe that nobody reads: pushing goes on, and every line is accounted for.
@@ -256,7 +297,8 @@ mod tests {
         let dropped = counter();
         let (told, tell) = std::sync::mpsc::channel();
         let on_error = move |lost: &Lost| _ = told.send(lost.error.kind());
-        let queue = Queue::start("test", LIMITS, Target::from_fd(full.into()), dropped.clone(), on_error).unwrap();
+        let (queue, writer) = Queue::new("test", LIMITS, Target::from_fd(full.into()), dropped.clone(), on_error);
+        writer.start().unwrap();
         queue.push(chunk("a\nb\n"));
         queue.close(Duration::from_secs(60));
         assert_eq!(dropped.get(), 2);

@@ -65,6 +65,17 @@ impl Target {
         Ok(Self { sink: Sink::Path { path: path.to_owned(), file, checked: None }, torn: false })
     }
 
+    /// Gives a file that belongs to this process's user to another one. Whose it isn't, and what is no plain file,
+    /// stays as it is.
+    pub fn give_to(&self, user: u32, group: u32) -> io::Result<()> {
+        let Sink::Path { file, .. } = &self.sink else { return Ok(()) };
+        let metadata = file.metadata()?;
+        if metadata.is_file() && metadata.uid() == rustix::process::geteuid().as_raw() {
+            std::os::unix::fs::fchown(file, Some(user), Some(group))?;
+        }
+        Ok(())
+    }
+
     /// Writes whole lines; waits as long as the target takes.
     pub fn write(&mut self, lines: &str, now: Instant) -> Result<(), Lost> {
         // An error here isn't the lines' loss: the file that was open before still takes them.

@@ -9,9 +9,10 @@ fn logged(config: &Log, log: impl FnOnce()) -> String {
     let (mut reader, writer) = io::pipe().unwrap();
     let metrics = Metrics::new().unwrap();
     let dropped = metrics.log_dropped(LogKind::Ops).clone();
-    let queue = Queue::start("log", LIMITS, Target::from_fd(writer.into()), dropped.clone(), |_| ()).unwrap();
+    let (queue, writer) = Queue::new("log", LIMITS, Target::from_fd(writer.into()), dropped.clone(), |_| ());
+    writer.start().unwrap();
     with_default(subscriber(config, queue.clone()), log);
-    drop(LogGuard { queue });
+    drop(LogGuard { queue, writer: None });
     assert_eq!(dropped.get(), 0);
     let mut all = String::new();
     reader.read_to_string(&mut all).unwrap();

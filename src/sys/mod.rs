@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "this module exists to hold it")]
 
 pub mod option;
+pub mod user;
 
 use rustix::io::Errno;
 use rustix::ioctl;

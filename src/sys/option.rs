@@ -1,17 +1,10 @@
-//! Socket options that rustix doesn't offer, and the user database.
+//! Socket options that rustix doesn't offer.
 //!
 //! Owns one wrapper for each option, with the privileges that it needs; no policy. Numbers are Linux's, from `libc`.
 
 use rustix::io::Errno;
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd};
-
-/// Where a user or group is looked for by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Database {
-    Users,
-    Groups,
-}
 
 /// Lets connect(2) choose the port of a socket that is bound to an address with port 0, so that sockets to different
 /// peers may share one. Source: `IP_BIND_ADDRESS_NO_PORT` in ip(7); of IPv6 sockets too.
@@ -88,53 +81,6 @@ fn set_bytes<Fd: AsFd>(socket: Fd, level: c_int, option: c_int, value: &[u8]) ->
     if failed == 0 { Ok(()) } else { Err(last_error()) }
 }
 
-/// The number of a user or group; `Ok(None)` if there is none of that name. May ask the network, where the system is
-/// made so. Source: getpwnam(3), getgrnam(3).
-pub fn number_of(database: Database, name: &str) -> Result<Option<u32>, Errno> {
-    /// Enough for a group of thousands.
-    const MOST: usize = 1 << 20;
-    let Ok(name) = CString::new(name) else { return Ok(None) };
-    let mut room = 1 << 10;
-    loop {
-        let mut buffer = vec![0; room];
-        let (error, found) = match database {
-            Database::Users => user(&name, &mut buffer),
-            Database::Groups => group(&name, &mut buffer),
-        };
-        match error {
-            libc::ERANGE if room < MOST => room *= 4,
-            // The manual names all of these for "not found".
-            0 | libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => return Ok(found),
-            libc::EINTR => {}
-            error => return Err(Errno::from_raw_os_error(error)),
-        }
-    }
-}
-
-fn user(name: &CString, buffer: &mut [libc::c_char]) -> (c_int, Option<u32>) {
-    let mut entry = std::mem::MaybeUninit::<libc::passwd>::zeroed();
-    let mut found = std::ptr::null_mut();
-    // SAFETY: `name` ends in NUL, and the call writes to `entry`, to `found`, and to as much of `buffer` as it is told.
-    unsafe {
-        let error =
-            libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found);
-        // `found` is null or points to `entry`, which is filled in then.
-        (error, found.as_ref().map(|entry| entry.pw_uid))
-    }
-}
-
-fn group(name: &CString, buffer: &mut [libc::c_char]) -> (c_int, Option<u32>) {
-    let mut entry = std::mem::MaybeUninit::<libc::group>::zeroed();
-    let mut found = std::ptr::null_mut();
-    // SAFETY: `name` ends in NUL, and the call writes to `entry`, to `found`, and to as much of `buffer` as it is told.
-    unsafe {
-        let error =
-            libc::getgrnam_r(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found);
-        // `found` is null or points to `entry`, which is filled in then.
-        (error, found.as_ref().map(|entry| entry.gr_gid))
-    }
-}
-
 fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
@@ -143,15 +89,6 @@ fn last_error() -> Errno {
 mod tests {
     use super::*;
     use std::net::TcpListener;
-
-    #[test]
-    fn users_and_groups_have_numbers_and_strangers_have_none() {
-        for database in [Database::Users, Database::Groups] {
-            assert_eq!(number_of(database, "root"), Ok(Some(0)));
-            assert_eq!(number_of(database, "no-such-one"), Ok(None));
-            assert_eq!(number_of(database, "a\0b"), Ok(None));
-        }
-    }
 
     #[test]
     fn an_interface_is_there_or_it_is_not() {

@@ -12,6 +12,7 @@ mod hash;
 mod health;
 mod mistakes;
 mod pools;
+mod privileges;
 mod proxy;
 mod routes;
 mod socket;

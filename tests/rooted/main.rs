@@ -10,6 +10,7 @@ mod memory;
 mod net;
 mod origin;
 mod pipes;
+mod privileges;
 mod sockets;
 
 use kit::conn::transfer;

@@ -1,8 +1,7 @@
 //! Many large downloads by a process that the kernel gives only so many pipes, because its user isn't root.
 
-use crate::kit::{Backend, Config, End, Launch, Tidegate, eventually, kernel};
+use crate::kit::{Backend, Config, End, Tidegate, eventually, kernel};
 use crate::net;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
 use std::time::Duration;
 use std::{fs, thread};
@@ -19,20 +18,6 @@ fn half_of_the_users_limit() -> u64 {
     text.trim().parse::<u64>().unwrap() * rustix::param::page_size() as u64 / 2
 }
 
-/// The binary as `nobody`, without any capability.
-fn as_nobody(config: Config) -> Tidegate {
-    let launch = Launch::new(config);
-    let copy = launch.dir().join("tidegate");
-    fs::copy(env!("CARGO_BIN_EXE_tidegate"), &copy).unwrap();
-    for path in [launch.dir(), &launch.dir().join("lb.toml"), &copy] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    // What follows is the binary, which nobody might not reach where it was built, and its arguments.
-    let script = format!("exec {} \"$@\"", copy.display());
-    let who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
-    launch.wrapped(who.into_iter().chain(["sh", "-c", &script])).start()
-}
-
 #[test]
 fn f90_a_service_user_serves_1500_large_downloads_within_its_share_of_pipes() {
     let Some(_cable) = net::cable() else { return };
@@ -42,7 +27,7 @@ fn f90_a_service_user_serves_1500_large_downloads_within_its_share_of_pipes() {
     kernel::raise_own_fd_limit();
 
     let backend = Backend::pouring(BYTES);
-    let tidegate = as_nobody(Config::over([&backend]));
+    let tidegate = Tidegate::start(Config::over([&backend]).runtime("user = \"nobody\""));
     let status = fs::read_to_string(format!("/proc/{}/status", tidegate.pid)).unwrap();
     assert!(status.contains("Uid:\t65534\t65534") && status.contains("CapEff:\t0000000000000000"), "{status}");
     let gauge = |name: &str| tidegate.metrics().one(name, &[]) as u64;

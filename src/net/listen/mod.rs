@@ -218,7 +218,7 @@ impl Refused {
             }
             (Step::Option("transparent" | "interface"), Errno::PERM) => {
                 "it needs CAP_NET_ADMIN or CAP_NET_RAW: add one to AmbientCapabilities= and CapabilityBoundingSet= of \
-                 the unit"
+                 the unit, or to runtime.keep_capabilities"
             }
             (Step::Option("owner" | "group"), Errno::PERM) => {
                 "only root and CAP_CHOWN give files to other users; a group must be one of the process's own \
@@ -227,7 +227,8 @@ impl Refused {
             (Step::Option(_), _) => "remove the key",
             (_, Errno::ADDRINUSE) => "another process or listener has it: stop that one or choose another address",
             (_, Errno::ACCESS | Errno::PERM) => {
-                "a port below 1024 needs root or CAP_NET_BIND_SERVICE, a unix socket a directory that this user may write"
+                "a port below 1024 needs root or CAP_NET_BIND_SERVICE (runtime.keep_capabilities = \
+                 [\"net_bind_service\"]), a unix socket a directory that this user may write"
             }
             (_, Errno::ADDRNOTAVAIL) => {
                 "no interface of this host has that address: choose one that `ip address` lists"

@@ -1,0 +1,105 @@
+//! The files that a config needs while the process serves, and what it does with them.
+//!
+//! Owns the list, and the sentences about what the process's user may not do there. What was opened at the start stays
+//! open whatever the user may: these are about reloads, log rotation and the end, so they are warnings.
+
+use crate::config::{Access, Config, Probe};
+use crate::name::Endpoint;
+use rustix::fs::{Access as May, AtFlags, CWD, accessat};
+use std::path::{Path, PathBuf};
+
+/// A place in the file system that the config names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// Of the config; `--config` for its own file.
+    pub key: String,
+    pub path: PathBuf,
+    pub purpose: Purpose,
+}
+
+/// What it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A file that is read again by a reload.
+    Read,
+    /// A file that is appended to, and made again after a rotation.
+    Log,
+    /// A unix socket that is made, and removed in the end.
+    Listen,
+}
+
+impl Needed {
+    /// The directory that the file is in.
+    pub fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    /// What the process's user may not do, and what comes of it.
+    fn lack(&self) -> Option<String> {
+        let Self { key, path, purpose } = self;
+        let may = |path: &Path, access| accessat(CWD, path, access, AtFlags::EACCESS).is_ok();
+        let (path, directory) = (path.display(), self.directory());
+        match purpose {
+            Purpose::Read if !may(&self.path, May::READ_OK) => Some(format!(
+                "{key}: runtime.user may not read {path}, so that reloads will be refused; let it read the file"
+            )),
+            Purpose::Log if !may(directory, May::WRITE_OK | May::EXEC_OK) => Some(format!(
+                "{key}: runtime.user may not make files in {}, so that a log that is moved away stays the one that is \
+                 written; give it a directory of its own",
+                directory.display()
+            )),
+            Purpose::Listen if !may(directory, May::WRITE_OK | May::EXEC_OK) => Some(format!(
+                "{key}: runtime.user may not make or remove files in {}, so that {path} stays behind in the end, and a \
+                 reload can't make another; give it a directory of its own",
+                directory.display()
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// All that the config names, in its order; its own file first.
+pub fn needed(config: &Config, file: Option<&Path>) -> Vec<Needed> {
+    let mut all = Vec::new();
+    let mut add = |key: &str, path: &Path, purpose| {
+        let (key, path) = (key.to_owned(), path.to_owned());
+        let needed = Needed { key, path, purpose };
+        if !all.contains(&needed) {
+            all.push(needed);
+        }
+    };
+    if let Some(file) = file {
+        add("--config", file, Purpose::Read);
+    }
+    if let Some(Endpoint::Unix(path)) = config.admin.listen.as_ref().map(|bind| &bind.0) {
+        add("admin.listen", path, Purpose::Listen);
+    }
+    if let Access::File(path) = &config.log.access {
+        add("log.access", path, Purpose::Log);
+    }
+    for listener in &config.listeners {
+        for bind in &listener.bind {
+            if let Endpoint::Unix(path) = &bind.0 {
+                add(&format!("listeners.{}.bind", listener.name), path, Purpose::Listen);
+            }
+        }
+    }
+    for pool in &config.pools {
+        if let Probe::Tls(tls) = &pool.health.probe
+            && let Some(ca) = &tls.ca
+        {
+            add(&format!("pools.{}.health.tls.ca", pool.name), &ca.path, Purpose::Read);
+        }
+    }
+    all
+}
+
+/// Says what the process's user will not be able to do.
+pub fn warn_of_lacks(needed: &[Needed]) {
+    for text in needed.iter().filter_map(Needed::lack) {
+        tracing::warn!("{text}");
+    }
+}

@@ -1,0 +1,247 @@
+//! What the process may do once it serves: of every thread who it is, which capabilities it has and whether it can get
+//! more; which files it can use; and what is said where something can't be had.
+
+use crate::kit::{Backend, Config, Conn, Launch, Tidegate, eventually};
+use crate::net;
+use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+const NOBODY: u32 = 65_534;
+const NET_BIND_SERVICE: u64 = 1 << 10;
+
+/// As the binary is started by somebody who isn't root and has no capability.
+fn as_nobody(config: Config) -> Launch {
+    let launch = Launch::new(config);
+    let copy = launch.dir().join("tidegate");
+    fs::copy(env!("CARGO_BIN_EXE_tidegate"), &copy).unwrap();
+    for path in [launch.dir(), &launch.dir().join("lb.toml"), &copy] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // What follows is the binary, which nobody might not reach where it was built, and its arguments.
+    let script = format!("exec {} \"$@\"", copy.display());
+    let who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
+    launch.wrapped(who.into_iter().chain(["sh", "-c", &script]))
+}
+
+/// The user's own folder for its log and its sockets, in one that others may pass.
+fn with_own_folder(config: Config) -> Launch {
+    let launch = Launch::new(config);
+    let own = launch.dir().join("own");
+    fs::create_dir(&own).unwrap();
+    chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
+    fs::set_permissions(launch.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    launch
+}
+
+/// What the kernel says of a thread, by the names of `/proc/PID/status`.
+struct Thread {
+    name: String,
+    status: String,
+}
+
+impl Thread {
+    fn all(pid: u32) -> Vec<Self> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let thread = |status: String| Self { name: field(&status, "Name"), status };
+        tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("status")).ok()).map(thread).collect()
+    }
+
+    fn numbers(&self, name: &str) -> Vec<u32> {
+        field(&self.status, name).split_ascii_whitespace().map(|number| number.parse().unwrap()).collect()
+    }
+
+    fn set(&self, name: &str) -> u64 {
+        u64::from_str_radix(&field(&self.status, name), 16).unwrap()
+    }
+}
+
+fn field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+}
+
+/// Asserts that every thread of the process is nobody, in no group but this, with these capabilities and never more.
+fn assert_dropped(tidegate: &Tidegate, group: u32, capabilities: u64) {
+    let threads = Thread::all(tidegate.pid);
+    let names: BTreeSet<&str> = threads.iter().map(|thread| thread.name.as_str()).collect();
+    assert!(threads.len() >= 5, "two workers, two logs and the control thread: {names:?}");
+    assert!(names.contains("log") && names.contains("access-log"), "{names:?}");
+    for thread in threads {
+        let Thread { name, status } = &thread;
+        assert_eq!(thread.numbers("Uid"), [NOBODY; 4], "{name}: {status}");
+        assert_eq!(thread.numbers("Gid"), [group; 4], "{name}: {status}");
+        assert_eq!(thread.numbers("Groups"), [group], "{name}: {status}");
+        assert_eq!(thread.numbers("NoNewPrivs"), [1], "{name}: {status}");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(thread.set(set), capabilities, "{set} of {name}: {status}");
+        }
+    }
+}
+
+/// Whether the kernel can restrict processes by landlock(7).
+fn has_landlock() -> bool {
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    ruleset.handle_access(AccessFs::Execute).is_ok()
+}
+
+#[test]
+fn f84_every_thread_is_who_the_config_says_and_may_what_it_says() {
+    let Some(_cable) = net::cable() else { return };
+    let backend = Backend::echo();
+    let config = |keys: &str| {
+        let config = Config::over([&backend]).bind("127.0.0.1:81").runtime(keys);
+        config.log("access = \"$DIR/own/access.log\"\nformat = \"json\"")
+    };
+    for (keys, group, capabilities) in [
+        ("user = \"nobody\"", NOBODY, 0),
+        ("user = \"65534\"\ngroup = \"daemon\"\nkeep_capabilities = [\"net_bind_service\"]", 1, NET_BIND_SERVICE),
+        ("user = \"65534\"\nkeep_capabilities = [\"net_raw\", \"net_admin\"]\nlandlock = \"on\"", NOBODY, 3 << 12),
+    ] {
+        let tidegate = with_own_folder(config(keys)).start();
+        assert_dropped(&tidegate, group, capabilities);
+        // And it works: below port 1024, where nobody may bind.
+        drop(tidegate.echoed());
+        tidegate.until_idle();
+        assert_dropped(&tidegate, group, capabilities);
+    }
+}
+
+#[test]
+fn f84_a_user_without_an_entry_needs_a_group_and_has_it_alone() {
+    if !net::is_root("this test becomes another user") {
+        return;
+    }
+    let backend = Backend::echo();
+    let config = |keys: &str| Config::over([&backend]).runtime(keys);
+    let exit = Launch::new(config("user = \"4000000\"")).run_to_end();
+    assert_eq!(exit.code, Some(71), "{exit:?}");
+    assert!(exit.stderr.contains("runtime.user") && exit.stderr.contains("set runtime.group"), "{}", exit.stderr);
+    let tidegate = Tidegate::start(config("user = \"4000000\"\ngroup = \"4000001\""));
+    for thread in Thread::all(tidegate.pid) {
+        assert_eq!((thread.numbers("Uid"), thread.numbers("Gid")), (vec![4_000_000; 4], vec![4_000_001; 4]));
+        assert_eq!(thread.numbers("Groups"), [4_000_001]);
+    }
+    drop(tidegate.echoed());
+}
+
+#[test]
+fn f84_who_may_not_become_another_is_told_so_and_who_is_it_already_goes_on() {
+    if !net::is_root("this test becomes another user") {
+        return;
+    }
+    let backend = Backend::echo();
+    let config = |keys: &str| Config::over([&backend]).runtime(keys);
+    let refused = |keys: &str, words: &[&str]| {
+        let exit = as_nobody(config(keys)).run_to_end();
+        assert_eq!(exit.code, Some(71), "{keys}: {exit:?}");
+        assert!(words.iter().all(|word| exit.stderr.contains(word)), "{keys}: {}", exit.stderr);
+    };
+    refused("user = \"daemon\"", &["runtime.user", "user 65534", "may not become daemon", "start it as root"]);
+    refused("user = \"nobody\"\ngroup = \"daemon\"", &["may not become nobody (group 1)"]);
+    let keep = "keep_capabilities = [\"net_bind_service\"]";
+    refused(
+        &format!("user = \"nobody\"\n{keep}"),
+        &["runtime.keep_capabilities", "no net_bind_service", "CAP_NET_BIND_SERVICE", "AmbientCapabilities="],
+    );
+    refused("user = \"no-such-one\"", &["runtime.user", "doesn't know no-such-one", "useradd --system"]);
+
+    let tidegate = as_nobody(config("user = \"nobody\"")).start();
+    assert!(Thread::all(tidegate.pid).iter().all(|thread| thread.numbers("NoNewPrivs") == [1]));
+    drop(tidegate.echoed());
+}
+
+#[test]
+fn f84_what_sockets_need_while_they_serve_must_be_kept() {
+    let Some(_cable) = net::cable() else { return };
+    let backend = Backend::echo();
+    let config = |keys: &str| Config::over([&backend]).runtime(keys).connect("mark = 7");
+    let exit = Launch::new(config("user = \"nobody\"")).run_to_end();
+    assert_eq!(exit.code, Some(71), "{exit:?}");
+    let said = &exit.stderr;
+    assert!(said.contains("pools.web.connect.mark") && said.contains("runtime.keep_capabilities"), "{said}");
+    let tidegate = Tidegate::start(config("user = \"nobody\"\nkeep_capabilities = [\"net_admin\"]"));
+    drop(tidegate.echoed());
+}
+
+#[test]
+fn f84_the_log_and_the_sockets_are_the_users_own() {
+    if !net::is_root("this test becomes another user") {
+        return;
+    }
+    for landlock in ["off", "on"] {
+        let backend = Backend::echo();
+        let keys = format!("user = \"nobody\"\nlandlock = \"{landlock}\"");
+        let config = Config::over([&backend]).runtime(&keys).bind("unix:$DIR/own/web.sock");
+        let mut tidegate = with_own_folder(config.log("access = \"$DIR/own/access.log\"\nformat = \"json\"")).start();
+        let own = tidegate.dir().join("own");
+        let (log, moved, socket) = (own.join("access.log"), own.join("access.log.1"), own.join("web.sock"));
+        let owner = |path: &Path| {
+            let metadata = fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.gid())
+        };
+        for path in [&log, &socket] {
+            assert_eq!(owner(path), (NOBODY, NOBODY), "{}", path.display());
+        }
+        // The way of log rotation: what comes later is in a file that the process, as nobody, has made itself.
+        fs::rename(&log, &moved).unwrap();
+        eventually("it writes to a new file", || {
+            drop(tidegate.echoed());
+            log.exists()
+        });
+        assert_eq!(owner(&log), (NOBODY, NOBODY));
+        assert_eq!(tidegate.count_logged(&["runtime.user may not make"]), 0, "{}", tidegate.log());
+        tidegate.signal(rustix::process::Signal::TERM);
+        assert_eq!(tidegate.wait().code, Some(0));
+        assert!(!socket.exists(), "it is removed");
+    }
+}
+
+#[test]
+fn f84_what_cannot_be_done_after_the_drop_is_said_at_the_start() {
+    if !net::is_root("this test becomes another user") {
+        return;
+    }
+    let backend = Backend::echo();
+    let config = Config::over([&backend]).runtime("user = \"nobody\"").bind("unix:$DIR/web.sock").logged();
+    let launch = Launch::new(config);
+    fs::set_permissions(launch.dir().join("lb.toml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let tidegate = launch.start();
+    tidegate.logged(&["--config", "may not read", "reloads will be refused"]);
+    tidegate.logged(&["log.access", "may not make files", "give it a directory of its own"]);
+    tidegate.logged(&["listeners.web.bind", "web.sock", "stays behind"]);
+    // It serves all the same; root alone passes the folder.
+    drop(Conn::to(&tidegate.addr()));
+    tidegate.records(1);
+}
+
+#[test]
+fn f84_landlock_is_there_or_the_start_says_that_it_is_not() {
+    if !net::is_root("this test looks into processes of another user") {
+        return;
+    }
+    let backend = Backend::echo();
+    let launch = Launch::new(Config::over([&backend]).runtime("landlock = \"required\"").logged());
+    if !has_landlock() {
+        let exit = launch.run_to_end();
+        assert_eq!(exit.code, Some(71), "{exit:?}");
+        assert!(exit.stderr.contains("runtime.landlock: this kernel has no landlock"), "{}", exit.stderr);
+        return;
+    }
+    let tidegate = launch.start();
+    tidegate.logged(&["landlock restricts"]);
+    drop(tidegate.echoed());
+    tidegate.records(1);
+    // Root as it is, it may not enter a folder that the config doesn't name: its log can't follow to there.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (log, target) = (tidegate.dir().join("access.log"), elsewhere.path().join("access.log"));
+    fs::rename(&log, log.with_extension("old")).unwrap();
+    std::os::unix::fs::symlink(&target, &log).unwrap();
+    eventually("the log can't be opened", || {
+        drop(tidegate.echoed());
+        tidegate.count_logged(&["the access log can't be written", "Permission denied"]) > 0
+    });
+    assert!(!target.exists());
+}
