@@ -14,6 +14,7 @@ mod file;
 mod findings;
 mod hash;
 mod health;
+pub mod plan;
 mod pool;
 mod pools;
 mod privileges;

@@ -43,8 +43,10 @@ pub struct Things<'c, T: Thing> {
     pub removed: Vec<&'c T>,
     pub added: Vec<&'c T>,
     pub changed: Vec<Changed<'c, T>>,
-    /// The order of all, where that of those that stay is another one.
-    pub order: Option<Vec<Cow<'c, str>>>,
+    /// Whether those that stay do so in another order.
+    pub is_reordered: bool,
+    /// Of all, where it isn't that of those that stay, and then those that come.
+    order: Option<Vec<Cow<'c, str>>>,
 }
 
 /// A thing that both have, but not with the same keys.
@@ -162,12 +164,13 @@ impl<'c, T: Thing> Things<'c, T> {
         let pairs = to.iter().filter_map(|thing| Some((*before.get(&thing.id())?, thing)));
         let changed =
             pairs.map(|(from, to)| Changed::between(from, to)).filter(|changed| !changed.keys.is_empty()).collect();
-        // As `apply` puts them by itself: those that stay, then those that come.
-        let stay = from.iter().map(Thing::id).filter(|id| after.contains(id));
+        let stayed = || from.iter().map(Thing::id).filter(|id| after.contains(id));
+        let stay = to.iter().map(Thing::id).filter(|id| before.contains_key(id));
+        let is_reordered = !stayed().eq(stay);
         let come = to.iter().map(Thing::id).filter(|id| !before.contains_key(id));
-        let is_in_order = stay.chain(come).eq(to.iter().map(Thing::id));
+        let is_in_order = stayed().chain(come).eq(to.iter().map(Thing::id));
         let order = (!is_in_order).then(|| to.iter().map(Thing::id).collect());
-        Self { removed, added, changed, order }
+        Self { removed, added, changed, is_reordered, order }
     }
 
     #[must_use]

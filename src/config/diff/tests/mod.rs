@@ -224,6 +224,7 @@ fn backends_and_rules_are_told_apart_by_what_they_are_called() {
         with("pools.web.backends = [\"10.0.0.3:80\", \"10.0.0.1:80\", { address = \"10.0.0.2:80\", name = \"c\" }]");
     let diff = Diff::of(&from, &to);
     let backends = &diff.backends["web"];
+    assert!(backends.is_reordered);
     let ids = |members: &[&Member]| members.iter().map(|member| member.id().into_owned()).collect::<Vec<_>>();
     assert_eq!(ids(&backends.removed), ["b (10.0.0.2:80)"]);
     assert_eq!(ids(&backends.added), ["c (10.0.0.2:80)"]);
