@@ -28,6 +28,12 @@ impl Now {
         Self::at(Instant::now())
     }
 
+    /// As [`nanos`] would have it, with the grain of a millisecond.
+    #[must_use]
+    pub fn nanos(self) -> Nanos {
+        self.millis.saturating_sub(1) * 1_000_000 + 1
+    }
+
     /// This moment of the monotonic clock, with the wall clock as it stands.
     #[must_use]
     pub fn at(moment: Instant) -> Self {

@@ -6,9 +6,12 @@
 //! full: of those without connections the one that came longest ago, and among the first few of these rather one that
 //! its limit holds nothing against.
 //!
-//! Invariants: no more entries than the maximum, ever; one with connections is never forgotten, so that its count is
-//! right; a newcomer that finds only such ones is let in unseen, and both that and the loss of a debt are told to the
-//! caller, to be counted. Memory: about a hundred bytes for each client remembered, taken as they come.
+//! The numbers may change while connections come and go: what is counted and owed goes on ([`Clients::renew`]).
+//!
+//! Invariants: no more entries than the maximum, ever, but for clients that had connections when it was lowered; one
+//! with connections is never forgotten, so that its count is right; a newcomer that finds only such ones is let in
+//! unseen, and both that and the loss of a debt are told to the caller, to be counted. Memory: about a hundred bytes
+//! for each client remembered, taken as they come.
 
 use super::rate::Gcra;
 use crate::clock::Nanos;
@@ -47,12 +50,18 @@ impl Key {
 #[derive(Debug)]
 pub struct Clients {
     shards: Box<[Mutex<Shard>]>,
-    /// Of each shard.
-    capacity: usize,
     hash: RandomState,
-    prefix: ClientPrefix,
-    max_connections: u32,
-    rate: Option<Gcra>,
+    pub prefix: ClientPrefix,
+}
+
+/// The numbers that a table goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Remembered at once; at least one.
+    pub max_clients: usize,
+    /// Of each.
+    pub max_connections: Option<u32>,
+    pub rate: Option<Gcra>,
 }
 
 /// Why a client is refused for its own sake.
@@ -80,18 +89,19 @@ pub struct Slot {
 }
 
 impl Clients {
-    /// Of at most `max_clients` (at least one), each with at most so many connections, and coming at such a rate.
     #[must_use]
-    pub fn new(prefix: ClientPrefix, max_clients: usize, max_connections: Option<u32>, rate: Option<Gcra>) -> Self {
-        let shards = if max_clients >= SHARDS * LEAST_PER_SHARD { SHARDS } else { 1 };
-        Self {
-            shards: (0..shards).map(|_| Mutex::default()).collect(),
-            // A slot's number is less than `NONE`.
-            capacity: (max_clients / shards).clamp(1, NONE as usize - 1),
-            hash: RandomState::new(),
-            prefix,
-            max_connections: max_connections.unwrap_or(u32::MAX),
-            rate,
+    pub fn new(prefix: ClientPrefix, rules: Rules) -> Self {
+        let shards = if rules.max_clients >= SHARDS * LEAST_PER_SHARD { SHARDS } else { 1 };
+        let shard = || Mutex::new(Shard::new(rules.of_each(shards)));
+        Self { shards: (0..shards).map(|_| shard()).collect(), hash: RandomState::new(), prefix }
+    }
+
+    /// Goes by other numbers from now on. Who has more connections than it may have now keeps them; who has come more
+    /// often than it may owes for as many connections as before, at the new rate. The shards stay as many as they are:
+    /// each remembers at least one client.
+    pub fn renew(&self, rules: Rules, now: Nanos) {
+        for shard in &self.shards {
+            lock(shard).renew(rules.of_each(self.shards.len()), now);
         }
     }
 
@@ -102,16 +112,16 @@ impl Clients {
         let shard = &mut *lock(&self.shards[at]);
         let (index, forgot_a_debt) = match shard.index.get(&key) {
             Some(&index) => (index, false),
-            None => match shard.make_room(self.capacity, now) {
+            None => match shard.make_room(now) {
                 Some(forgot_a_debt) => (shard.insert(key), forgot_a_debt),
                 None => return Ok(Entered::Untracked),
             },
         };
         let entry = &mut shard.entries[index as usize];
-        if entry.connections >= self.max_connections {
+        if entry.connections >= shard.max_connections {
             return Err(TooMany::Connections);
         }
-        if let Some(rate) = self.rate {
+        if let Some(rate) = shard.rate {
             let Ok(due) = rate.take(entry.due, now) else {
                 if entry.connections == 0 {
                     shard.unlink(index);
@@ -142,13 +152,13 @@ impl Clients {
         let shard = &mut *lock(&self.shards[slot.shard as usize]);
         let entry = &mut shard.entries[slot.index as usize];
         entry.connections -= 1;
-        if let Some(rate) = self.rate {
+        if let Some(rate) = shard.rate {
             entry.due = settle(rate, entry.due);
         }
         if entry.connections == 0 {
             shard.link_last(slot.index);
-            if self.rate.is_none() {
-                // Nothing worth remembering.
+            // Without a rate, it's nothing worth remembering.
+            if shard.rate.is_none() || shard.index.len() > shard.capacity {
                 shard.forget(slot.index);
             }
         }
@@ -163,7 +173,7 @@ impl Clients {
     /// How many may be remembered.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.capacity * self.shards.len()
+        self.shards.iter().map(|shard| lock(shard).capacity).sum()
     }
 }
 
@@ -172,9 +182,22 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Rules {
+    /// For one of so many shards, which share the maximum among them.
+    fn of_each(self, shards: usize) -> Self {
+        // A slot's number is less than `NONE`.
+        Self { max_clients: (self.max_clients / shards).clamp(1, NONE as usize - 1), ..self }
+    }
+}
+
 /// A part of the table: where each client's entry is, and those without connections in the order of their last visit.
 #[derive(Debug)]
 struct Shard {
+    /// How many clients it may remember.
+    capacity: usize,
+    /// Of each of them.
+    max_connections: u32,
+    rate: Option<Gcra>,
     index: HashMap<Key, u32>,
     entries: Vec<Entry>,
     /// Entries that are nobody's, linked by `next`.
@@ -194,16 +217,37 @@ struct Entry {
     next: u32,
 }
 
-impl Default for Shard {
-    fn default() -> Self {
-        Self { index: HashMap::new(), entries: Vec::new(), free: NONE, first: NONE, last: NONE }
-    }
-}
-
 impl Shard {
+    fn new(rules: Rules) -> Self {
+        let Rules { max_clients, max_connections, rate } = rules;
+        let max_connections = max_connections.unwrap_or(u32::MAX);
+        let (index, entries) = (HashMap::new(), Vec::new());
+        Self { capacity: max_clients, max_connections, rate, index, entries, free: NONE, first: NONE, last: NONE }
+    }
+
+    fn renew(&mut self, rules: Rules, now: Nanos) {
+        let before = self.rate;
+        self.capacity = rules.max_clients;
+        self.max_connections = rules.max_connections.unwrap_or(u32::MAX);
+        self.rate = rules.rate;
+        if before != rules.rate {
+            for &index in self.index.values() {
+                let entry = &mut self.entries[index as usize];
+                entry.due = match (before, rules.rate) {
+                    (Some(before), Some(after)) => before.converted(entry.due, after, now),
+                    _ => 0,
+                };
+            }
+        }
+        // Of those without connections, whom nobody needs to remember, and for whom there is no room.
+        while self.first != NONE && (self.rate.is_none() || self.index.len() > self.capacity) {
+            self.forget(self.first);
+        }
+    }
+
     /// Makes sure that one more fits; whether somebody with a debt had to go. `None` if nobody can go.
-    fn make_room(&mut self, capacity: usize, now: Nanos) -> Option<bool> {
-        if self.free != NONE || self.entries.len() < capacity {
+    fn make_room(&mut self, now: Nanos) -> Option<bool> {
+        if self.index.len() < self.capacity {
             return Some(false);
         }
         let mut least = (self.first != NONE).then_some(self.first)?;

@@ -1,17 +1,17 @@
 //! The limits that one table of the config names: of one listener, or of all that share it.
 //!
-//! Owns their counts. What concerns no single client ([`Limiter::enter`]) can be asked before anybody is accepted; what
+//! Owns their counts, which go on when the numbers change. What concerns no single client ([`Limiter::enter`]) can be asked before anybody is accepted; what
 //! does ([`Limiter::enter_client`]) needs the address. Invariant: whoever enters leaves once, or gives back what a
 //! client that was refused elsewhere has taken, so that one limit isn't used up by what another one refuses.
 
-use super::clients::{Clients, Entered, Slot, TooMany};
+use super::clients::{Clients, Entered, Rules, Slot, TooMany};
 use super::rate::{Bucket, Gcra};
 use crate::clock::Nanos;
 use crate::config::Limits;
 use crate::metrics::{Bound, LimitMetrics, Metrics, Scope};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One table's limits and what counts towards them.
 #[derive(Debug)]
@@ -20,9 +20,13 @@ pub struct Limiter {
     pub name: String,
     pub limits: Limits,
     pub metrics: LimitMetrics,
-    connections: AtomicUsize,
+    /// Shared with those before it and after it that have other numbers.
+    connections: Arc<AtomicUsize>,
     rate: Option<Bucket>,
-    clients: Option<Clients>,
+    /// As the connections, unless clients are cut to another prefix.
+    clients: Option<Arc<Clients>>,
+    /// What it goes on from, until it does.
+    before: Mutex<Option<Arc<Self>>>,
 }
 
 /// Why not.
@@ -33,23 +37,70 @@ pub struct Reached {
     pub retry_in: Option<Nanos>,
 }
 
+/// The numbers for the table of clients.
+fn rules(limits: &Limits) -> Rules {
+    Rules {
+        max_clients: limits.max_clients,
+        max_connections: limits.max_connections_per_client,
+        rate: limits.accept_rate_per_client.map(|rate| Gcra::new(rate, limits.burst_per_client)),
+    }
+}
+
 impl Limiter {
     #[must_use]
     pub fn new(scope: Scope, name: &str, limits: Limits, metrics: &Arc<Metrics>) -> Self {
-        let knows_clients = limits.knows_clients();
-        let clients = knows_clients.then(|| {
-            let rate = limits.accept_rate_per_client.map(|rate| Gcra::new(rate, limits.burst_per_client));
-            Clients::new(limits.client_prefix, limits.max_clients, limits.max_connections_per_client, rate)
+        let metrics = LimitMetrics::new(metrics, scope, name, limits.max_connections.is_some(), limits.knows_clients());
+        Self::with(scope, name, limits, metrics, None)
+    }
+
+    /// The same with other numbers, in the place of `previous`, whose counts are its own from the beginning. What is
+    /// owed goes over with [`take_over`](Self::take_over).
+    #[must_use]
+    pub fn following(previous: &Arc<Self>, limits: Limits) -> Self {
+        let (scope, name) = (previous.scope, &previous.name);
+        let (has_maximum, knows_clients) = (limits.max_connections.is_some(), limits.knows_clients());
+        let metrics = LimitMetrics::following(&previous.metrics, scope, name, has_maximum, knows_clients);
+        Self::with(scope, name, limits, metrics, Some(Arc::clone(previous)))
+    }
+
+    fn with(scope: Scope, name: &str, limits: Limits, metrics: LimitMetrics, before: Option<Arc<Self>>) -> Self {
+        let clients = limits.knows_clients().then(|| {
+            let kept = before.as_ref().and_then(|before| before.clients.as_ref());
+            let kept = kept.filter(|kept| kept.prefix == limits.client_prefix);
+            kept.map_or_else(|| Arc::new(Clients::new(limits.client_prefix, rules(&limits))), Arc::clone)
         });
         Self {
             scope,
             name: name.to_owned(),
             limits,
-            metrics: LimitMetrics::new(metrics, scope, name, limits.max_connections.is_some(), knows_clients),
-            connections: AtomicUsize::new(0),
+            metrics,
+            connections: before.as_ref().map(|before| Arc::clone(&before.connections)).unwrap_or_default(),
             rate: limits.accept_rate.map(|rate| Bucket::new(Gcra::new(rate, limits.burst))),
             clients,
+            before: Mutex::new(before),
         }
+    }
+
+    /// From now on it is asked, and what it follows isn't any more. Only the first call does anything.
+    pub fn take_over(&self, now: Nanos) {
+        let Some(before) = self.before.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if let (Some(rate), Some(previous)) = (&self.rate, &before.rate) {
+            rate.follow(previous, now);
+        }
+        if let Some(clients) = &self.clients {
+            clients.renew(rules(&self.limits), now);
+        }
+    }
+
+    /// Whether both count the same connections.
+    #[must_use]
+    pub fn counts_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.connections, &other.connections)
+    }
+
+    /// Counts connections that are there already. Each leaves as any other.
+    pub fn adopt(&self, count: usize) {
+        self.connections.fetch_add(count, Ordering::Relaxed);
     }
 
     /// One more connection, whoever's it is.
@@ -130,13 +181,6 @@ impl Limiter {
 
     /// Shows in the metrics how things stand.
     pub fn publish(&self) {
-        self.metrics.connections.set(self.connections() as i64);
-        if let (Some(gauge), Some(max)) = (&self.metrics.max_connections, self.limits.max_connections) {
-            gauge.set(max as i64);
-        }
-        if let (Some(metrics), Some((known, most))) = (&self.metrics.clients, self.clients()) {
-            metrics.clients.set(known as i64);
-            metrics.max_clients.set(most as i64);
-        }
+        self.metrics.publish(self.connections(), self.limits.max_connections, self.clients());
     }
 }

@@ -6,6 +6,9 @@
 //! client finds that is refused is the acceptor's business. Where clients are to wait instead, what needs no address is
 //! asked before one is accepted: [`Gate::before_accept`].
 //!
+//! A new config is new gates, each of which follows the one of its listener: [`succeed`] is the moment at which these
+//! hold. What was let in stays, and counts by the new numbers; see `terms`.
+//!
 //! Invariants: a [`Permit`] holds every count until it is dropped; what is refused by one limit is not held against
 //! anybody by another; a dry run changes nobody's fate, and counts as if those that it would have refused weren't
 //! there. Without limits of its own, a gate costs one branch. Next: `session::acceptor`, which asks.
@@ -16,8 +19,11 @@ mod limiter;
 mod pressure;
 mod process;
 mod rate;
+mod terms;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_reload;
 
 pub use cidr::AccessList;
 pub use limiter::Limiter;
@@ -32,31 +38,24 @@ use clients::Slot;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use terms::{Before, Own, Terms};
 
 /// What is asked for each connection of one listener.
 #[derive(Debug)]
 pub struct Gate {
-    share: Share,
-    /// `None` where only the process has limits.
-    own: Option<Box<Own>>,
+    terms: Arc<Terms>,
+    /// What came before these, for a listener that had another gate.
+    before: Before,
+    reserved: usize,
     /// What was configured.
     overload: Option<Overload>,
     /// Whether clients wait where the process has no place.
     process_waits: bool,
     bounded_by_fds: bool,
     /// How often clients were found waiting for each of [`WAITED_FOR`].
-    delays: [AtomicU64; WAITED_FOR.len()],
+    delays: Arc<[AtomicU64; WAITED_FOR.len()]>,
     /// Until when those may stay that it has let in; one for all gates of a listener that follow each other.
     pub deadline: Arc<Deadline>,
-}
-
-/// The limits of a listener, its own and those that it shares.
-#[derive(Debug)]
-struct Own {
-    access: Option<AccessList>,
-    /// The listener's own first.
-    limiters: Box<[Arc<Limiter>]>,
-    dry_run: bool,
 }
 
 /// Why a client isn't served.
@@ -79,16 +78,13 @@ pub struct Full {
 pub struct SharedLimits(Vec<(LimitName, Arc<Limiter>)>);
 
 impl SharedLimits {
-    /// Keeps the counts of a limit of `previous` that is the same.
+    /// Keeps the counts of the limits of `previous` with the same names. Until [`succeed`] all is as it was.
     #[must_use]
     pub fn new(config: &Config, metrics: &Arc<Metrics>, previous: Option<&Self>) -> Self {
         let limiter = |wanted: &config::SharedLimit| {
             let known = previous.and_then(|previous| previous.get(&wanted.name));
-            if let Some(known) = known.filter(|known| known.limits == wanted.limits) {
-                return (wanted.name.clone(), Arc::clone(known));
-            }
-            let new = Limiter::new(Scope::Shared, wanted.name.as_str(), wanted.limits, metrics);
-            (wanted.name.clone(), Arc::new(new))
+            let new = || Arc::new(Limiter::new(Scope::Shared, wanted.name.as_str(), wanted.limits, metrics));
+            (wanted.name.clone(), known.map_or_else(new, |known| follow(known, wanted.limits)))
         };
         Self(config.limits.iter().map(limiter).collect())
     }
@@ -96,6 +92,31 @@ impl SharedLimits {
     fn get(&self, name: &LimitName) -> Option<&Arc<Limiter>> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, limiter)| limiter)
     }
+}
+
+/// The limiter itself, if it has these limits, or one that follows it.
+fn follow(known: &Arc<Limiter>, limits: config::Limits) -> Arc<Limiter> {
+    if known.limits == limits { Arc::clone(known) } else { Arc::new(Limiter::following(known, limits)) }
+}
+
+/// The moment at which the gates of a new config hold in place of those before it: to be called once that is certain,
+/// and before the first client is let in by them. What has changed no more is done again.
+pub fn succeed<'a>(before: impl Iterator<Item = &'a Gate> + Clone, after: &[&Gate], now: Nanos) {
+    for gate in after {
+        gate.limiters().iter().for_each(|limiter| limiter.take_over(now));
+        gate.before.be_adopted(&gate.terms);
+        gate.terms.share.set_reserved(gate.reserved);
+    }
+    for gate in
+        before.clone().filter(|gate| !after.iter().any(|kept| Arc::ptr_eq(&kept.terms.share, &gate.terms.share)))
+    {
+        // Of a listener that isn't there any more: what it has let in stays, without a reserve.
+        gate.terms.share.set_reserved(0);
+    }
+    let is_asked = |limiter: &&Arc<Limiter>| {
+        after.iter().flat_map(|gate| gate.limiters()).any(|asked| Arc::ptr_eq(asked, limiter))
+    };
+    before.flat_map(Gate::limiters).filter(|limiter| !is_asked(limiter)).for_each(|limiter| limiter.metrics.retire());
 }
 
 /// What gates are made from, besides their listener.
@@ -109,27 +130,31 @@ pub struct Around<'a> {
 }
 
 impl Gate {
-    /// The listener's own limits keep their counts if they are those of `previous`.
+    /// Goes on with the counts of `previous`, the gate that the listener had before. Until [`succeed`] all is as it was.
     #[must_use]
     pub fn new(name: &ListenerName, wanted: &config::Admission, around: Around<'_>, previous: Option<&Self>) -> Self {
         let Around { process, shared, metrics, bounded_by_fds } = around;
         let access = AccessList::new(&wanted.allow, &wanted.deny);
         let has_limits = access.is_some() || !wanted.shared.is_empty() || !wanted.limits.bounds_nothing();
         let own = has_limits.then(|| {
-            let kept = previous.and_then(|gate| gate.limiters().first()).filter(|kept| kept.limits == wanted.limits);
+            let known = previous.and_then(|gate| gate.limiters().first());
             let new = || Arc::new(Limiter::new(Scope::Listener, name.as_str(), wanted.limits, metrics));
-            let listener = kept.map_or_else(new, Arc::clone);
+            let listener = known.map_or_else(new, |known| follow(known, wanted.limits));
             let shared = wanted.shared.iter().filter_map(|name| shared.get(name).cloned());
             let limiters = std::iter::once(listener).chain(shared).collect();
             Box::new(Own { access, limiters, dry_run: wanted.dry_run })
         });
+        let reserved = wanted.reserved_connections;
+        let new = || Arc::new(Share::new(process, reserved));
+        let share = previous.map_or_else(new, |gate| Arc::clone(&gate.terms.share));
         Self {
-            share: Share::new(process, wanted.reserved_connections),
-            own,
+            terms: Arc::new(Terms::new(share, own)),
+            before: previous.map(|gate| gate.before.with(&gate.terms)).unwrap_or_default(),
+            reserved,
             overload: wanted.overload,
             process_waits: wanted.overload.map_or(bounded_by_fds, |overload| overload == Overload::Wait),
             bounded_by_fds,
-            delays: Default::default(),
+            delays: previous.map(|gate| Arc::clone(&gate.delays)).unwrap_or_default(),
             deadline: previous.map(|gate| Arc::clone(&gate.deadline)).unwrap_or_default(),
         }
     }
@@ -150,13 +175,13 @@ impl Gate {
             if self.process().pressure.is_low() {
                 return Err(Full { why: LOW_MEMORY, retry_in: None });
             }
-            if let Some(own) = self.own.as_ref().filter(|own| !own.dry_run) {
+            if let Some(own) = self.terms.own.as_ref().filter(|own| !own.dry_run) {
                 own.enter(now).map_err(|no| Full { why: no.refusal, retry_in: no.retry_in })?;
                 early.limits = true;
             }
         }
         if self.process_waits {
-            early.process = self.share.enter();
+            early.process = self.terms.share.enter();
             if !early.process {
                 return Err(Full { why: PROCESS_FULL, retry_in: None });
             }
@@ -196,19 +221,19 @@ impl Gate {
 
     #[must_use]
     pub fn process(&self) -> &Process {
-        self.share.process()
+        self.terms.share.process()
     }
 
     #[must_use]
     pub fn reserved(&self) -> usize {
-        self.share.reserved()
+        self.reserved
     }
 
     /// What `allow` and `deny` say of a client, whether or not that is a dry run; `None` where there is neither. Those
     /// without an address may come in.
     #[must_use]
     pub fn allows(&self, client: ClientAddr) -> Option<bool> {
-        let access = self.own.as_ref()?.access.as_ref()?;
+        let access = self.terms.own.as_ref()?.access.as_ref()?;
         Some(match client {
             ClientAddr::Tcp(address) => access.allows(address.ip()),
             ClientAddr::Unix => true,
@@ -218,13 +243,19 @@ impl Gate {
     /// The listener's own limits, then those that it shares.
     #[must_use]
     pub fn limiters(&self) -> &[Arc<Limiter>] {
-        self.own.as_ref().map_or(&[], |own| &own.limiters)
+        self.terms.limiters()
     }
 
     /// Shows in the metrics how things stand.
     pub fn publish(&self) {
         self.process().publish();
         self.limiters().iter().for_each(|limiter| limiter.publish());
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.terms.outlive();
     }
 }
 
@@ -310,19 +341,22 @@ impl Early<'_> {
 
     fn admit_some(mut self, client: Option<ClientAddr>, now: Nanos) -> Result<Permit, Refusal> {
         let gate = self.gate;
-        if let Some(own) = &gate.own {
+        if let Some(own) = &gate.terms.own {
             self.enter(own, client, now)?;
         }
         if gate.process().pressure.is_low() {
             return Err(gate.process().refuse(LOW_MEMORY));
         }
-        if !self.process && !gate.share.enter() {
+        if !self.process && !gate.terms.share.enter() {
             return Err(gate.process().refuse(PROCESS_FULL));
         }
         let entries = std::mem::take(&mut self.entries);
-        let held = std::mem::take(&mut self.limits).then(|| entries.into());
+        let held: Option<Box<[Entry]>> = std::mem::take(&mut self.limits).then(|| entries.into());
         self.process = false;
-        Ok(Permit { gate: Arc::clone(gate), held })
+        if held.is_none() && gate.terms.own.is_some() {
+            gate.terms.count_unheld();
+        }
+        Ok(Permit { terms: Arc::clone(&gate.terms), held })
     }
 
     /// Asks the listener's limits; all of them say yes, or nothing is held of any.
@@ -360,7 +394,7 @@ impl Drop for Early<'_> {
             self.gate.limiters().iter().for_each(|limiter| limiter.give_back());
         }
         if self.process {
-            self.gate.share.leave();
+            self.gate.terms.share.leave();
         }
     }
 }
@@ -368,7 +402,7 @@ impl Drop for Early<'_> {
 /// The right to one session, until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    gate: Arc<Gate>,
+    terms: Arc<Terms>,
     /// If it holds a connection of each limiter: those of its client, in some of their tables.
     held: Option<Box<[Entry]>>,
 }
@@ -378,7 +412,7 @@ impl Permit {
     /// is refused holds nothing any more but the place in the process.
     pub fn identify(&mut self, client: ClientAddr, now: Nanos) -> Result<(), Refusal> {
         // One that holds nothing would have been refused already, in a dry run.
-        let (Some(own), Some(held), ClientAddr::Tcp(address)) = (&self.gate.own, &mut self.held, client) else {
+        let (Some(own), Some(held), ClientAddr::Tcp(address)) = (&self.terms.own, &mut self.held, client) else {
             return Ok(());
         };
         let mut entries = Vec::new();
@@ -393,15 +427,16 @@ impl Permit {
         }
         limiters.iter().for_each(|limiter| limiter.give_back());
         self.held = None;
+        self.terms.count_unheld();
         if own.dry_run { Ok(()) } else { Err(no.refusal) }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.share.leave();
+        self.terms.leave(self.held.is_some());
         let Some(entries) = &self.held else { return };
-        let limiters = self.gate.limiters();
+        let limiters = self.terms.limiters();
         entries.iter().for_each(|Entry { at, slot }| limiters[*at].leave_client(slot));
         for limiter in limiters {
             limiter.leave();

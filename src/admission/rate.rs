@@ -36,6 +36,16 @@ impl Gcra {
         Ok(due.max(now).saturating_add(self.interval))
     }
 
+    /// The state of a limit with this rate as that of one `after` it: what has come too early by so many connections has
+    /// come too early by as many.
+    #[must_use]
+    pub fn converted(self, due: Nanos, after: Self, now: Nanos) -> Nanos {
+        let early = u128::from(due.saturating_sub(now));
+        let early = early * u128::from(after.interval) / u128::from(self.interval);
+        // What is over needs no more than to be over.
+        if early == 0 { due.min(now) } else { now.saturating_add(early.try_into().unwrap_or(Nanos::MAX)) }
+    }
+
     /// The state without a connection that was taken a moment ago and didn't come to be.
     #[must_use]
     pub fn give_back(self, due: Nanos) -> Nanos {
@@ -54,6 +64,12 @@ impl Bucket {
     #[must_use]
     pub fn new(gcra: Gcra) -> Self {
         Self { gcra, due: AtomicU64::new(0) }
+    }
+
+    /// Goes on from where `previous` is.
+    pub fn follow(&self, previous: &Self, now: Nanos) {
+        let due = previous.gcra.converted(previous.due.load(Ordering::Relaxed), self.gcra, now);
+        self.due.store(due, Ordering::Relaxed);
     }
 
     /// Counts a connection; or, if it doesn't conform, how long until one will.
@@ -113,6 +129,23 @@ mod tests {
         bucket.give_back();
         bucket.take(SECOND).unwrap();
         assert!(bucket.take(SECOND).is_err());
+    }
+
+    #[test]
+    fn a_bucket_that_follows_another_goes_on_with_as_many_connections_too_early() {
+        let now = 5 * SECOND;
+        let slow = Bucket::new(gcra(1, Some(10)));
+        assert_eq!((0..100).take_while(|_| slow.take(now).is_ok()).count(), 10);
+        // Seven seconds later there are seven again; and so there are at another rate, of which eight were the burst.
+        let now = now + 7 * SECOND;
+        let fast = Bucket::new(gcra(100, Some(8)));
+        fast.follow(&slow, now);
+        assert_eq!((0..100).take_while(|_| fast.take(now).is_ok()).count(), 5, "three of the eight are still owed");
+        assert_eq!(fast.take(now), Err(SECOND / 100));
+        // Whoever owes nothing gets the whole burst.
+        let rested = Bucket::new(gcra(1, Some(3)));
+        rested.follow(&slow, now + 100 * SECOND);
+        assert_eq!((0..100).take_while(|_| rested.take(now + 100 * SECOND).is_ok()).count(), 3);
     }
 
     #[test]

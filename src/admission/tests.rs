@@ -195,34 +195,6 @@ fn a_client_of_a_unix_socket_has_no_address_to_be_judged_by() {
     refused(admit(), Scope::Listener, Bound::Connections);
 }
 
-#[test]
-fn a_gate_in_the_place_of_another_keeps_the_counts_of_limits_that_stay() {
-    let text = |max: usize| {
-        format!(
-            "[limits.all]\nmax_connections = 9\n[listeners.a]\nbind = \"127.0.0.1:1\"\npool = \"p\"\nlimits = [\"all\"]\n\
-             max_connections = {max}\n[pools.p]\nbackends = [\"127.0.0.1:3\"]\n"
-        )
-    };
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let process = Arc::new(Process::new(10, Pressure::default(), &metrics));
-    let build = |max, previous: Option<(&SharedLimits, &Gate)>| {
-        let config = Config::parse("lb.toml", text(max).as_bytes()).unwrap().config;
-        let shared = SharedLimits::new(&config, &metrics, previous.map(|(shared, _)| shared));
-        let around = Around { process: &process, shared: &shared, metrics: &metrics, bounded_by_fds: false };
-        let listener = &config.listeners[0];
-        let gate = Gate::new(&listener.name, &listener.admission, around, previous.map(|(_, gate)| gate));
-        (shared, Arc::new(gate))
-    };
-    let (shared, gate) = build(5, None);
-    let permit = gate.before_accept(1).unwrap().admit(client("10.0.0.1"), 1).unwrap();
-    let (same_shared, same) = build(5, Some((&shared, &gate)));
-    let (_, other) = build(6, Some((&same_shared, &same)));
-    let counts = |gate: &Gate| gate.limiters().iter().map(|limiter| limiter.connections()).collect::<Vec<_>>();
-    assert_eq!((counts(&same), counts(&other)), (vec![1, 1], vec![0, 1]));
-    drop(permit);
-    assert_eq!((counts(&same), counts(&other), process.active()), (vec![0, 0], vec![0, 0], 0));
-}
-
 impl House {
     /// As for a client that comes through a proxy, whose address its first bytes tell.
     fn admit_later(&self, listener: char, address: &str, now: Nanos) -> Result<Permit, Refusal> {

@@ -5,6 +5,7 @@
 //! for how backends keep their state.
 
 use super::{Listener, Routes, RoutingTable, Ways};
+use crate::admission::{self, Gate};
 use crate::clock::{Millis, Now};
 use crate::config::{self, AddedBackend, Address, Adjustments, Balance, Config, Group, PoolAdjustments, limits};
 use crate::metrics::Metrics;
@@ -97,6 +98,9 @@ impl RoutingTable {
         ways.extend(previous.into_iter().flat_map(|table| table.retired(&listeners, now.millis)));
         ways.sort_unstable_by(|a, b| a.routes.listener.cmp(&b.routes.listener));
         let generation = previous.map_or(1, |table| table.generation + 1);
+        let gates: Vec<&Gate> = listeners.iter().map(|listener| &*listener.gate).collect();
+        let before = previous.into_iter().flat_map(|table| &table.listeners).map(|listener| &*listener.gate);
+        admission::succeed(before, &gates, now.nanos());
         let wants_local = ways.iter().any(|ways| ways.routes.wants_local);
         Built { table: Self { generation, listeners, pools, wants_local, ways }, warnings }
     }

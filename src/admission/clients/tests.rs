@@ -30,7 +30,7 @@ fn counted(entered: Result<Entered, TooMany>) -> Slot {
 fn check(clients: &Clients) {
     for shard in &clients.shards {
         let shard = lock(shard);
-        assert!(shard.entries.len() <= clients.capacity);
+        assert!(shard.index.len() <= shard.capacity || shard.first == NONE, "only who has connections is too many");
         let (mut idle, mut at, mut before) = (0, shard.first, NONE);
         while at != NONE {
             let entry = &shard.entries[at as usize];
@@ -61,7 +61,7 @@ fn a_client_is_its_prefix_and_families_do_not_mix() {
 
 #[test]
 fn connections_are_counted_for_each_client_and_come_back() {
-    let clients = Clients::new(WHOLE, 10, Some(2), None);
+    let clients = Clients::new(WHOLE, Rules { max_clients: 10, max_connections: Some(2), rate: None });
     let first = counted(clients.enter(ip(1), 0));
     let _second = counted(clients.enter(ip(1), 0));
     assert_eq!(clients.enter(ip(1), 0), Err(TooMany::Connections));
@@ -77,7 +77,7 @@ fn connections_are_counted_for_each_client_and_come_back() {
 
 #[test]
 fn a_rate_outlives_the_connection_and_what_did_not_come_to_be_costs_nothing() {
-    let clients = Clients::new(WHOLE, 10, None, Some(per_second(1, 2)));
+    let clients = Clients::new(WHOLE, Rules { max_clients: 10, max_connections: None, rate: Some(per_second(1, 2)) });
     for _ in 0..2 {
         clients.leave(&counted(clients.enter(ip(1), SECOND)));
     }
@@ -92,7 +92,7 @@ fn a_rate_outlives_the_connection_and_what_did_not_come_to_be_costs_nothing() {
 
 #[test]
 fn who_goes_is_the_longest_unseen_without_a_debt_then_the_least_debt() {
-    let clients = Clients::new(WHOLE, 3, None, Some(per_second(1, 3)));
+    let clients = Clients::new(WHOLE, Rules { max_clients: 3, max_connections: None, rate: Some(per_second(1, 3)) });
     let visit = |number, times, now| {
         (0..times).for_each(|_| clients.leave(&counted(clients.enter(ip(number), now))));
     };
@@ -116,7 +116,7 @@ fn who_goes_is_the_longest_unseen_without_a_debt_then_the_least_debt() {
 
 #[test]
 fn who_has_connections_is_never_forgotten_and_a_newcomer_is_let_in_unseen() {
-    let clients = Clients::new(WHOLE, 2, Some(1), Some(per_second(1, 1)));
+    let clients = Clients::new(WHOLE, Rules { max_clients: 2, max_connections: Some(1), rate: Some(per_second(1, 1)) });
     let held = [1, 2].map(|number| counted(clients.enter(ip(number), 0)));
     assert_eq!(clients.enter(ip(3), 0), Ok(Entered::Untracked));
     assert_eq!(clients.enter(ip(1), 9 * SECOND), Err(TooMany::Connections));
@@ -130,7 +130,8 @@ fn who_has_connections_is_never_forgotten_and_a_newcomer_is_let_in_unseen() {
 fn f37_a_flood_of_addresses_leaves_the_table_bounded_and_the_established_known() {
     const MAX: usize = 8_192;
     const FLOOD: u32 = 1_000_000;
-    let clients = Clients::new(WHOLE, MAX, Some(2), Some(per_second(10, 5)));
+    let clients =
+        Clients::new(WHOLE, Rules { max_clients: MAX, max_connections: Some(2), rate: Some(per_second(10, 5)) });
     let known: Vec<Slot> = (0..1_000).map(|number| counted(clients.enter(ip(number), SECOND))).collect();
     let (mut untracked, mut debts) = (0, 0);
     for number in 0..FLOOD {
@@ -162,7 +163,8 @@ fn f37_a_flood_of_addresses_leaves_the_table_bounded_and_the_established_known()
 
 #[test]
 fn a_client_that_asks_for_too_much_is_not_forgotten_for_a_flood_that_owes_nothing() {
-    let clients = Clients::new(WHOLE, 100, None, Some(per_second(100, 50)));
+    let clients =
+        Clients::new(WHOLE, Rules { max_clients: 100, max_connections: None, rate: Some(per_second(100, 50)) });
     let now = |step: u64| SECOND + step * 1_000_000;
     // As fast as it may for a while: it owes half a second.
     while let Ok(Entered::Counted { slot, .. }) = clients.enter(ip(1), SECOND) {
@@ -178,7 +180,7 @@ fn a_client_that_asks_for_too_much_is_not_forgotten_for_a_flood_that_owes_nothin
 
 #[test]
 fn many_threads_come_and_go_and_nothing_is_left() {
-    let clients = Clients::new(WHOLE, 8_192, Some(3), None);
+    let clients = Clients::new(WHOLE, Rules { max_clients: 8_192, max_connections: Some(3), rate: None });
     let most = std::sync::atomic::AtomicU32::new(0);
     std::thread::scope(|scope| {
         for seed in 0..4_u64 {
@@ -205,6 +207,54 @@ fn many_threads_come_and_go_and_nothing_is_left() {
     });
     assert!(most.into_inner() > 0, "some were refused");
     assert_eq!(clients.remembered(), 0);
+    check(&clients);
+}
+
+#[test]
+fn with_other_numbers_what_is_counted_and_owed_goes_on() {
+    let rules = |max_clients, max, rate| Rules { max_clients, max_connections: Some(max), rate };
+    let clients = Clients::new(WHOLE, rules(8, 2, Some(per_second(1, 4))));
+    let mut held: Vec<Slot> = (0..2).map(|_| counted(clients.enter(ip(1), SECOND))).collect();
+    (2..8).for_each(|number| clients.leave(&counted(clients.enter(ip(number), SECOND))));
+    assert_eq!(clients.enter(ip(1), SECOND), Err(TooMany::Connections));
+    // More at once, and two of a burst of four are gone still.
+    clients.renew(rules(8, 5, Some(per_second(10, 4))), SECOND);
+    held.extend((0..2).map(|_| counted(clients.enter(ip(1), SECOND))));
+    assert_eq!(clients.enter(ip(1), SECOND), Err(TooMany::Rate));
+    check(&clients);
+    // Fewer than there are: nobody is cut, and nobody new comes until it fits.
+    clients.renew(rules(3, 3, None), SECOND);
+    for _ in 0..2 {
+        assert_eq!(clients.enter(ip(1), SECOND), Err(TooMany::Connections));
+        clients.leave(&held.pop().unwrap());
+    }
+    held.push(counted(clients.enter(ip(1), SECOND)));
+    assert_eq!(clients.remembered(), 1, "without a rate nobody is remembered for what he owes");
+    check(&clients);
+    for slot in &held {
+        clients.leave(slot);
+    }
+    assert_eq!(clients.remembered(), 0);
+    check(&clients);
+}
+
+#[test]
+fn of_a_table_that_gets_smaller_those_with_connections_stay_known() {
+    let rate = Some(per_second(1, 4));
+    let rules = |max_clients| Rules { max_clients, max_connections: Some(1), rate };
+    let clients = Clients::new(WHOLE, rules(10));
+    let held: Vec<Slot> = (0..6).map(|number| counted(clients.enter(ip(number), SECOND))).collect();
+    (6..10).for_each(|number| clients.leave(&counted(clients.enter(ip(number), SECOND))));
+    clients.renew(rules(4), SECOND);
+    assert_eq!(clients.remembered(), 6);
+    assert_eq!(clients.enter(ip(20), SECOND), Ok(Entered::Untracked));
+    held.iter().take(3).for_each(|slot| clients.leave(slot));
+    assert_eq!(clients.remembered(), 4, "as far as there is room for them");
+    assert_eq!(clients.enter(ip(5), SECOND), Err(TooMany::Connections));
+    assert!(matches!(clients.enter(ip(20), 60 * SECOND), Ok(Entered::Counted { .. })));
+    check(&clients);
+    clients.renew(rules(100), 60 * SECOND);
+    (30..60).for_each(|number| clients.leave(&counted(clients.enter(ip(number), 60 * SECOND))));
     check(&clients);
 }
 
@@ -236,7 +286,7 @@ proptest! {
         max_clients in 1_usize..16,
     ) {
         let rate = rated.then(|| per_second(3, 4));
-        let clients = Clients::new(WHOLE, max_clients, Some(3), rate);
+        let clients = Clients::new(WHOLE, Rules { max_clients, max_connections: Some(3), rate });
         let mut model: HashMap<u32, (u32, Nanos)> = HashMap::new();
         let (mut held, mut now): (Vec<(u32, Slot)>, Nanos) = (Vec::new(), SECOND);
         let roomy = max_clients >= 12;
