@@ -4,8 +4,8 @@
 //! workers read on each claim; the rest is off that path, behind one lock. The state outlives the views it appears in:
 //! it moves from table to table, and a retired backend lives on until its last session has ended.
 //!
-//! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `hands` for what its agent
-//! and an operator say, `slot`, `health`, `ejection`.
+//! Invariant: `active` is the number of `Slot`s that exist, and never above the maximum. Next: `hands` for what its
+//! agent and an operator say, `slot`, `health`, `ejection`.
 
 mod hands;
 

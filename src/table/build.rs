@@ -1,8 +1,8 @@
 //! From a config to a table: host names become backends, listeners find their pools, and what stays is kept.
 //!
-//! Owns the expansion of members, and who of them is left out or added by an operator. Pure: names were resolved before (`Resolution`), nothing is bound or probed, and
-//! the previous table isn't changed, so a table that isn't wanted after all can simply be dropped. Next: `Pool::new`
-//! for how backends keep their state.
+//! Owns the expansion of members, and who of them is left out or added by an operator. Pure: names were resolved before
+//! (`Resolution`), nothing is bound or probed, and the previous table isn't changed, so a table that isn't wanted after
+//! all can simply be dropped. Next: `Pool::new` for how backends keep their state.
 
 use super::{Listener, Routes, RoutingTable, Ways};
 use crate::admission::{self, Gate};

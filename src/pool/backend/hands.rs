@@ -1,8 +1,8 @@
 //! What others than probes and traffic say of a backend: its agent, and an operator.
 //!
-//! Owns what both have said, and the word for all that is known. Neither undoes what the other has said: a backend gets
-//! new sessions only if both let it. Of its health an operator's word is the stronger one: with it the verdicts of probes
-//! and agent don't count, but go on, and count again when it is taken back.
+//! Owns what both have said, and the word for all that is known. Neither undoes what the other has said: a backend
+//! gets new sessions only if both let it. Of its health an operator's word is the stronger one: with it the verdicts of
+//! probes and agent don't count, but go on, and count again when it is taken back.
 
 use super::{Backend, Rest, WHOLE_SHARE, flag};
 use crate::clock::{Millis, Now};
