@@ -1,18 +1,21 @@
-//! Which sessions a worker has, answered by the worker itself, and one of them ended.
+//! Which sessions there are, answered by each worker for its own, and one of them ended.
 //!
 //! Owns the look at what waits (`pending`) and at what is relayed (the engine). Invariants: a look goes in steps of
 //! [`STEP`] sessions, between which everything else of the worker has its turn; it remembers no more sessions than are
 //! asked for; it changes nothing. A session that begins its relay between two steps may be missed.
 
+use super::balance::{Seat, Seats};
 use super::pending::Sight;
-use super::{Relayed, Worker};
+use super::{Relayed, Worker, orders};
 use crate::clock::{Millis, millis};
-use crate::listing::{Answer, Bytes, Cursor, Query, Row};
+use crate::listing::{Answer, Bytes, Cursor, Page, Query, Row};
 use crate::name::{PoolName, SessionId};
 use crate::net::relay::{self, Order};
 use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::time::{timeout, timeout_at};
 
 /// Sessions looked at in one go: each costs some 100 ns where none of it is in a cache, so that a step takes a
 /// fraction of a millisecond.
@@ -20,6 +23,58 @@ const STEP: usize = 2_048;
 
 /// How long a session whose backend is about to answer is in neither place, and a little more: see `queue::Watch`.
 const BLIND: Duration = Duration::from_millis(50);
+
+/// How long a worker may take. Longer than it takes to look at all sessions that a worker can have; one that is stuck is
+/// left out.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What came of the wish to end a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    Done,
+    /// There is none of that number.
+    Unknown,
+    /// Its worker has not answered in time.
+    Silent,
+}
+
+/// Asks all workers at once, and merges what those say that answer in time.
+pub async fn ask(seats: &Seats, query: Query) -> Page {
+    let limit = query.limit;
+    let asked: Vec<_> =
+        seats.iter().map(|seat| (seat.index, order(seat, |reply| orders::Order::List(query.clone(), reply)))).collect();
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let (mut answers, mut silent) = (Vec::new(), Vec::new());
+    for (worker, asked) in asked {
+        let answer = match asked {
+            Some(reply) => timeout_at(until, reply).await.ok().and_then(Result::ok),
+            None => None,
+        };
+        match answer {
+            Some(answer) => answers.push(answer),
+            None => silent.push(worker),
+        }
+    }
+    Page::merge(answers, silent, limit)
+}
+
+/// Has the worker that has it end a session.
+pub async fn end(seats: &Seats, id: SessionId) -> Closed {
+    let Some(seat) = seats.iter().find(|seat| seat.index == id.worker()) else { return Closed::Unknown };
+    let Some(reply) = order(seat, |reply| orders::Order::Close(id, reply)) else { return Closed::Silent };
+    match timeout(PATIENCE, reply).await {
+        Ok(Ok(true)) => Closed::Done,
+        Ok(Ok(false)) => Closed::Unknown,
+        Ok(Err(_)) | Err(_) => Closed::Silent,
+    }
+}
+
+/// Gives a worker an order; `None` if it has too many that it hasn't looked at.
+fn order<T>(seat: &Seat, order: impl FnOnce(oneshot::Sender<T>) -> orders::Order) -> Option<oneshot::Receiver<T>> {
+    let (reply, answer) = oneshot::channel();
+    seat.reserve_order()?.send(order(reply));
+    Some(answer)
+}
 
 /// Where a session was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
