@@ -3,15 +3,20 @@
 //! One file a group of subcommands. Owns the list of them, where messages go (mistakes to stderr, verdicts to stdout)
 //! and the exit codes; decides nothing about traffic.
 
+mod change;
+mod client;
 mod explain;
+mod generate;
+mod look;
 mod serve;
+mod table;
 
 use crate::config::{Config, Loaded, Mistakes, Style};
-use crate::daemon::{self, ConfigSource, Failure};
+use crate::daemon::Failure;
 use crate::demo;
 use clap::{Args, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A Layer-4 TCP load balancer that is honest about how a connection ended.
@@ -54,6 +59,18 @@ enum Command {
         #[command(flatten)]
         output: serve::Output,
     },
+    #[command(flatten)]
+    Look(look::Look),
+    #[command(flatten)]
+    Change(change::Change),
+    /// Print what a shell reads to complete command lines of tidegate.
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages, one for each subcommand.
+    Man {
+        /// Where to; it is made if it isn't there.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -64,26 +81,63 @@ struct File {
     path: PathBuf,
 }
 
+/// What the process ends with where it fails, and why.
+#[derive(Debug)]
+struct Exit {
+    code: u8,
+    text: String,
+}
+
+impl Exit {
+    fn new(code: u8, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// What was typed makes no sense.
+    fn usage(text: String) -> Self {
+        Failure::Usage(text).into()
+    }
+
+    /// The running process can't do it as things are.
+    fn refused(text: String) -> Self {
+        Self::new(1, text)
+    }
+}
+
+impl From<Failure> for Exit {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.exit_code(), failure.to_string())
+    }
+}
+
 /// Parses the arguments of the process, does what they say, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let verdict = match Cli::parse().command {
-        Command::Run { file, output } => {
-            let run = |loaded| daemon::run(ConfigSource::File { path: file.path.clone(), loaded }, output.announce());
-            file.read().and_then(run).map(done)
+        Command::Run { file, output } => serve::run(&file, &output).map(done).map_err(Exit::from),
+        Command::Check { file } => serve::check(&file).map(done).map_err(Exit::from),
+        Command::Explain { file, client, json } => explain::explain(&file, *client, json).map(done).map_err(Exit::from),
+        Command::Demo { output } => demo::run(output.announce()).map(done).map_err(Exit::from),
+        Command::Look(look) => look::run(look).map(done),
+        Command::Change(change) => change::run(change).map(done),
+        Command::Completions { shell } => {
+            generate::completions(shell);
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Check { file } => serve::check(&file).map(done),
-        Command::Explain { file, client, json } => explain::explain(&file, *client, json).map(done),
-        Command::Demo { output } => demo::run(output.announce()).map(done),
+        Command::Man { folder } => generate::man(&folder).map(done),
     };
-    verdict.unwrap_or_else(|failure| {
-        say(&failure.to_string());
-        ExitCode::from(failure.exit_code())
+    verdict.unwrap_or_else(|exit| {
+        say(&exit.text);
+        ExitCode::from(exit.code)
     })
 }
 
 impl File {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A good config; its warnings are said on stderr.
     fn load(&self) -> Result<Config, Failure> {
         self.read().map(|loaded| loaded.config)
@@ -98,6 +152,13 @@ impl File {
         }
         Ok(loaded)
     }
+}
+
+/// Prints an answer on stdout, with a line end behind it. A closed stdout is nobody's mistake.
+fn print(text: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    let end: &[u8] = if text.ends_with(b"\n") { b"" } else { b"\n" };
+    let _ = stdout.write_all(text).and_then(|()| stdout.write_all(end)).and_then(|()| stdout.flush());
 }
 
 fn say(text: &str) {

@@ -1,7 +1,7 @@
 //! `tidegate run`, `check` and `demo`: the process itself, and the verdict that it would give of a config.
 
 use super::{File, say};
-use crate::daemon::{self, Announce, Failure};
+use crate::daemon::{self, Announce, ConfigSource, Failure};
 use clap::Args;
 use std::io::Write;
 
@@ -16,6 +16,12 @@ impl Output {
     pub(super) fn announce(&self) -> Announce {
         if self.announce { Announce::Stdout } else { Announce::Quiet }
     }
+}
+
+/// Serves until it is told to stop.
+pub(super) fn run(file: &File, output: &Output) -> Result<(), Failure> {
+    let source = ConfigSource::File { path: file.path().to_owned(), loaded: file.read()? };
+    daemon::run(source, output.announce())
 }
 
 /// The verdict that a start or a reload would give, short of what only binding can tell.
