@@ -6,6 +6,7 @@
 //! for the sake of an option is bound beside the old one, which goes afterwards; nobody can connect to what is only
 //! bound.
 
+use super::inherit::Inherited;
 use super::privileges::Identity;
 use super::sockets;
 use crate::config::{Config, Listener as ListenerConfig};
@@ -24,7 +25,7 @@ pub struct Bound {
     pub wanted: BindAddr,
     pub actual: BindAddr,
     pub options: Options,
-    /// One for each worker.
+    /// One for each worker; more, if another process had more workers.
     pub sockets: Vec<Arc<SharedSocket>>,
 }
 
@@ -32,7 +33,7 @@ pub struct Bound {
 pub enum Place {
     /// From the one with this index.
     Kept { index: usize, options: Options },
-    /// From sockets of its own, which don't listen yet: one for each worker.
+    /// From sockets of its own, which don't listen yet, or somebody else has made them: one for each worker at least.
     New { sockets: Vec<ListenSocket>, options: Options },
 }
 
@@ -53,13 +54,14 @@ pub enum Opened {
 }
 
 /// Finds or binds a place for each address of each listener of `config`, in their order; `others` are addresses of this
-/// process that are on their way out. Fails with a line for each address that can't be had, and nothing is bound then.
+/// process that are on their way out. What is `inherited` for an address isn't bound. Fails with a line for each address that can't be had, and nothing is bound then.
 pub fn bind(
     config: &Config,
     bound: &[Bound],
     others: &HashSet<BindAddr>,
     workers: usize,
     identity: Option<&Identity>,
+    inherited: &mut Inherited,
 ) -> Result<Vec<Vec<Place>>, Vec<String>> {
     let mut refused = Vec::new();
     let mut options = Vec::new();
@@ -76,8 +78,15 @@ pub fn bind(
     let mut places = Vec::new();
     for ((listener, options), ways) in config.listeners.iter().zip(options).zip(ways) {
         let mut own = Vec::new();
-        for (address, way) in listener.bind.iter().zip(ways) {
+        for (place, (address, way)) in listener.bind.iter().zip(ways).enumerate() {
             let options = options.clone();
+            if let Some(taken) = inherited.take((&listener.name, place), address, &options, workers) {
+                match taken {
+                    Ok(sockets) => own.push(Place::New { sockets, options }),
+                    Err(error) => refused.push(format!("listeners.{}: {error}", listener.name)),
+                }
+                continue;
+            }
             let (address, neighbours) = match way {
                 Way::Keep(index) => {
                     own.push(Place::Kept { index, options });

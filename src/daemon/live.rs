@@ -11,7 +11,9 @@
 //! for the sockets, `carry_out` for who asks.
 
 use super::Failure;
+use super::fd_store::Store;
 use super::fds;
+use super::inherit::Inherited;
 use super::listening::{self, Bound, Opened, Place};
 use super::privileges::Identity;
 use super::sockets::{self, Severity};
@@ -25,7 +27,7 @@ use crate::net::listen::Options;
 use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,7 +89,7 @@ pub struct Candidate {
 }
 
 /// Phase one: everything short of what others could notice. Fails with a line for each mistake, and nothing is left.
-pub fn prepare(base: &Base, loaded: Loaded) -> Result<Candidate, Failure> {
+pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result<Candidate, Failure> {
     let Loaded { config, warnings, text } = loaded;
     let mut warnings: Vec<String> = warnings.iter().map(crate::config::Mistake::first_line).collect();
     let resolution = resolve(&config)?;
@@ -100,7 +102,8 @@ pub fn prepare(base: &Base, loaded: Loaded) -> Result<Candidate, Failure> {
     }
     let plan = fds::plan(&config, base.workers, base.limit).map_err(Failure::System)?;
     warnings.extend(limits_out_of_reach(&config, plan.max_sessions));
-    let places = listening::bind(&config, &base.bound, &base.others, base.workers, base.identity.as_ref())
+    let identity = base.identity.as_ref();
+    let places = listening::bind(&config, &base.bound, &base.others, base.workers, identity, inherited)
         .map_err(|refused| Failure::System(refused.join("\n")))?;
     Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, warnings })
 }
@@ -114,7 +117,8 @@ pub fn prepare_file(base: &Base, path: &Path) -> Result<Candidate, Failure> {
         }
         lines.join("\n")
     };
-    prepare(base, Config::load(path).map_err(|mistakes| Failure::Config(lines(mistakes)))?)
+    let loaded = Config::load(path).map_err(|mistakes| Failure::Config(lines(mistakes)))?;
+    prepare(base, loaded, &mut Inherited::default())
 }
 
 /// A limit that the process reaches first is hardly meant.
@@ -142,6 +146,7 @@ pub struct Live {
     bound: Vec<Bound>,
     limit: u64,
     identity: Option<Identity>,
+    store: Store,
     /// When there may be ways of retired listeners to forget.
     pub forget_at: Option<Instant>,
 }
@@ -174,6 +179,7 @@ impl Live {
             bound: Vec::new(),
             limit: base.limit,
             identity: base.identity,
+            store: Store::default(),
             forget_at: None,
         };
         live.replace(config, places, None);
@@ -182,8 +188,19 @@ impl Live {
 
     /// The sockets of each worker.
     pub fn sockets(&self) -> Vec<Vec<Arc<SharedSocket>>> {
-        let of = |worker: usize| self.bound.iter().map(|bound| Arc::clone(&bound.sockets[worker])).collect();
-        (0..self.shared.workers).map(of).collect()
+        let workers = self.shared.workers;
+        let of = |worker| self.bound.iter().flat_map(|bound| share(&bound.sockets, worker, workers)).collect();
+        (0..workers).map(of).collect()
+    }
+
+    /// Lets the service manager keep the listening sockets for the next process, where it offers that.
+    pub fn keep_in_store(&mut self) {
+        let mut sockets: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for bound in &self.bound {
+            let own = bound.sockets.iter().filter_map(|shared| shared.get());
+            sockets.entry(bound.listener.clone()).or_default().extend(own);
+        }
+        self.store.keep(&sockets);
     }
 
     /// Which one of the configs that this process had it is.
@@ -236,12 +253,14 @@ impl Live {
         let new = self.replace(config, places, Some(&before));
         for (seat, room) in seats.iter().zip(rooms) {
             let worker = usize::from(seat.index);
-            seat.listen(new.iter().map(|sockets| Arc::clone(&sockets[worker])).collect(), room);
+            let own = new.iter().flat_map(|sockets| share(sockets, worker, seats.len())).collect();
+            seat.listen(own, room);
         }
         let kept: HashSet<*const SharedSocket> = self.bound.iter().flat_map(|b| &b.sockets).map(Arc::as_ptr).collect();
         let gone = before.iter().flat_map(|bound| &bound.sockets).filter(|socket| !kept.contains(&Arc::as_ptr(socket)));
         gone.for_each(|socket| socket.advance(Stage::Draining));
         self.shared.table_changed.notify_one();
+        self.keep_in_store();
         Ok(Committed { generation: self.generation(), changed: true, warnings })
     }
 
@@ -330,6 +349,11 @@ impl Live {
         self.forget_at = forget_at(&table);
         self.shared.table.store(Arc::new(table));
     }
+}
+
+/// One worker's share of an address's sockets; at least one, since there are never fewer than workers.
+fn share(sockets: &[Arc<SharedSocket>], worker: usize, workers: usize) -> impl Iterator<Item = Arc<SharedSocket>> {
+    sockets.iter().skip(worker).step_by(workers.max(1)).cloned()
 }
 
 fn forget_at(table: &RoutingTable) -> Option<Instant> {

@@ -21,10 +21,12 @@
 mod accept_queues;
 mod carry_out;
 mod cgroup;
+mod fd_store;
 mod fds;
 mod files;
 mod gates;
 mod headroom;
+mod inherit;
 mod landlock;
 mod listening;
 mod live;
@@ -170,6 +172,7 @@ impl Daemon {
             let workers = worker::spawn_all(live.sockets(), &shared, pipes, relay, &self.drain, &up, &events)?;
             drop(up);
             if all_up(ups).await == workers.len() {
+                live.keep_in_store();
                 self.say_ready(&announcement);
             }
             let (ended, calls) = (&mut ended, &mut calls);

@@ -6,6 +6,7 @@
 use super::Failure;
 use super::fds;
 use super::gates::Announcement;
+use super::inherit::Inherited;
 use super::live::{Base, ConfigSource, Live, prepare};
 use super::pipes;
 use super::privileges::{self, Identity};
@@ -73,9 +74,10 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let limit = fds::raise_limit();
     let identity = Identity::of(&loaded.config.runtime.privileges).map_err(Failure::System)?;
     let base = Base::of_start(workers, limit, identity.clone());
-    let candidate = prepare(&base, loaded)?;
+    let mut inherited = Inherited::from_service_manager(&loaded.config);
+    let candidate = prepare(&base, loaded, &mut inherited)?;
     let (config, plan) = (Arc::clone(&candidate.config), candidate.plan);
-    let admin = bind_admin(&config, identity.as_ref())?;
+    let admin = bind_admin(&config, identity.as_ref(), &mut inherited)?;
     if let (Some(identity), Some((_, writer))) = (&identity, &access) {
         let given = writer.give_to(identity.user, identity.group);
         given.map_err(|error| system("can't give the access log to runtime.user", &error))?;
@@ -151,14 +153,21 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(limits::MAX_WORKERS)
 }
 
-fn bind_admin(config: &Config, identity: Option<&Identity>) -> Result<Option<ListenSocket>, Failure> {
+fn bind_admin(
+    config: &Config,
+    identity: Option<&Identity>,
+    inherited: &mut Inherited,
+) -> Result<Option<ListenSocket>, Failure> {
     let Some(address) = &config.admin.listen else { return Ok(None) };
     let (at_close, socket) = (AtClose::Finish, Socket::default());
     let access = identity.map_or(SocketAccess::OWNER, |identity| identity.fill_in(SocketAccess::OWNER));
     let options = Options { backlog: 128, at_close, socket, access };
-    let bound = bind_all(address, &options, 1, Neighbours::None).and_then(|mut bound| {
-        bound.iter().try_for_each(|socket| socket.listen(options.backlog))?;
-        Ok(bound.pop())
-    });
+    let bound = match inherited.take_admin(address, &options) {
+        Some(taken) => taken.map(Some),
+        None => bind_all(address, &options, 1, Neighbours::None).and_then(|mut bound| {
+            bound.iter().try_for_each(|socket| socket.listen(options.backlog))?;
+            Ok(bound.pop())
+        }),
+    };
     bound.map_err(|error| Failure::System(format!("admin.listen: {error} (or turn it off: listen = \"off\")")))
 }

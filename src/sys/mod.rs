@@ -8,7 +8,8 @@ pub mod user;
 
 use rustix::io::Errno;
 use rustix::ioctl;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -81,6 +82,23 @@ pub fn watch<T: Steady>(descriptor: T, interest: Interest) -> Result<AsyncFd<T>,
     // SAFETY: the two `Steady` types keep their descriptor open and unchanged until the `AsyncFd` drops them.
     let watched = unsafe { AsyncFd::register_with_interest(descriptor, interest) };
     watched.map_err(|error| Errno::from_io_error(&error.into_parts().1).unwrap_or(Errno::NOMEM))
+}
+
+/// The first `count` descriptors above the standard streams, which were passed to this process by the protocol of
+/// `sd_listen_fds(3)`; as far as they are open. The second call has none.
+pub fn passed_descriptors(count: usize) -> Vec<OwnedFd> {
+    /// `SD_LISTEN_FDS_START` of that manual.
+    const FIRST: RawFd = 3;
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let numbers = (FIRST..).take(count);
+    // SAFETY: the call reads flags of whatever the number stands for, if anything.
+    let is_open = |number: &RawFd| unsafe { libc::fcntl(*number, libc::F_GETFD) } >= 0;
+    // SAFETY: they are open, they have been since before the process ran, so that nobody in it has made them, and whoever
+    // passed them meant this process to have them; this happens once.
+    numbers.filter(is_open).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 
 /// Gives memory that was freed, but is kept for the next allocation, back to the kernel, in all threads' arenas. Takes

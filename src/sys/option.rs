@@ -62,6 +62,27 @@ pub fn defers_accept<Fd: AsFd>(socket: Fd) -> Result<bool, Errno> {
     get(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT).map(|seconds| seconds > 0)
 }
 
+/// The interface that [`bind_to_device`] has set.
+pub fn device<Fd: AsFd>(socket: Fd) -> Result<Option<String>, Errno> {
+    let mut name = [0u8; libc::IFNAMSIZ];
+    let mut length = name.len() as libc::socklen_t;
+    let (socket, level, option) = (socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+    // SAFETY: the kernel writes at most `length` bytes to `name`, which is that long.
+    let failed = unsafe { libc::getsockopt(socket, level, option, name.as_mut_ptr().cast(), &raw mut length) };
+    if failed != 0 {
+        return Err(last_error());
+    }
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    Ok((!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()))
+}
+
+/// Whether [`set_transparent`] has been set.
+pub fn is_transparent<Fd: AsFd>(socket: Fd, is_ipv4: bool) -> Result<bool, Errno> {
+    let (level, option) =
+        if is_ipv4 { (libc::IPPROTO_IP, libc::IP_TRANSPARENT) } else { (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT) };
+    get(socket, level, option).map(|set| set != 0)
+}
+
 fn get<Fd: AsFd>(socket: Fd, level: c_int, option: c_int) -> Result<c_int, Errno> {
     let (mut value, mut length): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
     let socket = socket.as_fd().as_raw_fd();

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,6 +30,7 @@ pub struct Launch {
     dir: TempDir,
     wrapper: Vec<OsString>,
     environment: Vec<(String, String)>,
+    stdin: Stdio,
     subcommand: &'static str,
     stdout: Sink,
     stderr: Sink,
@@ -51,6 +53,7 @@ impl Launch {
             dir,
             wrapper: Vec::new(),
             environment: Vec::new(),
+            stdin: Stdio::null(),
             subcommand: "run",
             stdout: Sink::Kept,
             stderr: Sink::Kept,
@@ -82,6 +85,14 @@ impl Launch {
         self
     }
 
+    /// Passes a listening socket on as a service manager does, by this name.
+    pub fn given(mut self, name: &str, socket: OwnedFd) -> Self {
+        // As standard input and not by its number: other tests start processes at the same time, which would get it too.
+        self.stdin = Stdio::from(socket);
+        let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$1; shift; exec \"$@\"";
+        self.wrapped(["sh", "-c", script, "sh", name])
+    }
+
     pub fn stderr_to(mut self, target: impl Into<Stdio>) -> Self {
         self.stderr = Sink::To(target.into());
         self
@@ -98,7 +109,8 @@ impl Launch {
         } else {
             command.arg("--config").arg(self.dir.path().join("lb.toml")).arg("--announce");
         }
-        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
+        command.envs(self.environment.iter().cloned());
+        command.stdin(std::mem::replace(&mut self.stdin, Stdio::null()));
         let stream = |sink: &mut Sink| match std::mem::replace(sink, Sink::Kept) {
             Sink::Kept => Stdio::piped(),
             Sink::To(target) => target,

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod activation;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod proxy;

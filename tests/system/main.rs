@@ -25,6 +25,7 @@ mod health;
 mod hedge;
 mod hold;
 mod hold_release;
+mod inherit;
 mod limits;
 mod memory;
 mod moving;

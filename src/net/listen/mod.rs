@@ -4,22 +4,27 @@
 //! that a connection pays no call for them. TCP addresses get one `SO_REUSEPORT` socket a worker (`tcp`); a unix socket
 //! is bound once and shared (`unix`). Binding and listening are two steps, so that what is bound can be given up again
 //! before anybody could have connected. A socket that is bound again has the same options as the first; of a living
-//! socket, some options can be changed. What an accept error means is decided by `session::acceptor`.
+//! socket, some options can be changed. Sockets that somebody else has made are taken over (`adopt`); those that outlive
+//! us are closed, but their listening isn't ended. What an accept error means is decided by `session::acceptor`.
 
+mod adopt;
 mod tcp;
 mod unix;
 
-use super::stream::Stream;
+pub use adopt::{Given, Source, Unfit, adopt};
+
+use super::stream::{Stream, reset_at_close};
 use crate::config::Socket;
 use crate::name::{BindAddr, ClientAddr, Endpoint};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown, sockopt};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use unix::OwnedPath;
 
 /// What a listening socket needs to know besides its address.
@@ -91,18 +96,86 @@ pub struct ListenSocket {
     pub address: BindAddr,
     /// Removes the path of a unix socket once the last worker has closed it.
     path: Option<Arc<OwnedPath>>,
+    /// Another process listens on it after this one.
+    kept: AtomicBool,
+    /// The predecessor's, until it is taken over.
+    lent: bool,
+    /// Connections in the queue that came before the socket had our options.
+    earlier: Option<Arc<AtomicU32>>,
 }
 
 impl ListenSocket {
+    fn own(socket: OwnedFd, address: BindAddr, path: Option<Arc<OwnedPath>>) -> Self {
+        Self { socket, address, path, kept: AtomicBool::new(false), lent: false, earlier: None }
+    }
+
     /// Takes the next connection from the accept queue of a socket that was bound with [`AtClose::Reset`].
     pub fn accept(&self) -> Result<(Stream, ClientAddr), Errno> {
         let (socket, peer) = acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+        if let Some(earlier) = &self.earlier {
+            Self::make_up(&socket, earlier)?;
+        }
         let client = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map_or(ClientAddr::Unix, ClientAddr::tcp);
         let stream = match client {
             ClientAddr::Tcp(_) => Stream::accepted(socket),
             ClientAddr::Unix => Stream::unix(socket),
         };
         Ok((stream, client))
+    }
+
+    /// Sets what an accepted socket would have inherited, while there are some that came too early for that.
+    fn make_up(socket: &OwnedFd, earlier: &AtomicU32) -> Result<(), Errno> {
+        let counted = earlier.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if counted.is_ok() {
+            reset_at_close(socket)?;
+            sockopt::set_tcp_nodelay(socket, true)?;
+            sockopt::set_socket_oobinline(socket, true).or_else(|error| match error {
+                // MPTCP has no out-of-band data.
+                Errno::NOPROTOOPT | Errno::OPNOTSUPP => Ok(()),
+                error => Err(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Another process listens on it from now on, be it at the same time or after this one: when this one closes it, it
+    /// goes on listening, and the path of a unix socket stays.
+    pub fn leave(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+        if let Some(path) = &self.path {
+            path.give_away();
+        }
+    }
+
+    /// The predecessor needs it no more: it is this process's alone, with the path of a unix socket, if it was its own.
+    pub fn take_over(&self) {
+        if self.lent {
+            self.kept.store(false, Ordering::Relaxed);
+            if let Some(path) = &self.path {
+                path.take_back();
+            }
+        }
+    }
+
+    /// Whether another process listens on it after this one.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    /// Whether the path of a unix socket is removed when this process closes it.
+    #[must_use]
+    pub fn owns_path(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| !path.is_given_away())
+    }
+
+    /// Ends listening at once, whoever in this process still holds the socket: clients in its queue are reset. But for
+    /// one that another process listens on after this one, of which nothing is ended.
+    pub fn end(&self) {
+        if !self.is_kept() {
+            // It fails only if the socket doesn't listen any more.
+            let _ = shutdown(&self.socket, Shutdown::Read);
+        }
     }
 
     /// Begins to listen; on a socket that listens already, it changes the backlog.
@@ -252,11 +325,11 @@ pub fn bind_all(
 ) -> Result<Vec<ListenSocket>, BindError> {
     let bound = match &address.0 {
         Endpoint::Tcp(wanted) => tcp::bind_all(*wanted, options, count, neighbours).map(|sockets| {
-            let bound = |(socket, actual)| ListenSocket { socket, address: tcp_address(actual), path: None };
+            let bound = |(socket, actual)| ListenSocket::own(socket, tcp_address(actual), None);
             sockets.into_iter().map(bound).collect()
         }),
         Endpoint::Unix(path) => unix::bind_all(path, options, count).map(|(sockets, guard)| {
-            let bound = |socket| ListenSocket { socket, address: address.clone(), path: Some(Arc::clone(&guard)) };
+            let bound = |socket| ListenSocket::own(socket, address.clone(), Some(Arc::clone(&guard)));
             sockets.into_iter().map(bound).collect()
         }),
     };
@@ -273,7 +346,7 @@ pub fn bind_again(address: &BindAddr, options: &Options) -> Result<ListenSocket,
         }),
     };
     let (socket, path) = bound.map_err(|refused| BindError { address: address.clone(), refused })?;
-    let bound = ListenSocket { socket, address: address.clone(), path };
+    let bound = ListenSocket::own(socket, address.clone(), path);
     bound.listen(options.backlog)?;
     Ok(bound)
 }

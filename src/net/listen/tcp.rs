@@ -9,7 +9,8 @@ use crate::config::Socket;
 use crate::net::origin::{open, open_mptcp};
 use crate::net::stream::reset_at_close;
 use crate::sys::option;
-use rustix::net::{AddressFamily, bind, getsockname, sockopt};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, bind, getsockname, ipproto, sockopt};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
@@ -48,21 +49,23 @@ pub(super) fn adjust(socket: &OwnedFd, before: &Socket, wanted: &Socket) -> Resu
 pub(super) fn bind_one(address: SocketAddr, options: &Options) -> Result<OwnedFd, Refused> {
     let socket = open_for(address, options)?;
     sockopt::set_socket_reuseport(&socket, true)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
+    prepare(&socket, options)?;
+    bind(&socket, &address)?;
+    let none = Socket { defer_accept: None, fast_open: None, ..options.socket.clone() };
+    adjust(&socket, &none, &options.socket)?;
+    Ok(socket)
+}
+
+/// What accepted sockets inherit.
+pub(super) fn prepare(socket: &OwnedFd, options: &Options) -> Result<(), Errno> {
+    sockopt::set_tcp_nodelay(socket, true)?;
     let is_mptcp = options.socket.mptcp;
     // MPTCP has no out-of-band data.
-    sockopt::set_socket_oobinline(&socket, true).or_else(|error| if is_mptcp { Ok(()) } else { Err(error) })?;
-    if options.at_close == AtClose::Reset {
-        reset_at_close(&socket)?;
+    sockopt::set_socket_oobinline(socket, true).or_else(|error| if is_mptcp { Ok(()) } else { Err(error) })?;
+    match options.at_close {
+        AtClose::Reset => reset_at_close(socket),
+        AtClose::Finish => Ok(()),
     }
-    bind(&socket, &address)?;
-    if let Some(seconds) = options.socket.defer_accept {
-        option::set_defer_accept(&socket, seconds).map_err(Step::Option("defer_accept").refused())?;
-    }
-    if let Some(queue) = options.socket.fast_open {
-        option::set_fast_open_queue(&socket, queue).map_err(Step::Option("fast_open").refused())?;
-    }
-    Ok(socket)
 }
 
 /// `SO_REUSEPORT` would let a second instance take half of the first one's connections without a word; a bind
@@ -93,4 +96,11 @@ fn open_for(address: SocketAddr, options: &Options) -> Result<OwnedFd, Refused> 
         set(address.is_ipv4()).map_err(Step::Option("transparent").refused())?;
     }
     Ok(socket)
+}
+
+/// Whether two sockets of this kind would be of the same protocol: MPTCP falls back to TCP where there is none.
+pub(super) fn is_of_protocol(socket: &OwnedFd, options: &Options) -> Result<bool, Errno> {
+    let is_mptcp = |socket: &OwnedFd| Ok(sockopt::socket_protocol(socket)? == Some(ipproto::MPTCP));
+    let wanted = options.socket.mptcp && is_mptcp(&open_mptcp(AddressFamily::INET)?)?;
+    Ok(is_mptcp(socket)? == wanted)
 }

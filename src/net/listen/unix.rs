@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One socket, bound, as often as there are workers, and the guard of its path.
 pub(super) fn bind_all(
@@ -69,18 +70,35 @@ fn from_io(error: &io::Error) -> Errno {
 pub(super) struct OwnedPath {
     path: PathBuf,
     inode: u64,
+    /// Another process removes it.
+    given_away: AtomicBool,
 }
 
 impl OwnedPath {
-    fn of(path: &Path) -> Result<Self, Errno> {
+    pub(super) fn of(path: &Path) -> Result<Self, Errno> {
         let inode = fs::symlink_metadata(path).map_err(|error| from_io(&error))?.ino();
-        Ok(Self { path: path.to_owned(), inode })
+        Ok(Self { path: path.to_owned(), inode, given_away: AtomicBool::new(false) })
+    }
+
+    /// Removes it in the end, after all.
+    pub(super) fn take_back(&self) {
+        self.given_away.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_given_away(&self) -> bool {
+        self.given_away.load(Ordering::Relaxed)
+    }
+
+    /// Leaves it to another process to remove it.
+    pub(super) fn give_away(&self) {
+        self.given_away.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for OwnedPath {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+        let is_ours = !self.given_away.load(Ordering::Relaxed);
+        if is_ours && fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             // A file that can't be removed is found stale by the next start.
             let _ = fs::remove_file(&self.path);
         }

@@ -9,7 +9,6 @@ use crate::drain::{self, Drain, Stage, Stopper};
 use crate::net::listen::{ListenSocket, Options};
 use crate::table::Listener;
 use arc_swap::ArcSwap;
-use rustix::net::{Shutdown, shutdown};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub struct SharedSocket {
@@ -82,11 +81,10 @@ impl SharedSocket {
         self.drain.stage() > Stage::Serving
     }
 
-    /// Ends listening at once, also while others still hold the socket. Clients in its queue are reset.
+    /// Ends listening at once, also while others of this process still hold the socket; see [`ListenSocket::end`].
     pub fn close(&self) {
         if let Some(socket) = self.lock().socket.take() {
-            // It fails only if the socket doesn't listen any more.
-            let _ = shutdown(&*socket, Shutdown::Read);
+            socket.end();
         }
     }
 

@@ -1,0 +1,169 @@
+//! Listening sockets that are there before the process: from the service manager, or from the process before this one.
+//!
+//! Owns which of them is for which address of the config. What belongs to an address is found in this order: what is
+//! called like the listener and was bound for that address; what was bound for that address, whatever it is called;
+//! and of the service manager's, what is called like the listener, in the order of its addresses, wherever it is bound:
+//! there the unit decides. Whatever nobody wants is named in the log and closed. Next: `net::listen::adopt`.
+
+use super::fd_store;
+use crate::config::Config;
+use crate::name::{BindAddr, Endpoint, ListenerName};
+use crate::net::listen::{BindError, Given, ListenSocket, Options, Source, adopt};
+use crate::sys;
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+
+/// One descriptor that was given.
+#[derive(Debug)]
+pub struct Candidate {
+    /// What it is called: like the listener that it is for.
+    pub name: String,
+    /// Where it was wanted; of the service manager's, where it is.
+    pub wanted: BindAddr,
+    pub source: Source,
+    pub given: Given,
+}
+
+/// Those that are for one address, all bound to one address.
+type Group = Vec<Candidate>;
+
+/// What was given and isn't in use yet.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// By listener and the place of the address in its list.
+    places: HashMap<(ListenerName, usize), Group>,
+    admin: Vec<Group>,
+}
+
+impl Inherited {
+    /// What the service manager gives to the process, if it does. Once; the second time there is nothing.
+    pub fn from_service_manager(config: &Config) -> Self {
+        let listed = match sd_notify::listen_fds_with_names() {
+            Ok(listed) => listed.map(|(_, name)| name).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "can't take the sockets of the service manager (LISTEN_FDS)");
+                Vec::new()
+            }
+        };
+        let descriptors = sys::passed_descriptors(listed.len());
+        let mut candidates = Vec::new();
+        for (name, descriptor) in listed.into_iter().zip(descriptors) {
+            match Given::new(descriptor) {
+                Ok(given) => {
+                    let (wanted, source) = (given.address.clone(), Source::ServiceManager);
+                    candidates.push(Candidate { name, wanted, source, given });
+                }
+                Err(unfit) => tracing::warn!(name, "a descriptor of the service manager is of no use: {unfit}"),
+            }
+        }
+        Self::new(config, candidates)
+    }
+
+    /// Finds out what is for whom.
+    pub fn new(config: &Config, candidates: Vec<Candidate>) -> Self {
+        let mut inherited = Self::default();
+        let mut groups = groups(candidates);
+        let rules: [fn(&ListenerName, &BindAddr, &Candidate) -> bool; 3] = [
+            |listener, address, found| found.name == listener.as_str() && found.wanted == *address,
+            |_, address, found| found.wanted == *address,
+            |listener, address, found| {
+                let is_tcp = |address: &BindAddr| matches!(address.0, Endpoint::Tcp(_));
+                let by_name = found.name == listener.as_str() && found.source == Source::ServiceManager;
+                by_name && is_tcp(address) == is_tcp(&found.given.address)
+            },
+        ];
+        for rule in rules {
+            for listener in &config.listeners {
+                for (place, address) in listener.bind.iter().enumerate() {
+                    let key = (listener.name.clone(), place);
+                    if inherited.places.contains_key(&key) {
+                        continue;
+                    }
+                    let fits = |group: &Group| group.first().is_some_and(|found| rule(&listener.name, address, found));
+                    if let Some(found) = groups.iter().position(fits) {
+                        inherited.places.insert(key, groups.remove(found));
+                    }
+                }
+            }
+        }
+        for group in groups {
+            let is_admin = config.admin.listen.as_ref().is_some_and(|address| group[0].wanted == *address);
+            if is_admin && inherited.admin.is_empty() {
+                inherited.admin.push(group);
+            } else {
+                inherited.forget(&group);
+            }
+        }
+        inherited
+    }
+
+    /// Tells of what nobody wants, and is closed. The service manager shall not keep it for the next start either, if it
+    /// does; all that has its name is stored together.
+    fn forget(&self, group: &Group) {
+        let found = &group[0];
+        tracing::warn!(
+            name = found.name,
+            address = %found.given.address,
+            "no listener wants this socket of the service manager's, which is closed: call it like a listener \
+             (FileDescriptorName=), or bind a listener there"
+        );
+        fd_store::forget(&found.name);
+        let namesakes = self.places.values().flatten().filter(|other| other.name == found.name);
+        let namesakes: Vec<_> = namesakes.map(|other| other.given.as_fd()).collect();
+        fd_store::store(&found.name, &namesakes);
+    }
+
+    /// At least one socket for each of `workers`, all at one address; `None` if there is nothing for this place.
+    pub fn take(
+        &mut self,
+        (listener, place): (&ListenerName, usize),
+        address: &BindAddr,
+        options: &Options,
+        workers: usize,
+    ) -> Option<Result<Vec<ListenSocket>, BindError>> {
+        let group = self.places.remove(&(listener.clone(), place))?;
+        Some(adopt_group(group, address, options, workers))
+    }
+
+    /// The socket of the admin endpoint, if there is one.
+    pub fn take_admin(&mut self, address: &BindAddr, options: &Options) -> Option<Result<ListenSocket, BindError>> {
+        let adopted = adopt_group(self.admin.pop()?, address, options, 1);
+        adopted.map(|sockets| sockets.into_iter().next()).transpose()
+    }
+}
+
+fn adopt_group(
+    group: Group,
+    address: &BindAddr,
+    options: &Options,
+    workers: usize,
+) -> Result<Vec<ListenSocket>, BindError> {
+    let source = group.first().map_or(Source::ServiceManager, |found| found.source);
+    if group.iter().any(|found| !found.given.suits(options)) {
+        let name = group.first().map(|found| found.name.clone()).unwrap_or_default();
+        tracing::warn!(
+            name,
+            %address,
+            "the service manager's socket has another interface, v6only, transparent or mptcp than the listener asks \
+             for; the unit decides (BindToDevice=, BindIPv6Only=, Transparent=, SocketProtocol=)"
+        );
+    }
+    let given = group.into_iter().map(|found| found.given).collect();
+    adopt(given, source, options, workers).map_err(|refused| BindError { address: address.clone(), refused })
+}
+
+/// In the order in which they came.
+fn groups(candidates: Vec<Candidate>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for found in candidates {
+        let same = |group: &&mut Group| {
+            let first = &group[0];
+            (&first.name, &first.wanted, &first.given.address) == (&found.name, &found.wanted, &found.given.address)
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(found),
+            None => groups.push(vec![found]),
+        }
+    }
+    groups
+}

@@ -1,0 +1,183 @@
+//! Listening sockets that the service manager holds: those of a socket unit, and those in its store of descriptors.
+
+use crate::kit::conn::{Addr, Conn, End};
+use crate::kit::{Backend, Config, Launch, eventually, eventually_some};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::Signal;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+/// What a service manager makes and holds.
+fn held() -> (TcpListener, Addr) {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Addr::Tcp(socket.local_addr().unwrap());
+    (socket, address)
+}
+
+fn copy(socket: &TcpListener) -> OwnedFd {
+    socket.try_clone().unwrap().into()
+}
+
+/// Clients that come while no process is there, and have sent something.
+fn early(address: &Addr) -> Vec<Conn> {
+    let client = |number: u8| {
+        let mut client = Conn::to(address);
+        client.send([number; 100]);
+        client
+    };
+    (0..20).map(client).collect()
+}
+
+fn all_served(clients: Vec<Conn>) {
+    for (number, mut client) in (0..).zip(clients) {
+        client.expect([number; 100]);
+        client.finish();
+        client.expect_end(End::Fin);
+    }
+}
+
+#[test]
+fn f54_after_kill_9_the_next_process_serves_those_who_wait() {
+    let (socket, address) = held();
+    let backend = Backend::echo();
+    let launch = || Launch::new(Config::over([&backend]).bind(&address)).given("web", copy(&socket));
+    let first = early(&address);
+    let mut tidegate = launch().start();
+    assert_eq!(tidegate.addr(), address);
+    all_served(first);
+    let mut cut = tidegate.echoed();
+
+    tidegate.leaks_not_asked();
+    tidegate.signal(Signal::KILL);
+    cut.expect_end(End::Rst);
+    assert_eq!(tidegate.wait().signal, Some(Signal::KILL.as_raw()));
+    let second = early(&address);
+    let mut tidegate = launch().start();
+    all_served(second);
+
+    // An orderly stop leaves them to the next one as well.
+    tidegate.signal(Signal::TERM);
+    assert_eq!(tidegate.wait().code, Some(0));
+    let third = early(&address);
+    let tidegate = launch().start();
+    all_served(third);
+    assert_eq!(tidegate.count_logged(&["WARN"]), 0, "{}", tidegate.log());
+}
+
+#[test]
+fn a_socket_that_is_called_like_a_listener_is_its_own_wherever_it_is_bound() {
+    let (socket, address) = held();
+    let backend = Backend::echo();
+    let tidegate = Launch::new(Config::over([&backend])).given("web", copy(&socket)).start();
+    assert_eq!(tidegate.addr(), address);
+    tidegate.echoed();
+}
+
+#[test]
+fn a_socket_that_no_listener_wants_is_closed_with_a_warning() {
+    let (socket, address) = held();
+    let backend = Backend::echo();
+    let tidegate = Launch::new(Config::over([&backend])).given("shop", copy(&socket)).start();
+    tidegate.logged(&["WARN", "no listener wants this socket", "name=\"shop\"", &address.to_string()]);
+    drop(socket);
+    assert!(Conn::try_to(&address).is_err(), "nobody has it any more");
+    assert_ne!(tidegate.addr(), address);
+    tidegate.echoed();
+}
+
+#[test]
+fn what_does_not_listen_is_refused_with_a_word() {
+    let backend = Backend::echo();
+    let no_socket = std::fs::File::open("/dev/null").unwrap();
+    let tidegate = Launch::new(Config::over([&backend])).given("web", no_socket.into()).start();
+    tidegate.logged(&["WARN", "is of no use: it is no stream socket", "name=\"web\""]);
+    tidegate.echoed();
+}
+
+/// A service manager that keeps descriptors.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn new(directory: &Path) -> Self {
+        let socket = UnixDatagram::bind(directory.join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self(socket)
+    }
+
+    /// The next message, with its descriptors.
+    fn next(&self) -> Option<(String, Vec<OwnedFd>)> {
+        let (mut bytes, mut space) = ([0; 4_096], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))]);
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let length = recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?.bytes;
+        let received = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        let descriptors = received.flatten().collect();
+        Some((String::from_utf8_lossy(&bytes[..length]).into_owned(), descriptors))
+    }
+
+    fn until(&self, word: &str) -> (String, Vec<OwnedFd>) {
+        eventually_some(&format!("the manager hears {word}"), || {
+            std::iter::from_fn(|| self.next()).find(|(text, _)| text.lines().any(|line| line == word))
+        })
+    }
+}
+
+#[test]
+fn f54_a_restart_keeps_those_who_wait_where_the_manager_stores_sockets() {
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    let notify = directory.path().join("notify");
+    let launch = |config: Config| {
+        let launch = Launch::new(config.only_runtime("workers = 1"));
+        launch.env("NOTIFY_SOCKET", notify.to_str().unwrap()).env("FDSTORE", "8")
+    };
+    let mut tidegate = launch(Config::over([&backend])).start();
+    let address = tidegate.addr();
+    let (text, mut stored) = manager.until("FDSTORE=1");
+    assert!(text.lines().any(|line| line == "FDNAME=web"), "{text}");
+    assert_eq!(stored.len(), 1);
+    manager.until("READY=1");
+
+    tidegate.signal(Signal::TERM);
+    assert_eq!(tidegate.wait().code, Some(0));
+    let waiting = early(&address);
+    let stored = stored.pop().unwrap();
+    let again = Config::over([&backend]).bind(&address);
+    let mut tidegate = launch(again).given("web", stored.try_clone().unwrap()).start();
+    all_served(waiting);
+    let mut messages = std::iter::from_fn(|| manager.next());
+    assert!(!messages.any(|(text, _)| text.contains("FDSTORE=1")), "it is in the store already");
+    tidegate.signal(Signal::TERM);
+    tidegate.wait();
+
+    // Nobody wants it any more: it leaves the store.
+    let tidegate = launch(Config::over([&backend])).given("gone", stored).start();
+    let (text, _) = manager.until("FDSTOREREMOVE=1");
+    assert!(text.lines().any(|line| line == "FDNAME=gone"), "{text}");
+    drop(tidegate);
+}
+
+#[test]
+fn f57_without_a_store_nothing_is_stored() {
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    let notify = directory.path().join("notify");
+    let launch = Launch::new(Config::over([&backend])).env("NOTIFY_SOCKET", notify.to_str().unwrap());
+    let tidegate = launch.start();
+    let mut heard = String::new();
+    eventually("it says that it is ready", || {
+        heard.extend(std::iter::from_fn(|| manager.next()).map(|(text, _)| text));
+        heard.contains("READY=1")
+    });
+    assert!(!heard.contains("FDSTORE"), "{heard}");
+    tidegate.echoed();
+}
