@@ -41,6 +41,7 @@ mod queue_replay;
 mod quiet;
 mod relay;
 mod reload;
+mod reload_load;
 mod replay;
 mod replay_ends;
 mod routes;

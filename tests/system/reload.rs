@@ -1,8 +1,12 @@
 //! Another config in a running process: what stays, what changes, and that no client can tell.
 
-use crate::kit::{Addr, Backend, Config, Conn, Tidegate, eventually};
+use crate::kit::daemon::run;
+use crate::kit::port::free_port;
+use crate::kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually};
 use rustix::process::Signal;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Writes `config` in the place of the one that runs and has it read; waits until it does run.
 pub fn reload(tidegate: &Tidegate, config: impl std::fmt::Display) {
@@ -85,4 +89,259 @@ fn a_config_that_is_refused_changes_nothing_and_says_why_in_every_line() {
     assert_eq!((tidegate.connect().rest().text(), generation(&tidegate)), ("old\n".to_owned(), 1));
     reload(&tidegate, Config::over([&new]));
     assert_eq!(tidegate.connect().rest().text(), "new\n");
+}
+
+/// The text of `tidegate check` about the config as it is now: one line for each mistake, without the excerpts.
+fn verdict(tidegate: &Tidegate) -> Vec<String> {
+    let path = tidegate.dir().join("lb.toml").display().to_string();
+    let exit = run(&["check", "--config", &path]);
+    assert_eq!(exit.code, Some(78), "{}", exit.stderr);
+    exit.stderr.lines().filter(|line| line.starts_with(&path)).map(str::to_owned).collect()
+}
+
+/// A config that can't be had is told of with the words of `check`, and another one can follow at once.
+fn is_refused(tidegate: &Tidegate, what: &str) {
+    let lines = verdict(tidegate);
+    assert!(!lines.is_empty(), "{what}");
+    tidegate.signal(Signal::HUP);
+    for line in lines {
+        // As the log writes it, whatever the file has put there.
+        let words: Vec<&str> = line.split(['"', '\\']).collect();
+        tidegate.logged(&[&["refused: "][..], &words].concat());
+    }
+    assert_eq!((generation(tidegate), tidegate.connect().rest().text()), (1, "old\n".to_owned()), "{what}");
+}
+
+#[test]
+fn i06_f42_what_is_no_config_is_refused_with_the_words_of_check_and_the_old_one_runs_on() {
+    let (old, new) = (Backend::named("old"), Backend::named("new"));
+    let good = Config::over([&old]).to_string();
+    let tidegate = Tidegate::start(&good);
+    let path = tidegate.dir().join("lb.toml");
+    let nested = format!("x = {}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let cases: [(&str, &[u8]); 7] = [
+        ("garbage", b"\x7fELF\x02\x01\x01 \xff\xfe"),
+        ("truncated", &good.as_bytes()[..good.len() / 2 - 3]),
+        ("empty", b""),
+        ("NUL", b"[admin]\0"),
+        ("invalid UTF-8", b"[admin]\nlisten = \"\xc3\x28\""),
+        ("nested", nested.as_bytes()),
+        ("a pool that isn't there", b"[listeners.a]\nbind = \"127.0.0.1:1\"\npool = \"p\"\n"),
+    ];
+    for (what, bytes) in cases {
+        fs::write(&path, bytes).unwrap();
+        is_refused(&tidegate, what);
+    }
+    fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
+    is_refused(&tidegate, "100 MB");
+    fs::remove_file(&path).unwrap();
+    is_refused(&tidegate, "nothing");
+    fs::create_dir(&path).unwrap();
+    is_refused(&tidegate, "a directory");
+    fs::remove_dir(&path).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    is_refused(&tidegate, "a FIFO that nobody writes to");
+    reload(&tidegate, Config::over([&new]));
+    assert_eq!(tidegate.connect().rest().text(), "new\n");
+}
+
+#[test]
+fn f44_a_port_that_is_busy_undoes_the_binds_before_it() {
+    let (one, other) = (Backend::named("one"), Backend::named("other"));
+    let tidegate = Tidegate::start(Config::over([&one]));
+    let sockets = tidegate.sockets();
+    let busy = Listening::new();
+    let free = free_port();
+    let first = table("first", &format!("127.0.0.1:{free}"), &other);
+    let second = table("second", &busy.addr.to_string(), &other);
+    write(&tidegate, Config::over([&other]).more(&(first + &second)));
+    tidegate.signal(Signal::HUP);
+    tidegate.logged(&["refused: listeners.second: can't listen on", &busy.addr.to_string()]);
+    assert_eq!((generation(&tidegate), tidegate.connect().rest().text()), (1, "one\n".to_owned()));
+    assert!(std::net::TcpListener::bind(("127.0.0.1", free)).is_ok(), "nobody has it");
+    eventually("nothing is left of it", || tidegate.sockets() == sockets);
+    drop(busy);
+    tidegate.signal(Signal::HUP);
+    eventually("now it can be had", || generation(&tidegate) == 2);
+    assert_eq!(Conn::to(&Addr::parse(&format!("127.0.0.1:{free}"))).rest().text(), "other\n");
+    reload(&tidegate, Config::over([&one]));
+}
+
+/// Each reload sees the one file or the other.
+#[test]
+fn f45_a_file_that_is_replaced_while_it_is_read_is_never_a_mixture() {
+    const BACKENDS: usize = 2_000;
+    let config = |kind: &str| {
+        let backend = |index: usize| {
+            let (high, low) = (index / 250, index % 250);
+            format!("{{ address = \"127.1.{high}.{low}:9\", name = \"{kind}{index}\" }}")
+        };
+        let list: Vec<String> = (0..BACKENDS).map(backend).collect();
+        Config::with_pool(&format!("backends = [{}]", list.join(",\n"))).to_string()
+    };
+    let configs = [config("a"), config("b")];
+    let tidegate = Tidegate::start(&configs[0]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for config in configs.iter().cycle() {
+                write(&tidegate, config);
+                if stop.load(Relaxed) {
+                    return;
+                }
+            }
+        });
+        for _ in 0..10 {
+            let before = tidegate.count_logged(&["SIGHUP"]);
+            tidegate.signal(Signal::HUP);
+            eventually("it has been read", || tidegate.count_logged(&["SIGHUP"]) > before);
+            let status = tidegate.pool_status();
+            let backends = status["backends"].as_array().unwrap();
+            let kind = |backend: &serde_json::Value| backend["name"].as_str().unwrap().as_bytes()[0];
+            assert_eq!(backends.len(), BACKENDS);
+            assert!(backends.iter().all(|backend| kind(backend) == kind(&backends[0])));
+        }
+        stop.store(true, Relaxed);
+        writing.join().unwrap();
+    });
+    assert_eq!(tidegate.count_logged(&["refused"]), 0);
+}
+
+#[test]
+fn f46_reloads_come_one_after_the_other_and_none_during_a_stop() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let config = |backend| Config::over([backend]).runtime("lame_duck = \"60s\"");
+    let mut tidegate = Tidegate::start(config(&one));
+    write(&tidegate, config(&two));
+    for _ in 0..20 {
+        tidegate.signal(Signal::HUP);
+    }
+    eventually("the last one has been read", || generation(&tidegate) == 2);
+    tidegate.signal(Signal::TERM);
+    tidegate.logged(&["stopping"]);
+    write(&tidegate, config(&one));
+    tidegate.signal(Signal::HUP);
+    tidegate.logged(&["refused: the process is stopping"]);
+    assert_eq!((generation(&tidegate), tidegate.connect().rest().text()), (2, "two\n".to_owned()));
+    tidegate.signal(Signal::TERM);
+    assert_eq!(tidegate.wait().code, Some(0));
+}
+
+#[test]
+fn f47_an_address_that_changes_and_changes_back_leaves_nobody_waiting() {
+    let backend = Backend::named("x");
+    let [here, there] = [free_port(), free_port()].map(|port| Addr::parse(&format!("127.0.0.1:{port}")));
+    let tidegate = Tidegate::start(Config::over([&backend]).bind(&here));
+    for (from, to) in [(&here, &there), (&there, &here), (&here, &there), (&there, &here)] {
+        // They are in the accept queue of the old sockets when these are retired.
+        tidegate.signal(Signal::STOP);
+        let mut waiting: Vec<Conn> = (0..40).map(|_| Conn::to(from)).collect();
+        let before = generation_in_log(&tidegate);
+        write(&tidegate, Config::over([&backend]).bind(to));
+        tidegate.signal(Signal::HUP);
+        tidegate.signal(Signal::CONT);
+        for client in &mut waiting {
+            assert_eq!(client.rest().text(), "x\n");
+        }
+        eventually("the other address is served", || generation_in_log(&tidegate) > before);
+        assert_eq!(Conn::to(to).rest().text(), "x\n");
+        eventually("the old one is not", || Conn::try_to(from).map(Conn::reset).is_err());
+    }
+}
+
+/// How many changes the log tells of.
+fn generation_in_log(tidegate: &Tidegate) -> usize {
+    tidegate.count_logged(&["changed", "reload", "to="])
+}
+
+#[test]
+fn an_option_that_needs_another_socket_gets_one_beside_the_old() {
+    let backend = Backend::named("x");
+    let address = Addr::parse(&format!("127.0.0.1:{}", free_port()));
+    let plain = || Config::over([&backend]).bind(&address);
+    let tidegate = Tidegate::start(plain());
+    let sockets = tidegate.sockets();
+    for keys in ["interface = \"lo\"", "fast_open = 16\ndefer_accept = \"5s\"", ""] {
+        reload(&tidegate, plain().listener(&format!("backlog = 77\n[listeners.web.socket]\n{keys}")));
+        assert_eq!(Conn::to(&address).rest().text(), "x\n", "{keys}");
+        eventually("there are as many sockets as before", || tidegate.sockets() == sockets);
+    }
+    let limit = tidegate.metrics().one("tidegate_listener_accept_queue_limit", &[("listener", "web")]) as u64;
+    assert_eq!(limit, 2 * 77, "of both workers");
+}
+
+#[test]
+fn a_unix_socket_stays_and_its_mode_changes_and_it_can_come_back() {
+    let backend = Backend::named("x");
+    let config = |bind: &str, mode: &str| {
+        Config::over([&backend])
+            .binds(["127.0.0.1:0", bind])
+            .listener(&format!("[listeners.web.socket]\nmode = \"{mode}\""))
+    };
+    let (here, there) = ("unix:$DIR/here.sock", "unix:$DIR/there.sock");
+    let tidegate = Tidegate::start(config(here, "0600"));
+    let path = tidegate.dir().join("here.sock");
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    let inode = fs::metadata(&path).unwrap().ino();
+    reload(&tidegate, config(here, "0666"));
+    assert_eq!((mode(), fs::metadata(&path).unwrap().ino()), (0o666, inode));
+    for bind in [there, here, there, here] {
+        reload(&tidegate, config(bind, "0600"));
+        let at = Addr::parse(&bind.replace("$DIR", tidegate.dir().to_str().unwrap()));
+        assert_eq!(Conn::to(&at).rest().text(), "x\n");
+    }
+    eventually("the other file has gone", || !tidegate.dir().join("there.sock").exists());
+}
+
+#[test]
+fn f49_a_backend_that_goes_keeps_its_sessions_and_its_metrics_go_with_the_last() {
+    let (gone, stays) = (Backend::echo(), Backend::echo());
+    let tidegate = Tidegate::start(Config::over([&gone, &stays]));
+    let mut clients = [tidegate.echoed(), tidegate.echoed()];
+    let name = gone.addr.to_string();
+    let labels = [("backend", name.as_str())];
+    reload(&tidegate, Config::over([&stays]));
+    let active = || tidegate.metrics().sum("tidegate_backend_connections_active", &labels) as u64;
+    assert_eq!(active(), 1);
+    assert_eq!(tidegate.pool_status()["backends"].as_array().unwrap().len(), 1);
+    for client in &mut clients {
+        client.speak();
+    }
+    for _ in 0..4 {
+        tidegate.echoed();
+    }
+    assert_eq!(gone.accepted(), 1, "nobody new");
+    drop(clients);
+    eventually("nothing is told of it any more", || {
+        let metrics = tidegate.metrics();
+        !metrics.has("tidegate_backend_connections_active", &labels) && !metrics.has("tidegate_backend_up", &labels)
+    });
+    assert!(tidegate.metrics().has("tidegate_backend_up", &[("backend", &stays.addr.to_string())]));
+}
+
+#[test]
+fn a_session_keeps_the_timeouts_that_it_began_with() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend]));
+    let mut before = tidegate.echoed();
+    reload(&tidegate, Config::over([&backend]).listener("idle_timeout = \"300ms\""));
+    let mut after = tidegate.echoed();
+    after.expect_end(End::Rst);
+    before.speak();
+}
+
+/// A client that has said nothing yet, and whose listener has gone meanwhile.
+#[test]
+fn a_client_that_is_asked_for_its_first_bytes_keeps_the_ways_of_its_listener() {
+    let (web, api) = (Backend::named("web"), Backend::named("api"));
+    let routes = "[[listeners.api.routes]]\nprefix = \"hello\"\npool = \"api\"\n";
+    let more = table("api", "127.0.0.1:21010", &api) + routes;
+    let tidegate = Tidegate::start(Config::over([&web]).more(&more));
+    let address = Addr::parse("127.0.0.1:21010");
+    let mut client = Conn::to(&address);
+    eventually("it has been accepted", || tidegate.sessions() == 1);
+    reload(&tidegate, Config::over([&web]));
+    eventually("nobody listens there any more", || Conn::try_to(&address).map(Conn::reset).is_err());
+    client.send("hello");
+    assert_eq!(client.line(), "api");
 }
