@@ -73,6 +73,20 @@ impl Adjustments {
         *self == Self::default()
     }
 
+    /// Whether all of it could have come from an operator: what is read from elsewhere may not be so. Fails with what is
+    /// wrong with it.
+    pub fn judge(&self) -> Result<(), String> {
+        for (pool, own) in &self.pools {
+            let weights = own.backends.values().filter_map(|one| one.weight);
+            let mut wrong = weights.chain(own.added.iter().map(|added| added.weight)).filter_map(wrong_weight);
+            let tier = own.added.iter().map(|added| added.tier).find(|tier| *tier > limits::MAX_TIER);
+            if let Some(wrong) = wrong.next().or_else(|| tier.map(|tier| format!("tier {tier} is too high"))) {
+                return Err(format!("of pool {}: {wrong}", quoted(pool)));
+            }
+        }
+        Ok(())
+    }
+
     /// Removes whatever changes nothing.
     pub fn prune(&mut self) {
         self.listeners.retain(|_, state| *state != AdminState::Enabled);

@@ -9,7 +9,9 @@ use super::hash;
 use super::health::given;
 use super::routes::given as routes;
 use super::section::{self, Section};
-use super::{Access, Format, Level, OnDown, Percent, RelayMode, limits, privileges, proxy, socket, unit, words};
+use super::{
+    Access, Format, Level, OnDown, Percent, RelayMode, StateFile, limits, privileges, proxy, socket, unit, words,
+};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
@@ -48,6 +50,7 @@ const RUNTIME: &[&str] = &[
     "lame_duck",
     "relay",
     "memory_high",
+    "state_file",
     "user",
     "group",
     "keep_capabilities",
@@ -145,6 +148,7 @@ pub(super) struct Runtime {
     pub lame_duck: Given<Duration>,
     pub relay: Given<RelayMode>,
     pub memory_high: Given<Option<Percent>>,
+    pub state_file: Given<StateFile>,
     pub privileges: privileges::GivenPrivileges,
 }
 
@@ -257,6 +261,7 @@ impl Runtime {
             lame_duck: section.duration("lame_duck", &(Duration::ZERO..=limits::MAX_DURATION)),
             relay: section.choice("relay", &RelayMode::WORDS),
             memory_high: section.percent_or_off("memory_high"),
+            state_file: section.parsed("state_file", state_file),
             privileges: privileges::GivenPrivileges::read(section),
         }
     }
@@ -275,6 +280,19 @@ impl Log {
             level: section.choice("level", &levels),
             format: section.choice("format", &[("text", Format::Text), ("json", Format::Json)]),
             access: section.parsed("access", access),
+        }
+    }
+}
+
+fn state_file(text: &str) -> Result<StateFile, Complaint> {
+    match text {
+        "off" => Ok(StateFile::Off),
+        path if path.starts_with('/') && !path.ends_with('/') && !path.contains(words::is_unsafe) => {
+            Ok(StateFile::At(path.into()))
+        }
+        _ => {
+            let hint = "use \"off\" or the absolute path of a file, such as \"/var/lib/tidegate/state.json\"";
+            Err(Complaint::new(format!("{} is no place for state", words::quoted(text)), hint))
         }
     }
 }

@@ -113,8 +113,20 @@ pub struct Runtime {
     /// The share of the memory that the process's cgroup may have above which new connections are refused; `None` never
     /// refuses them for that.
     pub memory_high: Option<Percent>,
+    pub state_file: StateFile,
     /// What it may still do while it serves.
     pub privileges: Privileges,
+}
+
+/// Where what operators change at run time is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StateFile {
+    /// In the directory that the service manager gives for such things; nowhere if it gives none.
+    #[default]
+    Given,
+    /// Nowhere.
+    Off,
+    At(PathBuf),
 }
 
 /// How bytes get from one socket of a session to the other.
@@ -149,7 +161,8 @@ pub struct Log {
     pub access: Access,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// How much the log says, from little to much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     Error,
@@ -234,6 +247,7 @@ impl Default for Runtime {
             lame_duck: Duration::ZERO,
             relay: RelayMode::default(),
             memory_high: Some(Percent::whole(80)),
+            state_file: StateFile::default(),
             privileges: Privileges::default(),
         }
     }

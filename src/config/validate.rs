@@ -125,6 +125,7 @@ fn runtime(findings: &Findings, given: file::Runtime) -> Runtime {
         lame_duck: given.lame_duck.value_or(default.lame_duck),
         relay: given.relay.value_or(default.relay),
         memory_high: given.memory_high.value_or(default.memory_high),
+        state_file: given.state_file.value_or(default.state_file),
         privileges: given.privileges.judged(findings),
     }
 }

@@ -4,6 +4,7 @@
 //! takes long runs beside the loop (a [`Work`]), so that signals are still heard; other commands wait meanwhile. Next:
 //! each arm.
 
+use super::control;
 use super::live::{self, Candidate, Live};
 use super::{Failure, Stop};
 use crate::admin::command::{Asker, Call, Command, Done, Refused, Reply, Why};
@@ -38,7 +39,7 @@ impl Work {
 }
 
 /// Begins one command, and answers it if it is done at once; who asked may have gone.
-pub fn begin(call: Call, stop: Stop, live: &Live) -> Option<Work> {
+pub fn begin(call: Call, stop: Stop, live: &mut Live) -> Option<Work> {
     let Call { command, by, reply } = call;
     let no = match (&command, stop, &live.path) {
         (_, Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => stopping(),
@@ -54,6 +55,14 @@ pub fn begin(call: Call, stop: Stop, live: &Live) -> Option<Work> {
                     .spawn(move || drop(done.send(live::prepare_file(&base, &path))));
             });
             return Some(Work { by, reply, result });
+        }
+        (
+            Command::Backend { .. } | Command::AddBackend { .. } | Command::RemoveBackend { .. } | Command::LogLevel(_),
+            ..,
+        ) => {
+            let name = name_of(&command);
+            answer(name, &by, reply, control::carry_out(command, &by, live));
+            return None;
         }
         _ => refused(Why::Invalid, "this can't be done yet"),
     };

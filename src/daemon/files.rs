@@ -3,6 +3,7 @@
 //! Owns the list, and the sentences about what the process's user may not do there. What was opened at the start stays
 //! open whatever the user may: these are about reloads, log rotation and the end, so they are warnings.
 
+use super::state_file;
 use crate::config::{Access, Config, Probe};
 use crate::name::Endpoint;
 use rustix::fs::{Access as May, AtFlags, CWD, accessat};
@@ -24,6 +25,8 @@ pub enum Purpose {
     Read,
     /// A file that is appended to, and made again after a rotation.
     Log,
+    /// A file that another one beside it takes the place of, again and again.
+    State,
     /// A unix socket that is made, and removed in the end.
     Listen,
 }
@@ -49,6 +52,11 @@ impl Needed {
             Purpose::Log if !may(directory, May::WRITE_OK | May::EXEC_OK) => Some(format!(
                 "{key}: runtime.user may not make files in {}, so that a log that is moved away stays the one that is \
                  written; give it a directory of its own",
+                directory.display()
+            )),
+            Purpose::State if !may(directory, May::WRITE_OK | May::EXEC_OK) => Some(format!(
+                "{key}: runtime.user may not make files in {}, so that a restart forgets what operators have changed; \
+                 give it a directory of its own",
                 directory.display()
             )),
             Purpose::Listen if !may(directory, May::WRITE_OK | May::EXEC_OK) => Some(format!(
@@ -79,6 +87,9 @@ pub fn needed(config: &Config, file: Option<&Path>) -> Vec<Needed> {
     }
     if let Access::File(path) = &config.log.access {
         add("log.access", path, Purpose::Log);
+    }
+    if let Some(path) = state_file::path_of(config) {
+        add("runtime.state_file", &path, Purpose::State);
     }
     for listener in &config.listeners {
         for bind in &listener.bind {

@@ -94,6 +94,7 @@ fn rules(needed: &[Needed]) -> Vec<Rule> {
         let rights = match needed.purpose {
             Purpose::Read => read,
             Purpose::Log => write | AccessFs::MakeReg,
+            Purpose::State => read | write | AccessFs::MakeReg | AccessFs::RemoveFile,
             Purpose::Listen => make_bitflags!(AccessFs::{MakeSock | RemoveFile}),
         };
         (needed.directory().to_owned(), rights)

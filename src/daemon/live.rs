@@ -18,15 +18,17 @@ use super::listening::{self, Bound, Opened, Place};
 use super::privileges::Identity;
 use super::sockets::{self, Severity};
 use super::start::{Shared, resolve};
+use super::state_file::{self, Keeper};
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
-use crate::config::{Adjustments, Config, Loaded};
+use crate::config::{Adjustments, Config, Level, Loaded};
 use crate::drain::Stage;
+use crate::log;
 use crate::name::BindAddr;
 use crate::net::listen::Options;
 use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
-use crate::table::{Listener, Resolution, RoutingTable};
+use crate::table::{Listener, Resolution, RoutingTable, settled};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -141,6 +143,8 @@ pub struct Live {
     pub resolution: Resolution,
     /// What operators have changed on top of it.
     pub adjustments: Adjustments,
+    /// Keeps them over restarts.
+    pub keeper: Option<Keeper>,
     pub shared: Shared,
     shared_limits: SharedLimits,
     bound: Vec<Bound>,
@@ -168,12 +172,15 @@ impl Live {
         }
         let places = listening::open(places, &[]).map_err(Failure::System)?;
         let shared_limits = SharedLimits::default();
+        let kept = state_file::path_of(&config).map(|path| Keeper::open(path, &shared.metrics));
+        let (keeper, kept) = kept.map_or((None, Adjustments::default()), |(keeper, kept)| (Some(keeper), kept));
         let mut live = Self {
             config: Arc::clone(&config),
             path,
             text,
             resolution,
             adjustments: Adjustments::default(),
+            keeper,
             shared,
             shared_limits,
             bound: Vec::new(),
@@ -182,6 +189,9 @@ impl Live {
             store: Store::default(),
             forget_at: None,
         };
+        live.shared.adjustments.store(Arc::new(kept.clone()));
+        live.adjustments = kept;
+        live.change(settled(&config, &live.resolution, &live.adjustments));
         live.replace(config, places, None);
         Ok(live)
     }
@@ -249,6 +259,7 @@ impl Live {
         // From here on nothing can fail.
         let before = std::mem::take(&mut self.bound);
         (self.text, self.resolution) = (text, resolution);
+        self.change(settled(&config, &self.resolution, &self.adjustments));
         self.shared.metrics.max_connections.set(plan.max_sessions as i64);
         let new = self.replace(config, places, Some(&before));
         for (seat, room) in seats.iter().zip(rooms) {
@@ -339,7 +350,30 @@ impl Live {
         }
         (self.config, self.shared_limits) = (config, shared_limits);
         self.shared.config.store(Arc::clone(&self.config));
+        log::set_level(self.log_level());
         new
+    }
+
+    /// How much the log says: what an operator has said of that, or else the config.
+    pub fn log_level(&self) -> Level {
+        self.adjustments.log_level.unwrap_or(self.config.log.level)
+    }
+
+    /// Takes other adjustments for those in force, for everybody who asks for them; what they come to is the caller's
+    /// to do.
+    pub fn change(&mut self, adjustments: Adjustments) {
+        if adjustments != self.adjustments {
+            self.adjustments = adjustments;
+            self.shared.adjustments.store(Arc::new(self.adjustments.clone()));
+            if let Some(keeper) = &self.keeper {
+                keeper.keep(self.adjustments.clone());
+            }
+        }
+    }
+
+    /// Whether adjustments outlive the process.
+    pub fn is_kept(&self) -> bool {
+        self.keeper.is_some()
     }
 
     /// Forgets what was kept for the last clients of retired listeners.

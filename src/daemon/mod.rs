@@ -11,6 +11,7 @@
 //! | refusals | control thread | a tick of a second | after the workers |
 //! | watchdog | control thread | half of the service manager's span | after the workers |
 //! | admin endpoint | control thread | its socket | last |
+//! | state file | a thread | what is to be kept | flushed at exit |
 //! | log writers | a thread each | their queues | flushed at exit |
 //!
 //! Panic policy: a session's panic is contained where it runs; the checker, the memory task and the admin endpoint are
@@ -21,6 +22,7 @@
 mod accept_queues;
 mod carry_out;
 mod cgroup;
+mod control;
 mod fd_store;
 mod fds;
 mod files;
@@ -37,6 +39,7 @@ mod privileges;
 mod refusals;
 mod sockets;
 mod start;
+mod state_file;
 mod supervise;
 mod watchdog;
 mod worker;
@@ -184,6 +187,7 @@ impl Daemon {
             verdict
         };
         control.stop().await;
+        drop(live.keeper.take());
         if verdict.is_ok() {
             tracing::info!("stopped");
         }

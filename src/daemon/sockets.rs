@@ -6,6 +6,7 @@
 //! start goes on, with a warning. What a listening socket can't have shows when it is bound.
 
 use super::privileges::Identity;
+use super::state_file;
 use crate::config::{Config, Origin, Owner, Socket};
 use crate::net::listen::SocketAccess;
 use crate::sys::option;
@@ -50,6 +51,9 @@ pub fn lacks(config: &Config) -> Vec<Lack> {
     }
     for pool in &config.pools {
         of_origin(&format!("pools.{}.connect", pool.name), &pool.origin, &mut lacks);
+    }
+    if let Some(obstacle) = state_file::path_of(config).and_then(|path| state_file::obstacle(&path)) {
+        lacks.push(Lack { severity: Severity::Warning, text: format!("runtime.state_file: {obstacle}") });
     }
     lacks
 }

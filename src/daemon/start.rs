@@ -10,9 +10,10 @@ use super::inherit::Inherited;
 use super::live::{Base, ConfigSource, Live, prepare};
 use super::pipes;
 use super::privileges::{self, Identity};
+use super::state_file::Keeper;
 
 use crate::admission::{Pressure, Process};
-use crate::config::{Address, Config, Mistake, RelayMode, Socket, limits};
+use crate::config::{Address, Adjustments, Config, Mistake, RelayMode, Socket, limits};
 use crate::every::Every;
 use crate::log::{self, AccessLog, LogGuard, Writer};
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ const SHORTAGE_LOG: Duration = Duration::from_secs(10);
 pub struct Shared {
     /// The one that runs now.
     pub config: Arc<ArcSwap<Config>>,
+    /// What operators have changed on top of it.
+    pub adjustments: Arc<ArcSwap<Adjustments>>,
     pub table: Arc<ArcSwap<RoutingTable>>,
     /// Notified after each swap of the table.
     pub table_changed: Arc<Notify>,
@@ -85,6 +88,7 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let (access, access_writer) = access.unzip();
     let shared = Shared {
         config: Arc::new(ArcSwap::new(Arc::clone(&config))),
+        adjustments: Arc::default(),
         table: Arc::new(ArcSwap::from_pointee(RoutingTable::empty())),
         table_changed: Arc::new(Notify::new()),
         process: Arc::new(Process::new(plan.max_sessions, Pressure::default(), &metrics)),
@@ -94,10 +98,11 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
         workers,
         seats: Arc::default(),
     };
-    let live = Live::first(candidate, path, base, shared)?;
+    let mut live = Live::first(candidate, path, base, shared)?;
     privileges::drop_to(identity.as_ref(), &config, live.path.as_deref()).map_err(Failure::System)?;
     // From here on there may be threads, which inherit what the process may do.
     log.start().map_err(|error| system("can't start the log", &error))?;
+    live.keeper.iter_mut().for_each(Keeper::start);
     access_writer.map_or(Ok(()), Writer::start).map_err(|error| system("can't start the access log", &error))?;
     let announcement =
         Announcement::new(admin.as_ref().map(|socket| &socket.address), &live.shared.table.load().listeners);

@@ -23,12 +23,14 @@ use queue::{Chunk, Limits, Queue};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
 use std::panic::PanicHookInfo;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use target::Target;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, reload};
 
 /// What the operational log may hold back for a slow stderr: far more than it says in a bad minute.
 const LIMITS: Limits = Limits { chunks: 4_096, bytes: 1 << 20 };
@@ -42,7 +44,9 @@ pub fn init(config: &Log, metrics: &Arc<Metrics>) -> io::Result<LogGuard> {
     let dropped = metrics.log_dropped(LogKind::Ops).clone();
     // A failed write to stderr can't be told on stderr; it is counted.
     let (queue, writer) = Queue::new("log", LIMITS, Target::stderr()?, dropped, |_| ());
-    tracing::subscriber::set_global_default(subscriber(config, queue.clone())).map_err(io::Error::other)?;
+    let (subscriber, filter) = subscriber(config, queue.clone());
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    let _ = FILTER.set(filter);
     let panics = metrics.panics.clone();
     std::panic::set_hook(Box::new(move |info| {
         panics.inc();
@@ -75,15 +79,34 @@ impl Drop for LogGuard {
     }
 }
 
-fn subscriber(config: &Log, queue: Queue) -> Box<dyn Subscriber + Send + Sync> {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(match config.level {
-            Level::Error => LevelFilter::ERROR,
-            Level::Warn => LevelFilter::WARN,
-            Level::Info => LevelFilter::INFO,
-            Level::Debug => LevelFilter::DEBUG,
-            Level::Trace => LevelFilter::TRACE,
-        })
+/// Says how much the operational log of the process says from now on.
+pub fn set_level(level: Level) {
+    if let Some(filter) = FILTER.get() {
+        // It fails only for a subscriber that is gone.
+        let _ = filter.reload(filter_of(level));
+    }
+}
+
+/// The filter of the log that the process has.
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
+type Filter = reload::Handle<LevelFilter, Registry>;
+
+fn filter_of(level: Level) -> LevelFilter {
+    match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// The filter lies beneath the format, so that what is too fine costs no more than a look at one atomic.
+fn subscriber(config: &Log, queue: Queue) -> (Box<dyn Subscriber + Send + Sync>, Filter) {
+    let (filter, handle) = reload::Layer::new(filter_of(config.level));
+    let registry = Registry::default().with(filter);
+    let layer = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(false)
         // `escape` knows more, and keeps JSON valid.
@@ -91,12 +114,13 @@ fn subscriber(config: &Log, queue: Queue) -> Box<dyn Subscriber + Send + Sync> {
         // The library would tell of them by `eprintln!`.
         .log_internal_errors(false)
         .with_writer(Lines { queue });
-    match config.format {
-        Format::Text => Box::new(builder.finish()),
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match config.format {
+        Format::Text => Box::new(registry.with(layer)),
         Format::Json => {
-            Box::new(builder.json().flatten_event(true).with_current_span(false).with_span_list(false).finish())
+            Box::new(registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)))
         }
-    }
+    };
+    (subscriber, handle)
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {

@@ -11,7 +11,7 @@ fn logged(config: &Log, log: impl FnOnce()) -> String {
     let dropped = metrics.log_dropped(LogKind::Ops).clone();
     let (queue, writer) = Queue::new("log", LIMITS, Target::from_fd(writer.into()), dropped.clone(), |_| ());
     writer.start().unwrap();
-    with_default(subscriber(config, queue.clone()), log);
+    with_default(subscriber(config, queue.clone()).0, log);
     drop(LogGuard { queue, writer: None });
     assert_eq!(dropped.get(), 0);
     let mut all = String::new();
@@ -73,4 +73,44 @@ fn child_that_panics() {
     assert!(std::panic::catch_unwind(|| panic!("on\npurpose")).is_err());
     assert_eq!(metrics.panics.get(), 1);
     drop(log);
+}
+
+#[test]
+fn a_level_can_be_changed_while_the_log_runs() {
+    let (mut reader, writer) = io::pipe().unwrap();
+    let metrics = Metrics::new().unwrap();
+    let dropped = metrics.log_dropped(LogKind::Ops).clone();
+    let (queue, writer) = Queue::new("log", LIMITS, Target::from_fd(writer.into()), dropped, |_| ());
+    writer.start().unwrap();
+    let (subscriber, filter) = subscriber(&Log::default(), queue.clone());
+    with_default(subscriber, || {
+        for (level, number) in [(Level::Info, 1), (Level::Debug, 2), (Level::Error, 3), (Level::Trace, 4)] {
+            filter.reload(filter_of(level)).unwrap();
+            tracing::error!(number, "error");
+            tracing::info!(number, "info");
+            tracing::debug!(number, "debug");
+            tracing::trace!(number, "trace");
+        }
+    });
+    drop(LogGuard { queue, writer: None });
+    let mut all = String::new();
+    reader.read_to_string(&mut all).unwrap();
+    let said: Vec<(&str, &str)> = all
+        .lines()
+        .map(|line| line.split_once("number=").unwrap())
+        .map(|(said, number)| (number, said.trim_end().rsplit(' ').next().unwrap()))
+        .collect();
+    let expected = [
+        ("1", "error"),
+        ("1", "info"),
+        ("2", "error"),
+        ("2", "info"),
+        ("2", "debug"),
+        ("3", "error"),
+        ("4", "error"),
+        ("4", "info"),
+        ("4", "debug"),
+        ("4", "trace"),
+    ];
+    assert_eq!(said, expected);
 }

@@ -44,6 +44,7 @@ pub struct Metrics {
     process: ProcessCollector,
     families: Families,
     pub generation: Series<Gauge>,
+    pub state_file_errors: Series<Counter>,
     pub max_connections: Series<Gauge>,
     pub panics: Series<Counter>,
     /// Pipes of all workers' pools, see `net::relay`.
@@ -120,6 +121,7 @@ impl Metrics {
         let log_dropped = registry.add::<Counter>(&names::LOG_DROPPED)?;
         Ok(Self {
             generation: registry.add(&names::CONFIG_GENERATION)?.series(&once),
+            state_file_errors: registry.add(&names::STATE_FILE_ERRORS)?.series(&once),
             max_connections: registry.add(&names::MAX_CONNECTIONS)?.series(&once),
             panics: registry.add(&names::PANICS)?.series(&once),
             pipes_held: registry.add(&names::PIPES_HELD)?.series(&once),

@@ -43,6 +43,8 @@ names! {
         "Tasks started again after they had ended unexpectedly.";
     LOG_DROPPED = "tidegate_log_dropped_total" ["log"]:
         "Log lines given up because their queue was full or their target couldn't be written.";
+    STATE_FILE_ERRORS = "tidegate_state_file_errors_total" []:
+        "Times that the state file could not be read or written.";
     PIPES_HELD = "tidegate_pipes_held" []:
         "Pipes that exist for splicing, in use or pooled.";
     PIPE_BYTES_HELD = "tidegate_pipe_bytes_held" []:

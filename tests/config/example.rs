@@ -3,7 +3,7 @@
 use super::{EXAMPLE, good, said};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tidegate::config::{Health, Limits, Origin, Probe, Socket, TABLES};
+use tidegate::config::{Health, Limits, Origin, Probe, Socket, StateFile, TABLES};
 use toml::Value;
 
 /// The example with the lines that show defaults put in force.
@@ -19,6 +19,7 @@ fn the_example_is_good_and_tells_the_defaults_as_they_are() {
     let ca = self_signed();
     let mut long = good(&with_defaults_in_force().replace("/etc/tidegate/ca.pem", ca.path().to_str().unwrap()));
     assert_eq!((long.runtime.workers.take(), long.runtime.max_connections.take()), (Some(4), Some(100_000)));
+    assert_eq!(std::mem::take(&mut long.runtime.state_file), StateFile::At("/var/lib/tidegate/state.json".into()));
     // The lines are the same but for the missing marks, so that columns differ nowhere else.
     for config in [&mut short, &mut long] {
         config.pools.iter_mut().flat_map(|pool| &mut pool.members).for_each(|member| member.place.clear());

@@ -49,6 +49,7 @@ pub const PROCESS: &[Key<Config>] = keys![Config:
     "runtime.lame_duck" = runtime.lame_duck,
     "runtime.relay" = runtime.relay as |relay| show::word(relay, &RelayMode::WORDS),
     "runtime.memory_high" = runtime.memory_high,
+    "runtime.state_file" = runtime.state_file,
     "admin.listen" = admin.listen,
     "log.level" = log.level as level,
     "log.format" = log.format as format,

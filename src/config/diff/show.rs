@@ -6,7 +6,7 @@
 
 use crate::config::{
     AcceptProxy, Access, Address, Ca, Cidr, Destination, Expect, Group, NamePattern, Owner, Percent, Pool, Prefix,
-    Protocol, Rate, WeightedPool, unit, words,
+    Protocol, Rate, StateFile, WeightedPool, unit, words,
 };
 use crate::name::{BindAddr, LimitName, PoolName};
 use std::net::{IpAddr, SocketAddr};
@@ -127,6 +127,16 @@ impl Show for Access {
             Self::Stdout => "stdout".to_owned(),
             Self::Stderr => "stderr".to_owned(),
             Self::File(path) => text(&path.display().to_string()),
+        }
+    }
+}
+
+impl Show for StateFile {
+    fn show(&self) -> String {
+        match self {
+            Self::Given => "default".to_owned(),
+            Self::Off => "off".to_owned(),
+            Self::At(path) => text(&path.display().to_string()),
         }
     }
 }

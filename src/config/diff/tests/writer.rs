@@ -14,6 +14,7 @@ const RUNTIME: &[Values] = &[
     ("lame_duck", &["\"1s\""]),
     ("relay", &["\"copy\"", "\"splice\""]),
     ("memory_high", &["\"off\"", "\"50%\""]),
+    ("state_file", &["\"off\"", "\"/var/lib/a b.json\""]),
 ];
 const ADMIN: &[Values] = &[("listen", &["\"off\"", "\"127.0.0.1:0\"", "\"unix:/run/tidegate.sock\""])];
 const LOG: &[Values] = &[
