@@ -150,6 +150,11 @@ pub(super) struct Answer {
 }
 
 impl Remote {
+    /// The config.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Finds the endpoint. Fails where nothing says where it is.
     pub(super) fn client(&self) -> Result<Client, Exit> {
         let path = self.file.path().display();

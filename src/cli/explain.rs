@@ -1,11 +1,12 @@
 //! `tidegate explain`: what would become of a client.
 
-use super::File;
+use super::client::{Remote, wait_for, with_query};
+use super::table::clean_lines;
+use super::{Exit, print};
 use crate::admin::explain::{Complaint, Explanation, Question, Standpoint};
 use crate::clock::Now;
 use crate::daemon::{self, Failure};
 use clap::Args;
-use std::io::Write;
 
 /// A client that there might be; the names are those of [`crate::admin::explain::PARAMETERS`].
 #[derive(Args)]
@@ -62,22 +63,34 @@ impl Client {
     }
 }
 
-/// Answers from the config alone.
-pub(super) fn explain(file: &File, client: Client, json: bool) -> Result<(), Failure> {
+/// Answers from the config alone, or has the running process answer.
+pub(super) fn explain(remote: &Remote, live: bool, client: Client, json: bool) -> Result<(), Exit> {
+    let parameters = client.parameters();
+    if live {
+        let asked = remote.client()?;
+        let (body, explanation) = wait_for(asked.look(&with_query("/explain", &parameters)))??;
+        if json {
+            print(&body);
+            return Ok(());
+        }
+        let explanation: Explanation = serde_json::from_value(explanation).map_err(|error| {
+            Exit::refused(format!("the answer is that of another version ({error}); look at it with --json"))
+        })?;
+        print(clean_lines(&explanation.to_string()).as_bytes());
+        return Ok(());
+    }
     let usage = |mut complaint: Complaint| {
         complaint.parameter = format!("--{}", complaint.parameter.replace('_', "-"));
-        Failure::Usage(complaint.to_string())
+        Exit::usage(complaint.to_string())
     };
-    let question = Question::parse(&client.parameters()).map_err(usage)?;
-    let table = daemon::offline_table(&file.load()?)?;
+    let question = Question::parse(&parameters).map_err(usage)?;
+    let table = daemon::offline_table(&remote.file().load()?)?;
     let explanation = Explanation::of(&table, &question, Standpoint::Config, Now::read()).map_err(usage)?;
     let text = if json {
-        let json = serde_json::to_string_pretty(&explanation);
-        json.map_err(|error| Failure::Internal(error.to_string()))? + "\n"
+        serde_json::to_string_pretty(&explanation).map_err(|error| Failure::Internal(error.to_string()))?
     } else {
         explanation.to_string()
     };
-    // A closed stdout is nobody's mistake.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    print(text.as_bytes());
     Ok(())
 }

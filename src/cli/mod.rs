@@ -10,6 +10,7 @@ mod generate;
 mod look;
 mod serve;
 mod table;
+mod top;
 
 use crate::config::{Config, Loaded, Mistakes, Style};
 use crate::daemon::Failure;
@@ -41,13 +42,15 @@ enum Command {
         #[command(flatten)]
         file: File,
     },
-    /// Say where a client would go and why, from a config alone: its rule, its pool, its backend, and why no other.
+    /// Say where a client would go and why: its rule, its pool, its backend, and why no other.
     ///
-    /// Every backend is taken to be up and idle. GET /explain of the admin endpoint answers the same for a running
-    /// process, as it stands.
+    /// From a config alone every backend is taken to be up and idle.
     Explain {
+        /// Ask the running process, as it stands, and not the config.
+        #[arg(long)]
+        live: bool,
         #[command(flatten)]
-        file: File,
+        remote: client::Remote,
         #[command(flatten)]
         client: Box<explain::Client>,
         /// Answer in JSON.
@@ -61,6 +64,8 @@ enum Command {
     },
     #[command(flatten)]
     Look(look::Look),
+    /// Watch the running process: rates, backends, and the sessions that move most; q ends it.
+    Top(top::Top),
     #[command(flatten)]
     Change(change::Change),
     /// Print what a shell reads to complete command lines of tidegate.
@@ -117,9 +122,10 @@ pub fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Run { file, output } => serve::run(&file, &output).map(done).map_err(Exit::from),
         Command::Check { file } => serve::check(&file).map(done).map_err(Exit::from),
-        Command::Explain { file, client, json } => explain::explain(&file, *client, json).map(done).map_err(Exit::from),
+        Command::Explain { live, remote, client, json } => explain::explain(&remote, live, *client, json).map(done),
         Command::Demo { output } => demo::run(output.announce()).map(done).map_err(Exit::from),
         Command::Look(look) => look::run(look).map(done),
+        Command::Top(top) => top::run(&top).map(done),
         Command::Change(change) => change::run(change).map(done),
         Command::Completions { shell } => {
             generate::completions(shell);

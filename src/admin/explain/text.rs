@@ -31,7 +31,7 @@ impl fmt::Display for RuleView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let answer = self.answer.replace('_', " ");
         write!(f, "rule {}: {answer}", self.rule)?;
-        match (self.answer, self.pools.as_slice()) {
+        match (&*self.answer, self.pools.as_slice()) {
             ("no", _) => {}
             (_, _) if self.refuse => f.write_str(", refuses")?,
             (_, [one]) => write!(f, ", leads to {}", one.pool)?,

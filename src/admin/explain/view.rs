@@ -11,11 +11,15 @@ use crate::name::{ClientAddr, PoolName};
 use crate::net::first_bytes::{FirstBytes, Known};
 use crate::pool::{Backend, How, Obstacle, Outlook, Pool, Shed, Standing, Tried, WHOLE_SHARE, Wish};
 use crate::table::{self, Answer, ConditionSeen, Facts, Leads, Listener, RoutingTable, RuleSeen, Verdict};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Arc;
 
+/// A word or sentence of ours; owned where it comes from another process.
+pub type Word = Cow<'static, str>;
+
 /// From where it is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standpoint {
     /// The running process, as it stands.
@@ -25,7 +29,7 @@ pub enum Standpoint {
 }
 
 /// Where a client would go.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Explanation {
     pub state: Standpoint,
     pub listener: String,
@@ -41,13 +45,13 @@ pub struct Explanation {
     /// The rule that decides.
     pub rule: Option<String>,
     /// Of what the client must send more before anything can be decided.
-    pub needs: Vec<&'static str>,
+    pub needs: Vec<Word>,
     pub pool: Option<PoolView>,
     /// What else there is to know.
     pub notes: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Pool,
@@ -58,44 +62,44 @@ pub enum Outcome {
     NeedsMore,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Admission {
     /// What `allow` and `deny` say; limits are asked for each connection anew.
     pub allowed: bool,
     /// Only a dry run says no.
     pub dry_run: bool,
-    pub because: &'static str,
+    pub because: Word,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct RuleView {
     pub rule: String,
     /// `yes`, `no`, `needs_more`, or `not_asked` after the one that decides.
-    pub answer: &'static str,
+    pub answer: Word,
     pub conditions: Vec<ConditionView>,
     /// Empty for one that refuses.
     pub pools: Vec<WeightedPool>,
     pub refuse: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct ConditionView {
-    pub key: &'static str,
-    pub answer: &'static str,
+    pub key: Word,
+    pub answer: Word,
     pub wanted: String,
     pub seen: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct WeightedPool {
     pub pool: String,
     pub weight: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct PoolView {
     pub name: String,
-    pub balance: &'static str,
+    pub balance: Word,
     pub panic: bool,
     /// The last tier in use.
     pub tier: u8,
@@ -113,7 +117,7 @@ pub struct PoolView {
     pub backends: Vec<BackendView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct HashView {
     /// What the config says.
     pub key: String,
@@ -125,11 +129,11 @@ pub struct HashView {
     pub home: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct BackendView {
     pub name: String,
     pub address: String,
-    pub state: &'static str,
+    pub state: Word,
     pub weight: u16,
     pub tier: u8,
     pub active: u32,
@@ -172,7 +176,7 @@ impl Explanation {
                 explanation.verdict = Outcome::NeedsMore;
                 let open = decides.map_or(&[][..], |rule| seen[rule].conditions.as_slice());
                 let open = open.iter().filter(|condition| condition.answer == Answer::NeedsMore);
-                explanation.needs = open.map(|condition| condition.key).collect();
+                explanation.needs = open.map(|condition| condition.key.into()).collect();
             }
             Verdict::To { pool, .. } => {
                 explanation.verdict = Outcome::Pool;
@@ -186,7 +190,7 @@ impl Explanation {
                 explanation.pool = PoolView::of(pool, &facts, now);
                 if explanation.pool.is_none() {
                     explanation.verdict = Outcome::NeedsMore;
-                    explanation.needs.extend(pool.hash.as_ref().map(|hash| hash.key.word()));
+                    explanation.needs.extend(pool.hash.as_ref().map(|hash| hash.key.word().into()));
                 }
             }
             Verdict::Refuse { .. } => explanation.verdict = Outcome::Refused,
@@ -246,17 +250,21 @@ impl Admission {
     fn of(listener: &Listener, client: ClientAddr) -> Self {
         let dry_run = listener.config.admission.dry_run;
         match (listener.gate.allows(client), client) {
-            (None, _) => Self { allowed: true, dry_run: false, because: "the listener has no allow and no deny" },
+            (None, _) => {
+                Self { allowed: true, dry_run: false, because: "the listener has no allow and no deny".into() }
+            }
             (Some(_), ClientAddr::Unix) => Self {
                 allowed: true,
                 dry_run: false,
-                because: "allow and deny say nothing of clients without an address",
+                because: "allow and deny say nothing of clients without an address".into(),
             },
-            (Some(true), _) => Self { allowed: true, dry_run: false, because: "allow and deny let it in" },
-            (Some(false), _) if dry_run => {
-                Self { allowed: true, dry_run, because: "allow and deny would keep it out, but only try (dry_run)" }
-            }
-            (Some(false), _) => Self { allowed: false, dry_run, because: "allow and deny keep it out" },
+            (Some(true), _) => Self { allowed: true, dry_run: false, because: "allow and deny let it in".into() },
+            (Some(false), _) if dry_run => Self {
+                allowed: true,
+                dry_run,
+                because: "allow and deny would keep it out, but only try (dry_run)".into(),
+            },
+            (Some(false), _) => Self { allowed: false, dry_run, because: "allow and deny keep it out".into() },
         }
     }
 }
@@ -278,11 +286,15 @@ impl RuleView {
             }
             Leads::Refuse => (Vec::new(), true),
         };
-        let condition =
-            |ConditionSeen { key, answer, wanted, seen }| ConditionView { key, answer: word(answer), wanted, seen };
+        let condition = |ConditionSeen { key, answer, wanted, seen }| ConditionView {
+            key: key.into(),
+            answer: word(answer).into(),
+            wanted,
+            seen,
+        };
         Self {
             rule: seen.rule.name.to_string(),
-            answer: if comes_after { "not_asked" } else { word(seen.answer) },
+            answer: if comes_after { "not_asked" } else { word(seen.answer) }.into(),
             conditions: if comes_after { Vec::new() } else { seen.conditions.into_iter().map(condition).collect() },
             pools,
             refuse,
@@ -321,7 +333,7 @@ impl PoolView {
         let certain = outlook.odds.len() == 1 && (outlook.how != How::Hash || has_address);
         Some(Self {
             name: pool.name.to_string(),
-            balance: view.balance,
+            balance: view.balance.into(),
             panic: outlook.mode.panic,
             tier: outlook.mode.tier,
             certain,
@@ -373,7 +385,7 @@ impl BackendView {
         Self {
             name: backend.label.to_string(),
             address: backend.address.to_string(),
-            state: backend.state(),
+            state: backend.state().into(),
             weight: view.weights[index],
             tier: view.tiers[index],
             active: backend.active(),
