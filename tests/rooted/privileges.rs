@@ -1,7 +1,7 @@
 //! What the process may do once it serves: of every thread who it is, which capabilities it has and whether it can get
 //! more; which files it can use; and what is said where something can't be had.
 
-use crate::kit::{Backend, Config, Conn, Launch, Tidegate, eventually};
+use crate::kit::{Addr, Backend, Config, Conn, Launch, Tidegate, eventually};
 use crate::net;
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use std::collections::BTreeSet;
@@ -244,4 +244,78 @@ fn f84_landlock_is_there_or_the_start_says_that_it_is_not() {
         tidegate.count_logged(&["the access log can't be written", "Permission denied"]) > 0
     });
     assert!(!target.exists());
+}
+
+/// Puts another config in place and asks for it.
+fn ask_for(tidegate: &Tidegate, config: &Config) {
+    let text = config.to_string().replace("$DIR", tidegate.dir().to_str().unwrap());
+    let new = tidegate.dir().join("lb.toml.new");
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::rename(&new, tidegate.dir().join("lb.toml")).unwrap();
+    tidegate.signal(rustix::process::Signal::HUP);
+}
+
+fn generation(tidegate: &Tidegate) -> u64 {
+    tidegate.status()["generation"].as_u64().unwrap()
+}
+
+#[test]
+fn f50_after_the_drop_a_reload_has_low_ports_by_the_capability_and_is_refused_without() {
+    let Some(_cable) = net::cable() else { return };
+    let (backend, second) = (Backend::echo(), Backend::echo());
+    let both = ["127.0.0.1:81", "127.0.0.1:82"];
+    for keep in [true, false] {
+        let kept = if keep { "keep_capabilities = [\"net_bind_service\"]" } else { "" };
+        let config = Config::over([&backend]).runtime("user = \"nobody\"").runtime(kept);
+        let tidegate = with_own_folder(config.clone().bind(both[0])).start();
+        // What is bound stays so, whatever the process may: another backend of the same listener.
+        let other = Config::over([&second, &backend]).runtime("user = \"nobody\"").runtime(kept);
+        ask_for(&tidegate, &other.clone().bind(both[0]));
+        eventually("the second config runs", || generation(&tidegate) == 2);
+        let mut client = tidegate.echoed();
+
+        ask_for(&tidegate, &config.clone().binds(both));
+        if keep {
+            eventually("the third config runs", || generation(&tidegate) == 3);
+            Conn::to(&Addr::parse(both[1])).speak();
+        } else {
+            let line = tidegate.logged(&["refused", "127.0.0.1:82", "Permission denied", "CAP_NET_BIND_SERVICE"]);
+            assert!(line.contains("runtime.keep_capabilities"), "{line}");
+            assert_eq!(generation(&tidegate), 2);
+            assert!(Conn::try_to(&Addr::parse(both[1])).is_err());
+            drop(tidegate.echoed());
+        }
+        client.speak();
+        drop(client);
+        // Both go as they came.
+        ask_for(&tidegate, &other.bind(both[0]).pool("balance = \"random\""));
+        eventually("the last config runs", || generation(&tidegate) == if keep { 4 } else { 3 });
+    }
+}
+
+#[test]
+fn f50_landlock_lets_a_reload_have_what_is_beside_what_was_named_and_nothing_else() {
+    if !net::is_root("this test becomes another user") || !has_landlock() {
+        return;
+    }
+    let backend = Backend::echo();
+    let elsewhere = tempfile::tempdir().unwrap();
+    chown(elsewhere.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let config = |binds: &[&str]| {
+        let config = Config::over([&backend]).runtime("user = \"nobody\"\nlandlock = \"required\"");
+        config.binds(binds.iter().chain(&["127.0.0.1:0"]))
+    };
+    let tidegate = with_own_folder(config(&["unix:$DIR/own/web.sock"])).start();
+    drop(tidegate.echoed());
+    ask_for(&tidegate, &config(&["unix:$DIR/own/web.sock", "unix:$DIR/own/more.sock"]));
+    eventually("the second config runs", || generation(&tidegate) == 2);
+    Conn::to(&Addr::parse(&format!("unix:{}/own/more.sock", tidegate.dir().display()))).speak();
+    let outside = format!("unix:{}/web.sock", elsewhere.path().display());
+    ask_for(&tidegate, &config(&["unix:$DIR/own/web.sock", &outside]));
+    tidegate.logged(&["refused", &outside, "Permission denied"]);
+    assert_eq!(generation(&tidegate), 2);
+    drop(tidegate.echoed());
+    ask_for(&tidegate, &config(&["unix:$DIR/own/web.sock"]));
+    eventually("the first config runs again", || generation(&tidegate) == 3);
 }

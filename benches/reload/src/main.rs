@@ -1,0 +1,39 @@
+//! Reloads and upgrades proxies while clients come and stay, and counts what the clients notice.
+//!
+//! The walk: `cli` → `bench` (rounds of windows) → for each window `contestant` (a proxy whose config changes each time),
+//! `backend` (echoes) and `load` (short connections and long streams), each in a process of its own → `group` (processes,
+//! descriptors, memory and CPU of the proxy) → `report`. Processes, ports and tables come from `../compare`. Linux only;
+//! it stays on loopback, and everything that it starts ends with it. README.md says how to read what it prints.
+
+mod backend;
+mod bench;
+mod cli;
+mod contestant;
+mod group;
+mod load;
+mod report;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tidegate_compare::process;
+
+use cli::{Cli, Helper};
+
+fn main() -> ExitCode {
+    process::exit_code(run(Cli::parse()))
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.helper {
+        None => bench::run(&cli.options),
+        Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
+        Some(Helper::Backends { job }) => backend::run(&serde_json::from_str(&job).context("reading the job")?),
+        Some(Helper::Load { job }) => {
+            let sample = load::run(&serde_json::from_str(&job).context("reading the job")?)?;
+            println!("{}", serde_json::to_string(&sample).context("writing the sample")?);
+            Ok(())
+        }
+    }
+}
