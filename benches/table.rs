@@ -28,7 +28,7 @@ fn config(balance: Balance) -> Config {
     let pool = config::Pool::new(PoolName::new("bench"), balance, members);
     Config {
         runtime: config::Runtime::default(),
-        admin: config::Admin { listen: None },
+        admin: config::Admin::default(),
         log: config::Log::default(),
         limits: Vec::new(),
         listeners: Vec::new(),

@@ -95,7 +95,7 @@ fn config(backends: &[SocketAddr], balancer: u16, admin: u16) -> Config {
     let protection = Protection { slow_start: ALIVE / 2, ..Protection::default() };
     Config {
         runtime: Runtime { drain_timeout: Duration::from_secs(5), ..Runtime::default() },
-        admin: Admin { listen: Some(local(admin)) },
+        admin: Admin { listen: vec![local(admin)], ..Admin::default() },
         log: Log { level: Level::Info, format: Format::Text, access: Access::Stderr },
         limits: Vec::new(),
         listeners: vec![Listener::new(ListenerName::new("demo"), vec![local(balancer)], pool.clone())],

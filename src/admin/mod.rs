@@ -1,18 +1,36 @@
-//! The admin endpoint: HTTP for probes, scrapers and people, on a loopback address or a unix socket.
+//! The admin endpoint: HTTP for probes, scrapers, people and those who change things.
 //!
-//! Owns the accept loop, the limits on connections and their ends. What is answered is `routes`, from the view in
-//! `status`, which `page` shows to people; what may not be asked is `guard`. Everything here is read-only.
+//! Owns the accept loop, the limits on connections and their ends. Which answer there is, `routes` finds: `shown` from
+//! the view in `status`, which `page` shows to people; `changes` become commands that the daemon carries out. What may
+//! not be asked is `guard`, and who may ask `who`, `token` and `browser`.
 //!
 //! Invariants: the endpoint answers also when file descriptors have run out (`Spare`); a client that is slow,
 //! silent or hostile costs one of [`MAX_CONNECTIONS`] for `LIFE` at most, and traffic nothing. Connection tasks
-//! hold no state of their own: one that panics, or the loop that is started again, loses nothing.
+//! hold no state of their own: one that panics, or the loop that is started again, loses nothing. Nothing is changed
+//! here, and nobody who may not change things has a body read.
 
+mod answer;
+mod body;
+mod browser;
+mod changes;
 pub mod command;
+mod connections;
 pub mod explain;
+mod fields;
 mod guard;
+mod openapi;
 mod page;
+mod refusals;
 mod routes;
+mod secret;
+mod shown;
 mod status;
+mod token;
+mod who;
+
+pub use connections::{Sessions, Soon};
+pub use token::{Own, credential};
+pub use who::Access;
 
 use crate::drain;
 use crate::every::Every;
@@ -21,21 +39,25 @@ use crate::name::{BindAddr, Endpoint};
 use crate::net::listen::{ListenSocket, PathGuard};
 use crate::table::RoutingTable;
 use arc_swap::ArcSwap;
+use body::Room;
 use guard::Guarded;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use refusals::Refusals;
 use std::convert::Infallible;
 use std::fs::File;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use who::Peer;
 
 /// Connections at once; one more is closed without an answer.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -47,8 +69,8 @@ const HEAD: Duration = Duration::from_secs(5);
 /// After this a connection takes no new request.
 const LAST_REQUEST: Duration = Duration::from_secs(20);
 
-/// After this a connection is cut. It is the limit on a slow reader: enough for a scrape of the largest config
-/// over a bad link.
+/// After this a connection is cut, unless a change is being carried out for it: then it has as long again. It is the
+/// limit on a slow reader: enough for a scrape of the largest config over a bad link.
 const LIFE: Duration = Duration::from_secs(30);
 
 /// Bytes of a request's head, and headers in it.
@@ -98,13 +120,60 @@ pub struct State {
     pub started: SystemTime,
     /// Where changes are asked for.
     pub commands: command::Commands,
+    /// `None` where nobody keeps a list of them.
+    pub sessions: Option<Arc<dyn Sessions>>,
+    pub who: Arc<Who>,
+    /// One for each connection that may be; all sockets of the endpoint share it.
+    pub permits: Arc<Semaphore>,
     /// Brings those gauges up to date that nobody keeps; called before each scrape.
     pub refresh: Box<dyn Fn() + Send + Sync>,
 }
 
-/// The endpoint's socket, known to the runtime.
+/// Who may do what, and what became of those who may not.
+pub struct Who {
+    /// Swapped whole by a reload.
+    pub access: ArcSwap<Access>,
+    refusals: Refusals,
+    room: Room,
+}
+
+impl Who {
+    #[must_use]
+    pub fn new(access: Access) -> Self {
+        let refusals = Refusals::new(Instant::now());
+        Self { access: ArcSwap::from_pointee(access), refusals, room: Room::default() }
+    }
+}
+
+/// The changes that are being carried out for one connection.
+#[derive(Clone, Default)]
+struct Carrying(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+struct Carried(Carrying);
+
+impl Carrying {
+    fn begin(&self) -> Carried {
+        self.0.fetch_add(1, Relaxed);
+        Carried(self.clone())
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Relaxed) > 0
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One of the endpoint's sockets, known to the runtime.
 pub struct Listener {
     socket: Socket,
+    /// Only this host reaches it.
+    is_loopback: bool,
     /// Keeps the path of a unix socket.
     _path: PathGuard,
 }
@@ -118,17 +187,25 @@ impl Listener {
     /// Hands the socket to the current runtime.
     pub fn new(socket: ListenSocket) -> io::Result<Self> {
         let (socket, BindAddr(address), path) = socket.into_parts();
-        let socket = match address {
-            Endpoint::Tcp(_) => Socket::Tcp(TcpListener::from_std(socket.into())?),
-            Endpoint::Unix(_) => Socket::Unix(UnixListener::from_std(socket.into())?),
+        let (socket, is_loopback) = match address {
+            Endpoint::Tcp(address) => (Socket::Tcp(TcpListener::from_std(socket.into())?), address.ip().is_loopback()),
+            Endpoint::Unix(_) => (Socket::Unix(UnixListener::from_std(socket.into())?), false),
         };
-        Ok(Self { socket, _path: path })
+        Ok(Self { socket, is_loopback, _path: path })
     }
 
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<(Stream, Peer)> {
         Ok(match &self.socket {
-            Socket::Tcp(listener) => Box::new(listener.accept().await?.0),
-            Socket::Unix(listener) => Box::new(listener.accept().await?.0),
+            Socket::Tcp(listener) => {
+                let (stream, from) = listener.accept().await?;
+                let at = stream.local_addr()?;
+                (Box::new(stream), Peer::Tcp { from, at, is_loopback: self.is_loopback })
+            }
+            Socket::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                (Box::new(stream), Peer::Unix(uid))
+            }
         })
     }
 }
@@ -138,12 +215,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 type Stream = Box<dyn Duplex>;
 
-/// Serves until `stop` is ready, then lets answers that have begun be finished, within a bound.
+/// Serves one socket until `stop` is ready, then lets answers that have begun be finished, within a bound.
 pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future<Output = ()>) {
     let mut stop = pin!(stop);
     // Its drop, also by a panic, tells all connections to end.
     let (serving, ending) = watch::channel(());
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut spare = Spare::default();
     spare.keep();
     let tell = Every::new(TELL, Instant::now());
@@ -153,9 +229,9 @@ pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(stream) => match Arc::clone(&permits).try_acquire_owned() {
+            Ok((stream, peer)) => match Arc::clone(&state.permits).try_acquire_owned() {
                 Ok(permit) => {
-                    drain::spawn(connection(stream, Arc::clone(&state), ending.clone(), permit));
+                    drain::spawn(connection(stream, peer, Arc::clone(&state), ending.clone(), permit));
                 }
                 Err(_) => state.metrics.admin_refused.inc(),
             },
@@ -173,9 +249,10 @@ pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future
         }
         spare.keep();
     }
-    drop(serving);
+    drop(ending);
+    serving.send_replace(());
     // What isn't finished by then ends with the runtime.
-    _ = timeout(STOP, permits.acquire_many(MAX_CONNECTIONS as u32)).await;
+    _ = timeout(STOP, serving.closed()).await;
 }
 
 /// A file descriptor to give up when there is none left for a connection.
@@ -199,8 +276,18 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-async fn connection(stream: Stream, state: Arc<State>, mut ending: watch::Receiver<()>, _permit: OwnedSemaphorePermit) {
-    let answer = |request| ready(Ok::<_, Infallible>(routes::answer(&request, &state)));
+async fn connection(
+    stream: Stream,
+    peer: Peer,
+    state: Arc<State>,
+    mut ending: watch::Receiver<()>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let carrying = Carrying::default();
+    let answer = |request| {
+        let (state, carrying) = (Arc::clone(&state), carrying.clone());
+        async move { Ok::<_, Infallible>(routes::answer(request, peer, &state, &carrying).await) }
+    };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -217,7 +304,7 @@ async fn connection(stream: Stream, state: Arc<State>, mut ending: watch::Receiv
         Pin::new(&mut connection).graceful_shutdown();
         (&mut connection).await
     };
-    let Ok(ended) = timeout(LIFE, life).await else { return };
+    let Some(ended) = within_life(life, &carrying).await else { return };
     let mut stream = connection.into_parts().io.into_inner();
     if ended.is_err_and(|error| error.is_timeout()) && stream.is_within_head() {
         // It fits into the empty send buffer of a client that has had no answer yet.
@@ -227,6 +314,18 @@ async fn connection(stream: Stream, state: Arc<State>, mut ending: watch::Receiv
     if stream.has_unread() {
         let mut rest = stream.take(LINGER.1);
         _ = timeout(LINGER.0, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    }
+}
+
+/// What comes of a connection; `None` if that takes too long.
+async fn within_life<T>(life: impl Future<Output = T>, carrying: &Carrying) -> Option<T> {
+    let mut life = pin!(life);
+    loop {
+        match timeout(LIFE, &mut life).await {
+            Ok(ended) => return Some(ended),
+            Err(_) if carrying.any() => {}
+            Err(_) => return None,
+        }
     }
 }
 

@@ -1,174 +1,258 @@
-//! What is answered to which request: the paths, the methods, the status codes and the headers.
+//! Which request gets which answer: the path, the method, who asks, and the body, in this order of refusals.
 //!
-//! Pure but for reading what it shows. A path is one of those below as it stands, byte for byte: nothing is decoded
-//! and nothing is normalised, so `..`, `%2e` and `//` lead nowhere. Only `/explain` looks at the query.
+//! A path is compared segment by segment with those of `shown` and `changes`, byte for byte, so that `..`, `%2e` and
+//! `//` lead nowhere; only a part that is a name is decoded, once. Nothing of a body is read before it is known who
+//! sends it.
 
-use super::State;
-use super::explain::{self, Explanation, Question, Standpoint};
-use super::page;
-use super::status::Status;
-use crate::clock::Now;
+use super::answer::Answer;
+use super::body::{self, Announced};
+use super::browser::{self, Target};
+use super::changes::{Act, CHANGES, Change};
+use super::shown::{By, SHOWN, Shown};
+use super::who::{Denied, Peer};
+use super::{Carrying, State, connections, fields};
+use crate::metrics::AdminDenial;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue, REFERRER_POLICY, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::body::Body;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use std::error::Error;
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::SystemTime;
-
-/// The largest body that a request may announce. No route reads one yet.
-const MAX_BODY: u64 = 64 << 10;
+use std::time::Instant;
 
 /// For a head that didn't come in time, when there is no request to answer.
 pub const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-const TEXT: &str = "text/plain; charset=utf-8";
+/// What a path and a method lead to.
+enum Route {
+    Show(&'static Shown),
+    /// With the parts of the path that are names.
+    Change(&'static Change, Vec<String>),
+    /// The path is there, but for these methods.
+    OtherMethod(&'static str),
+    Nowhere,
+}
 
-/// Of every answer: what a browser may do with it is nothing but show it, with our style.
-const HEADERS: [(HeaderName, HeaderValue); 5] = [
-    (
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(
-            "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        ),
-    ),
-    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
-    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-];
+impl Route {
+    fn of(method: &Method, path: &str) -> Self {
+        if let Some(shown) = SHOWN.iter().find(|shown| shown.path == path) {
+            return match *method {
+                // The library leaves out the body of an answer to HEAD, and keeps its length.
+                Method::GET | Method::HEAD => Self::Show(shown),
+                _ => Self::OtherMethod("GET, HEAD"),
+            };
+        }
+        let found = CHANGES.iter().find_map(|change| Some((change, names(change.path, path)?)));
+        match found {
+            Some((change, names)) if method == Method::POST => Self::Change(change, names),
+            Some(_) => Self::OtherMethod("POST"),
+            None => Self::Nowhere,
+        }
+    }
 
-pub fn answer<B>(request: &Request<B>, state: &State) -> Response<Full<Bytes>> {
-    let body = AnnouncedBody::of(request.headers());
-    let answer = match body {
-        AnnouncedBody::Length(length) if length > MAX_BODY => {
-            Answer::text(StatusCode::PAYLOAD_TOO_LARGE, format!("a body may have {MAX_BODY} bytes at most\n"))
+    /// The largest body, in bytes.
+    fn most(&self) -> u64 {
+        if let Self::Change(change, _) = self { change.most } else { body::MAX }
+    }
+}
+
+/// The parts of `path` that stand where `template` has braces, if all others are the same.
+fn names(template: &str, path: &str) -> Option<Vec<String>> {
+    let (mut wanted, mut given) = (template.split('/'), path.split('/'));
+    let mut names = Vec::new();
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(names),
+            (Some(name), Some(segment)) if name.starts_with('{') => names.push(decoded(segment)?),
+            (Some(word), Some(segment)) if word == segment => {}
+            _ => return None,
         }
-        AnnouncedBody::Unknown => Answer::text(StatusCode::LENGTH_REQUIRED, "send the body with a Content-Length\n"),
-        AnnouncedBody::None | AnnouncedBody::Length(_) => {
-            // A bug in one answer costs that answer.
-            catch_unwind(AssertUnwindSafe(|| route(request.method(), request.uri(), state)))
-                .unwrap_or_else(|_| Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"))
+    }
+}
+
+/// A name as a segment has it. What would be another path to others, or no text, is none.
+fn decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                (digit()? << 4 | digit()?) as u8
+            }
+            byte => byte,
+        });
+    }
+    let name = String::from_utf8(bytes).ok()?;
+    let is_name = !matches!(name.as_str(), "" | "." | "..") && !name.chars().any(char::is_control);
+    is_name.then_some(name)
+}
+
+pub async fn answer<B>(request: Request<B>, peer: Peer, state: &State, carrying: &Carrying) -> Response<Full<Bytes>>
+where
+    B: Body,
+    B::Error: Display + Into<Box<dyn Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    let asked = Asked { head: &head, announced: Announced::of(&head.headers), peer, state };
+    let answer = match asked.begin() {
+        Ok(Route::Show(Shown { by: By::Sessions, .. })) => asked.list().await,
+        Ok(Route::Show(Shown { by: By::Look(show), .. })) => contained(|| show(state, head.uri.query())),
+        Ok(Route::Change(change, names)) => asked.change(change, &names, body, carrying).await,
+        Ok(Route::OtherMethod(methods)) => {
+            let text = format!("there is nothing but {methods} here");
+            Answer { allow: Some(methods), ..asked.refusal(StatusCode::METHOD_NOT_ALLOWED, &text) }
         }
+        Ok(Route::Nowhere) => contained(|| {
+            #[cfg(debug_assertions)]
+            hook::panic_if_asked(head.uri.path());
+            asked.not_found()
+        }),
+        Err(answer) => answer,
     };
     let mut response = answer.into_response();
-    if body != AnnouncedBody::None {
-        // Nobody reads the body, so nobody knows where a next request would begin.
+    if asked.announced != Announced::None {
+        // The guard has looked at heads only, so nobody knows where a next request would begin.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// What a request's head says of its body.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AnnouncedBody {
-    None,
-    Length(u64),
-    /// It comes in chunks, and ends where it ends.
-    Unknown,
+/// A bug in one answer costs that answer.
+fn contained(answer: impl FnOnce() -> Answer) -> Answer {
+    catch_unwind(AssertUnwindSafe(answer))
+        .unwrap_or_else(|_| Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"))
 }
 
-impl AnnouncedBody {
-    fn of(headers: &HeaderMap) -> Self {
-        if headers.contains_key(TRANSFER_ENCODING) {
-            return Self::Unknown;
+/// One request, but for its body.
+struct Asked<'a> {
+    head: &'a Parts,
+    announced: Announced,
+    peer: Peer,
+    state: &'a State,
+}
+
+impl Asked<'_> {
+    /// In the form in which whoever asks gets all answers: JSON where something is to be changed, text else.
+    fn refusal(&self, status: StatusCode, text: &str) -> Answer {
+        if self.head.method == Method::POST {
+            Answer::refused(status, text)
+        } else {
+            Answer::text(status, format!("{text}\n"))
         }
-        // A length that isn't a number was refused by the parser.
-        let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        length.filter(|&length| length > 0).map_or(Self::None, Self::Length)
-    }
-}
-
-fn route(method: &Method, uri: &Uri, state: &State) -> Answer {
-    let path = uri.path();
-    #[cfg(debug_assertions)]
-    hook::panic_if_asked(path);
-    let show: fn(&State, Option<&str>) -> Answer = match path {
-        "/" => |state, _| show_page(state),
-        "/style.css" => |_, _| Answer { content_type: "text/css; charset=utf-8", ..Answer::ok(page::STYLE) },
-        "/livez" => |_, _| Answer::ok("alive\n"),
-        "/readyz" => |state, _| show_readiness(state),
-        "/metrics" => |state, _| show_metrics(state),
-        "/status" => |state, _| show_status(state),
-        "/explain" => show_explanation,
-        _ => return Answer::text(StatusCode::NOT_FOUND, "not found\n"),
-    };
-    match *method {
-        // The library leaves out the body of an answer to HEAD, and keeps its length.
-        Method::GET | Method::HEAD => show(state, uri.query()),
-        _ => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this can only be read, by GET or HEAD\n"),
-    }
-}
-
-fn show_page(state: &State) -> Answer {
-    let page = page::render(&Status::of(state, SystemTime::now()));
-    Answer { content_type: "text/html; charset=utf-8", ..Answer::ok(page) }
-}
-
-fn show_readiness(state: &State) -> Answer {
-    match Status::of(state, SystemTime::now()).gates.as_slice() {
-        [] => Answer::ok("ready\n"),
-        gates => Answer::text(StatusCode::SERVICE_UNAVAILABLE, gates.join("\n") + "\n"),
-    }
-}
-
-fn show_metrics(state: &State) -> Answer {
-    state.table.load().listeners.iter().for_each(|listener| listener.gate.publish());
-    (state.refresh)();
-    match state.metrics.encode() {
-        Ok(text) => Answer { content_type: prometheus::TEXT_FORMAT, ..Answer::ok(text) },
-        Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-    }
-}
-
-fn show_status(state: &State) -> Answer {
-    match serde_json::to_string_pretty(&Status::of(state, SystemTime::now())) {
-        Ok(json) => Answer { content_type: "application/json", ..Answer::ok(json + "\n") },
-        Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-    }
-}
-
-/// What would become of the client that the query describes.
-fn show_explanation(state: &State, query: Option<&str>) -> Answer {
-    let found = explain::parameters(query.unwrap_or_default())
-        .and_then(|parameters| Question::parse(&parameters))
-        .and_then(|question| Explanation::of(&state.table.load(), &question, Standpoint::Live, Now::read()));
-    match found.map(|explanation| serde_json::to_string_pretty(&explanation)) {
-        Ok(Ok(json)) => Answer { content_type: "application/json", ..Answer::ok(json + "\n") },
-        Ok(Err(error)) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        Err(complaint) => Answer::text(StatusCode::BAD_REQUEST, format!("{complaint}\n")),
-    }
-}
-
-struct Answer {
-    status: StatusCode,
-    content_type: &'static str,
-    body: Bytes,
-}
-
-impl Answer {
-    fn ok(body: impl Into<Bytes>) -> Self {
-        Self::text(StatusCode::OK, body)
     }
 
-    fn text(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type: TEXT, body: body.into() }
+    fn not_found(&self) -> Answer {
+        self.refusal(StatusCode::NOT_FOUND, "not found")
     }
 
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let length = self.body.len();
-        let mut response = Response::new(Full::new(self.body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.extend(HEADERS);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    /// Where it leads; or the answer, if that can be told from the head alone.
+    fn begin(&self) -> Result<Route, Answer> {
+        let Parts { method, uri, version, headers, .. } = self.head;
+        let access = self.state.who.access.load();
+        match browser::target(self.peer, *version, uri, headers, &access.hosts) {
+            Target::Ours => {}
+            Target::Unclear => {
+                let text = "one Host header is wanted, with a name or an address";
+                return Err(self.refusal(StatusCode::BAD_REQUEST, text));
+            }
+            Target::Foreign => {
+                self.tell(AdminDenial::Host);
+                let text = "that name isn't ours; ask by an address, or name it in admin.allowed_hosts";
+                return Err(self.refusal(StatusCode::MISDIRECTED_REQUEST, text));
+            }
         }
-        response
+        let route = Route::of(method, uri.path());
+        if let Some((status, text)) = self.announced.refused(route.most()) {
+            return Err(self.refusal(status, &text));
+        }
+        access.may_read(self.peer, headers).map_err(|denied| {
+            let (status, text) = self.deny(denied);
+            self.refusal(status, text)
+        })?;
+        Ok(route)
+    }
+
+    async fn list(&self) -> Answer {
+        let Some(sessions) = &self.state.sessions else { return self.not_found() };
+        match connections::query(self.head.uri.query().unwrap_or_default()) {
+            Ok(query) => Answer::json(&sessions.list(query).await),
+            Err(complaint) => Answer::text(StatusCode::BAD_REQUEST, format!("{complaint}\n")),
+        }
+    }
+
+    /// A change that somebody wants: who it is, what it is, and what came of it.
+    async fn change<B>(&self, change: &Change, names: &[String], body: B, carrying: &Carrying) -> Answer
+    where
+        B: Body,
+        B::Error: Display + Into<Box<dyn Error + Send + Sync>>,
+    {
+        if browser::is_foreign(&self.head.headers) {
+            self.tell(AdminDenial::Origin);
+            return Answer::refused(StatusCode::FORBIDDEN, "another site's page may not change anything here");
+        }
+        let by = self.state.who.access.load().may_change(self.peer, &self.head.headers);
+        let by = match by {
+            Ok(by) => by,
+            Err(denied) => {
+                let (status, text) = self.deny(denied);
+                return Answer::refused(status, text);
+            }
+        };
+        if !is_json(&self.head.headers, self.announced) {
+            let text = "send Content-Type: application/json";
+            return Answer::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+        }
+        let body = match self.state.who.room.read(self.announced, body).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
+        };
+        let act = match fields::read(&body.bytes, change.fields) {
+            Ok(given) => (change.act)(names, given).map_err(|text| (StatusCode::UNPROCESSABLE_ENTITY, text)),
+            Err(refused) => Err(refused),
+        };
+        // From here on it is carried out whether or not anybody waits for the answer.
+        let _carrying = carrying.begin();
+        match act {
+            Ok(Act::Command(command)) => Answer::of(self.state.commands.ask(command, by).await),
+            Ok(Act::Close(id)) => match &self.state.sessions {
+                Some(sessions) => Answer::of(sessions.close(id, by).await),
+                None => self.not_found(),
+            },
+            Ok(Act::Nothing(text)) => Answer::refused(StatusCode::NOT_FOUND, &text),
+            Err((status, text)) => Answer::refused(status, &text),
+        }
+    }
+
+    fn deny(&self, denied: Denied) -> (StatusCode, &'static str) {
+        if denied == Denied::Token && self.state.who.refusals.is_too_many(Instant::now()) {
+            self.tell(AdminDenial::TooMany);
+            let text = "too many requests without the right token: try again in a second";
+            return (StatusCode::TOO_MANY_REQUESTS, text);
+        }
+        self.tell(if denied == Denied::Token { AdminDenial::Token } else { AdminDenial::User });
+        (denied.status(), denied.text())
+    }
+
+    fn tell(&self, reason: AdminDenial) {
+        let request = format!("{} {}", self.head.method, self.head.uri.path());
+        self.state.who.refusals.tell(reason, self.peer, &request, &self.state.metrics, Instant::now());
+    }
+}
+
+/// Nothing at all, or JSON; without a body nobody need say which.
+fn is_json(headers: &HeaderMap, announced: Announced) -> bool {
+    let mut given = headers.get_all(CONTENT_TYPE).iter();
+    match (given.next(), given.next()) {
+        (None, _) => announced == Announced::None,
+        (Some(value), None) => {
+            let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+            essence.trim().eq_ignore_ascii_case("application/json")
+        }
+        _ => false,
     }
 }
 
@@ -182,6 +266,60 @@ mod hook {
                 std::env::var_os("TIDEGATE_TEST_PANIC").is_none_or(|wanted| wanted != "admin"),
                 "a test asked for it"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_decoded_once_and_nothing_else_is() {
+        let template = "/pools/{pool}/backends/{backend}";
+        let found = |path| names(template, path);
+        let both = |pool: &str, backend: &str| Some(vec![pool.to_owned(), backend.to_owned()]);
+        assert_eq!(found("/pools/app/backends/10.0.0.1:80"), both("app", "10.0.0.1:80"));
+        assert_eq!(found("/pools/a%70p/backends/unix:%2Frun%2fapp.sock"), both("app", "unix:/run/app.sock"));
+        assert_eq!(found("/pools/app/backends/%2541+%20%3Cb%3E"), both("app", "%41+ <b>"));
+        assert_eq!(found("/pools/app/backends/%C3%A9"), both("app", "é"));
+        for path in [
+            "/pools/app/backends",
+            "/pools/app/backends/",
+            "/pools/app/backends/a/",
+            "/pools//backends/a",
+            "//pools/app/backends/a",
+            "/pools/app/backends/a/b",
+            "/%70ools/app/backends/a",
+            "/pools/app/back%65nds/a",
+            "/pools/./backends/a",
+            "/pools/../backends/a",
+            "/pools/%2e/backends/a",
+            "/pools/%2E%2e/backends/a",
+            "/pools/.%2e/backends/a",
+            "/pools/app/backends/%",
+            "/pools/app/backends/%4",
+            "/pools/app/backends/%zz",
+            "/pools/app/backends/%+1",
+            "/pools/app/backends/%ff",
+            "/pools/app/backends/a%00",
+            "/pools/app/backends/a%0a",
+            "pools/app/backends/a",
+            "*",
+            "",
+        ] {
+            assert_eq!(found(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn no_path_is_two_routes() {
+        let paths: Vec<&str> =
+            SHOWN.iter().map(|shown| shown.path).chain(CHANGES.iter().map(|change| change.path)).collect();
+        for path in &paths {
+            let sample = path.replace('{', "").replace('}', "");
+            let matching = paths.iter().filter(|template| names(template, &sample).is_some()).count();
+            assert_eq!(matching, 1, "{path}");
         }
     }
 }

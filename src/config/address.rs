@@ -236,7 +236,7 @@ fn check_unicast(ip: IpAddr) -> Result<(), Complaint> {
 }
 
 /// Of the characters that host names are made of; the underscore is in use, though in no standard.
-fn check_name(name: &str) -> Result<(), Complaint> {
+pub(super) fn check_name(name: &str) -> Result<(), Complaint> {
     let message = || format!("{} is not a host name", words::quoted(name));
     let plain = name.strip_suffix('.').unwrap_or(name);
     if !plain.is_ascii() {

@@ -12,12 +12,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// Reports overlapping addresses, and listeners that lead to themselves.
-pub(super) fn check(findings: &Findings, admin: &Given<Option<BindAddr>>, listeners: &[Bound], pools: &[Pool]) {
+pub(super) fn check(findings: &Findings, admin: &Given<Vec<Placed<BindAddr>>>, listeners: &[Bound], pools: &[Pool]) {
     overlaps(findings, admin, listeners);
     circles(findings, listeners, pools);
 }
 
-fn overlaps(findings: &Findings, admin: &Given<Option<BindAddr>>, listeners: &[Bound]) {
+fn overlaps(findings: &Findings, admin: &Given<Vec<Placed<BindAddr>>>, listeners: &[Bound]) {
     let mut taken = Taken::default();
     let plain = Socket::default();
     let mut binds: Vec<(&At, &BindAddr, &Socket)> = listeners
@@ -27,7 +27,7 @@ fn overlaps(findings: &Findings, admin: &Given<Option<BindAddr>>, listeners: &[B
     let default = address::bind(limits::DEFAULT_ADMIN).ok();
     match (admin, &default) {
         (Given::Absent, Some(default)) => _ = taken.take(&default.0, &plain, || Holder::DefaultAdmin),
-        (Given::Good(Placed { at, value: Some(bind) }), _) => binds.push((at, bind, &plain)),
+        (Given::Good(list), _) => binds.extend(list.value.iter().map(|bind| (&bind.at, &bind.value, &plain))),
         _ => {}
     }
     binds.sort_by_key(|(at, ..)| at.span.start);

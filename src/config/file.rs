@@ -3,6 +3,7 @@
 //! Owns the lists of keys, but for those of `health`; there is no other place that knows them. What is read here isn't
 //! judged beyond the single value: defaults, references and everything that takes two keys to be wrong is `validate`'s.
 
+use super::admin::{ADMIN, GivenAdmin};
 use super::demand::given as demand;
 use super::findings::{At, Complaint, Findings, Given, Placed};
 use super::hash;
@@ -56,7 +57,6 @@ const RUNTIME: &[&str] = &[
     "keep_capabilities",
     "landlock",
 ];
-const ADMIN: &[&str] = &["listen"];
 const LOG: &[&str] = &["level", "format", "access"];
 /// Its limits are in the middle.
 const LISTENER: &[&str] = &joined::<{ FIRST.len() + demand::LIMIT.len() + demand::LISTENER.len() + LATER.len() }>([
@@ -133,8 +133,7 @@ const fn joined<const N: usize>(lists: [&[&'static str]; 4]) -> [&'static str; N
 
 pub(super) struct File {
     pub runtime: Runtime,
-    /// `admin.listen`.
-    pub admin: Given<String>,
+    pub admin: GivenAdmin,
     pub log: Log,
     pub limits: Given<Vec<(Placed<String>, demand::Limits)>>,
     pub listeners: Given<Vec<Listener>>,
@@ -240,7 +239,7 @@ pub(super) fn read(findings: &Findings, table: &DeTable) -> File {
     let root = Section::root(findings, table, ROOT);
     File {
         runtime: Runtime::read(&root.section("runtime", RUNTIME)),
-        admin: root.section("admin", ADMIN).text("listen"),
+        admin: GivenAdmin::read(findings, &root.section("admin", ADMIN)),
         log: Log::read(&root.section("log", LOG)),
         limits: root
             .named("limits", demand::LIMIT)

@@ -6,6 +6,7 @@
 
 mod address;
 mod adjustments;
+mod admin;
 mod binds;
 mod demand;
 pub mod diff;
@@ -27,11 +28,13 @@ mod syntax;
 mod target;
 mod unit;
 mod validate;
+pub mod values;
 mod words;
 
 pub use adjustments::{
     AddedBackend, Adjustment, Adjustments, AdminState, HealthOverride, PoolAdjustments, unknown_name, wrong_weight,
 };
+pub use admin::Admin;
 pub use demand::{
     Admission, Bandwidth, Cidr, ClientFin, ClientPrefix, Hold, Limits, Order, Overflow, Overload, Queue, Rate,
     SharedLimit, Shed,
@@ -144,13 +147,6 @@ pub enum RelayMode {
 impl RelayMode {
     /// The words of the file.
     pub(super) const WORDS: [(&str, Self); 3] = [("auto", Self::Auto), ("copy", Self::Copy), ("splice", Self::Splice)];
-}
-
-/// `[admin]`: where the HTTP endpoint for people and scrapers listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// A loopback address or a unix socket; `None` (`listen = "off"`) is no admin endpoint at all.
-    pub listen: Option<BindAddr>,
 }
 
 /// `[log]`.
@@ -322,6 +318,8 @@ pub mod limits {
     pub const MAX_PREFIX: usize = 1 << 10;
     /// The longest path that a unix socket's address holds, in bytes: 108 with the final NUL.
     pub const MAX_UNIX_PATH: usize = 107;
+    /// The addresses of the admin endpoint.
+    pub const MAX_ADMIN_BINDS: usize = 8;
     /// The addresses of one listener, each port of a range counted.
     pub const MAX_BINDS: usize = 1_000;
     /// The addresses that the connects of one pool may come from.

@@ -227,7 +227,6 @@ impl<'f> Members<'f> {
     }
 }
 
-/// Of a backend: any text that can be printed.
 fn check_name(findings: &Findings, name: &Placed<String>) {
     if let Some((message, hint)) = wrong_name(&name.value) {
         findings.mistake(&name.at, message, hint);

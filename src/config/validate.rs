@@ -4,29 +4,29 @@
 //! be used is reported and left out, so that the rest is judged too; nobody sees the result if anything was reported.
 
 use super::file::{self, File};
-use super::findings::{At, Complaint, Findings, Given, Placed};
+use super::findings::{At, Findings, Given, Placed};
 use super::{
-    Admin, Config, HashKey, Listener, Log, Pool, Runtime, SharedLimit, address, binds, demand, limits, pools, routes,
-    unit, words,
+    Config, HashKey, Listener, Log, Pool, Runtime, SharedLimit, address, binds, demand, limits, pools, routes, unit,
+    words,
 };
-use crate::name::{BindAddr, Endpoint, ListenerName, PoolName};
+use crate::name::{BindAddr, ListenerName, PoolName};
 use std::collections::HashSet;
 use std::time::Duration;
 
 /// Builds the configuration, reporting what is wrong with it.
 pub(super) fn config(findings: &Findings, file: File) -> Config {
     let references = References::of(&file);
-    let admin = admin(findings, file.admin);
+    let (admin, admin_binds) = file.admin.judged(findings);
     let shared = shared_limits(findings, file.limits, &references);
     check_reserves(findings, &file.listeners, &file.runtime.max_connections);
     let listeners = listeners(findings, file.listeners, &references);
     let pools = file.pools.value_or(Vec::new());
     let pools: Vec<_> = pools.into_iter().map(|pool| self::pool(findings, pool, &references)).collect();
-    binds::check(findings, &admin, &listeners, &pools);
+    binds::check(findings, &admin_binds, &listeners, &pools);
     check_preread(findings, &listeners, &pools);
     Config {
         runtime: runtime(findings, file.runtime),
-        admin: Admin { listen: admin.value_or(address::bind(limits::DEFAULT_ADMIN).ok()) },
+        admin,
         log: log(file.log),
         limits: shared,
         listeners: listeners.into_iter().map(|bound| bound.listener).collect(),
@@ -162,28 +162,6 @@ fn log(given: file::Log) -> Log {
         level: given.level.value_or(default.level),
         format: given.format.value_or(default.format),
         access: given.access.value_or(default.access),
-    }
-}
-
-/// `None` is `"off"`.
-fn admin(findings: &Findings, given: Given<String>) -> Given<Option<BindAddr>> {
-    let Given::Good(Placed { at, value: text }) = given else { return given.map(|_| None) };
-    if text == "off" {
-        return Given::Good(Placed { at, value: None });
-    }
-    let loopback = |bind: BindAddr| match bind.0 {
-        Endpoint::Tcp(address) if !address.ip().is_loopback() => Err(Complaint::new(
-            format!("{address} can be reached from other machines"),
-            "use a loopback address such as 127.0.0.1:9900, or unix:/run/tidegate/admin.sock",
-        )),
-        _ => Ok(bind),
-    };
-    match address::bind(&text).and_then(loopback) {
-        Ok(bind) => Given::Good(Placed { at, value: Some(bind) }),
-        Err(complaint) => {
-            findings.complaint(&at, complaint);
-            Given::Bad
-        }
     }
 }
 

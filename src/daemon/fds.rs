@@ -10,8 +10,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const BASE: u64 = 24;
 /// For each worker: its runtime's and its engine's epolls, and their wake-ups.
 const PER_WORKER: u64 = 6;
-/// Kept for the admin endpoint: its socket, its spare, what a scrape opens, and its connections.
-const ADMIN: u64 = crate::admin::MAX_CONNECTIONS as u64 + 3;
+/// Kept for the admin endpoint: what a scrape opens, a token's file, and its connections.
+const ADMIN: u64 = crate::admin::MAX_CONNECTIONS as u64 + 2;
+/// For each of its sockets: the socket, and its spare.
+const PER_ADMIN_SOCKET: u64 = 2;
 /// A session's two sockets.
 const PER_SESSION: u64 = 2;
 /// A pipe's two ends.
@@ -43,7 +45,8 @@ pub fn plan(config: &Config, workers: usize, limit: u64) -> Result<Plan, String>
     let backends = config.pools.iter().map(|pool| pool.members.len() as u64).sum::<u64>();
     let sockets = binds * workers as u64;
     let most_pipes = if config.runtime.relay == RelayMode::Copy { 0 } else { MAX_PIPES };
-    let reserve = BASE + PER_WORKER * workers as u64 + sockets + ADMIN + backends.min(MAX_PROBES as u64);
+    let admin = ADMIN + PER_ADMIN_SOCKET * config.admin.listen.len() as u64;
+    let reserve = BASE + PER_WORKER * workers as u64 + sockets + admin + backends.min(MAX_PROBES as u64);
     if let Some(max_sessions) = config.runtime.max_connections {
         let need = reserve + PER_SESSION * max_sessions as u64;
         if need > limit {
@@ -80,7 +83,7 @@ mod tests {
     fn config(max_connections: Option<usize>) -> Config {
         Config {
             runtime: Runtime { max_connections, ..Runtime::default() },
-            admin: Admin { listen: None },
+            admin: Admin::default(),
             log: Log::default(),
             limits: Vec::new(),
             listeners: Vec::new(),

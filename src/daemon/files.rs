@@ -4,6 +4,7 @@
 //! open whatever the user may: these are about reloads, log rotation and the end, so they are warnings.
 
 use super::state_file;
+use crate::admin;
 use crate::config::{Access, Config, Probe};
 use crate::name::Endpoint;
 use rustix::fs::{Access as May, AtFlags, CWD, accessat};
@@ -82,8 +83,16 @@ pub fn needed(config: &Config, file: Option<&Path>) -> Vec<Needed> {
     if let Some(file) = file {
         add("--config", file, Purpose::Read);
     }
-    if let Some(Endpoint::Unix(path)) = config.admin.listen.as_ref().map(|bind| &bind.0) {
-        add("admin.listen", path, Purpose::Listen);
+    for bind in &config.admin.listen {
+        if let Endpoint::Unix(path) = &bind.0 {
+            add("admin.listen", path, Purpose::Listen);
+        }
+    }
+    if let Some(path) = &config.admin.token_file {
+        add("admin.token_file", path, Purpose::Read);
+    }
+    if let Some(Ok(path)) = config.admin.token_credential.as_deref().map(admin::credential) {
+        add("admin.token_credential", &path, Purpose::Read);
     }
     if let Access::File(path) = &config.log.access {
         add("log.access", path, Purpose::Log);

@@ -15,16 +15,20 @@ use std::sync::Arc;
 pub struct Announcement {
     ready: bool,
     pid: u32,
+    /// The first of the admin endpoint's addresses, and all of them.
     admin: Option<String>,
+    admins: Vec<String>,
     listeners: BTreeMap<String, Vec<String>>,
 }
 
 impl Announcement {
-    pub fn new(admin: Option<&BindAddr>, listeners: &[Arc<Listener>]) -> Self {
+    pub fn new<'a>(admins: impl Iterator<Item = &'a BindAddr>, listeners: &[Arc<Listener>]) -> Self {
+        let admins: Vec<String> = admins.map(ToString::to_string).collect();
         Self {
             ready: true,
             pid: std::process::id(),
-            admin: admin.map(ToString::to_string),
+            admin: admins.first().cloned(),
+            admins,
             listeners: listeners.iter().map(|listener| (listener.name.to_string(), listener.shown())).collect(),
         }
     }
@@ -33,7 +37,8 @@ impl Announcement {
         for (listener, addresses) in &self.listeners {
             tracing::info!(listener, addresses = addresses.join(" "), "listening");
         }
-        tracing::info!(admin = self.admin.as_deref().unwrap_or("off"), "ready");
+        let admin = if self.admins.is_empty() { "off".to_owned() } else { self.admins.join(" ") };
+        tracing::info!(admin, "ready");
     }
 
     /// Whoever asked for the line and doesn't read it has lost it; that is no reason to stop.

@@ -87,8 +87,9 @@ impl Inherited {
             }
         }
         for group in groups {
-            let is_admin = config.admin.listen.as_ref().is_some_and(|address| group[0].wanted == *address);
-            if is_admin && inherited.admin.is_empty() {
+            let wanted = &group[0].wanted;
+            let is_taken = inherited.admin.iter().any(|other| other[0].wanted == *wanted);
+            if config.admin.listen.contains(wanted) && !is_taken {
                 inherited.admin.push(group);
             } else {
                 inherited.forget(&group);
@@ -125,9 +126,10 @@ impl Inherited {
         Some(adopt_group(group, address, options, workers))
     }
 
-    /// The socket of the admin endpoint, if there is one.
+    /// The admin endpoint's socket for this address, if there is one.
     pub fn take_admin(&mut self, address: &BindAddr, options: &Options) -> Option<Result<ListenSocket, BindError>> {
-        let adopted = adopt_group(self.admin.pop()?, address, options, 1);
+        let found = self.admin.iter().position(|group| group[0].wanted == *address)?;
+        let adopted = adopt_group(self.admin.remove(found), address, options, 1);
         adopted.map(|sockets| sockets.into_iter().next()).transpose()
     }
 }

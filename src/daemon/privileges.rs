@@ -31,7 +31,7 @@ pub struct Identity {
     pub user: u32,
     pub group: u32,
     /// All groups that it is in.
-    groups: Vec<u32>,
+    pub groups: Vec<u32>,
     /// As the config has it, for messages.
     shown: String,
 }

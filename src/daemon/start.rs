@@ -12,6 +12,7 @@ use super::pipes;
 use super::privileges::{self, Identity};
 use super::state_file::Keeper;
 
+use crate::admin;
 use crate::admission::{Pressure, Process};
 use crate::config::{Address, Adjustments, Config, Mistake, RelayMode, Socket, limits};
 use crate::every::Every;
@@ -50,12 +51,14 @@ pub struct Shared {
     pub workers: usize,
     /// Once there are workers.
     pub seats: Arc<OnceLock<Arc<Seats>>>,
+    /// Who may do what at the admin endpoint.
+    pub who: Arc<admin::Who>,
 }
 
 /// All that a start has made, for the loop and the workers to take over.
 pub struct Started {
     pub live: Live,
-    pub admin: Option<ListenSocket>,
+    pub admin: Vec<ListenSocket>,
     pub announcement: Announcement,
     /// Of each worker.
     pub pipes: PipeBounds,
@@ -80,6 +83,11 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let mut inherited = Inherited::from_service_manager(&loaded.config);
     let candidate = prepare(&base, loaded, &mut inherited)?;
     let (config, plan) = (Arc::clone(&candidate.config), candidate.plan);
+    let own = identity.as_ref().map_or_else(admin::Own::now, |identity| admin::Own {
+        uid: identity.user,
+        groups: [&[identity.group], identity.groups.as_slice()].concat(),
+    });
+    let access_to_admin = admin::Access::load(&config.admin, &own).map_err(Failure::System)?;
     let admin = bind_admin(&config, identity.as_ref(), &mut inherited)?;
     if let (Some(identity), Some((_, writer))) = (&identity, &access) {
         let given = writer.give_to(identity.user, identity.group);
@@ -97,6 +105,7 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
         shortage: Arc::new(Every::new(SHORTAGE_LOG, Instant::now())),
         workers,
         seats: Arc::default(),
+        who: Arc::new(admin::Who::new(access_to_admin)),
     };
     let mut live = Live::first(candidate, path, base, shared)?;
     privileges::drop_to(identity.as_ref(), &config, live.path.as_deref()).map_err(Failure::System)?;
@@ -105,7 +114,7 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     live.keeper.iter_mut().for_each(Keeper::start);
     access_writer.map_or(Ok(()), Writer::start).map_err(|error| system("can't start the access log", &error))?;
     let announcement =
-        Announcement::new(admin.as_ref().map(|socket| &socket.address), &live.shared.table.load().listeners);
+        Announcement::new(admin.iter().map(|socket| &socket.address), &live.shared.table.load().listeners);
     metrics.max_connections.set(plan.max_sessions as i64);
     let pipes = pipes::Host::read().share(plan.max_pipes, workers);
     metrics.max_pipes.set((pipes.count * workers) as i64);
@@ -158,21 +167,28 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(limits::MAX_WORKERS)
 }
 
+/// One socket for each of its addresses; all that fail are named at once.
 fn bind_admin(
     config: &Config,
     identity: Option<&Identity>,
     inherited: &mut Inherited,
-) -> Result<Option<ListenSocket>, Failure> {
-    let Some(address) = &config.admin.listen else { return Ok(None) };
+) -> Result<Vec<ListenSocket>, Failure> {
     let (at_close, socket) = (AtClose::Finish, Socket::default());
     let access = identity.map_or(SocketAccess::OWNER, |identity| identity.fill_in(SocketAccess::OWNER));
     let options = Options { backlog: 128, at_close, socket, access };
-    let bound = match inherited.take_admin(address, &options) {
-        Some(taken) => taken.map(Some),
-        None => bind_all(address, &options, 1, Neighbours::None).and_then(|mut bound| {
-            bound.iter().try_for_each(|socket| socket.listen(options.backlog))?;
-            Ok(bound.pop())
-        }),
-    };
-    bound.map_err(|error| Failure::System(format!("admin.listen: {error} (or turn it off: listen = \"off\")")))
+    let (mut sockets, mut refused) = (Vec::new(), Vec::new());
+    for address in &config.admin.listen {
+        let bound = match inherited.take_admin(address, &options) {
+            Some(taken) => taken.map(|socket| vec![socket]),
+            None => bind_all(address, &options, 1, Neighbours::None).and_then(|bound| {
+                bound.iter().try_for_each(|socket| socket.listen(options.backlog))?;
+                Ok(bound)
+            }),
+        };
+        match bound {
+            Ok(bound) => sockets.extend(bound),
+            Err(error) => refused.push(format!("admin.listen: {error} (or turn it off: listen = \"off\")")),
+        }
+    }
+    if refused.is_empty() { Ok(sockets) } else { Err(Failure::System(refused.join("\n"))) }
 }

@@ -18,7 +18,7 @@ use crate::rng::Rng;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// The shortest and longest time before a control task that died is started again.
@@ -32,7 +32,8 @@ pub struct Control {
     headroom: JoinHandle<()>,
     refusals: JoinHandle<()>,
     watchdog: JoinHandle<()>,
-    admin: Option<JoinHandle<()>>,
+    /// One for each of the endpoint's sockets.
+    admin: Vec<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
 }
@@ -40,7 +41,7 @@ pub struct Control {
 impl Control {
     pub fn start(
         shared: &Shared,
-        admin: Option<ListenSocket>,
+        admin: Vec<ListenSocket>,
         phase: watch::Receiver<Phase>,
         commands: Commands,
     ) -> Result<Self, Failure> {
@@ -70,29 +71,32 @@ impl Control {
         let watchdog =
             keep_running("watchdog", Arc::clone(&shared.metrics), move || watchdog::feed(Arc::clone(&seats)));
         let (stop, stopped) = watch::channel(false);
-        let admin = match admin.map(admin::Listener::new).transpose() {
-            Ok(socket) => socket.map(|socket| {
-                let socket = Arc::new(socket);
-                let queues = AcceptQueues::new(Arc::clone(&shared.seats), Arc::clone(&shared.metrics));
-                let state = Arc::new(admin::State {
-                    table: Arc::clone(&shared.table),
-                    metrics: Arc::clone(&shared.metrics),
-                    phase,
-                    workers: shared.workers,
-                    started: SystemTime::now(),
-                    commands,
-                    refresh: Box::new(move || queues.refresh()),
-                });
-                let serve = move || {
-                    let mut stopped = stopped.clone();
-                    // Both an order to stop and nobody left to give it end the endpoint.
-                    let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-                    admin::serve(Arc::clone(&socket), Arc::clone(&state), stop)
-                };
-                spawn(keep_running("admin", Arc::clone(&shared.metrics), serve))
-            }),
-            Err(error) => return Err(Failure::System(format!("can't watch the admin socket: {error}"))),
+        let queues = AcceptQueues::new(Arc::clone(&shared.seats), Arc::clone(&shared.metrics));
+        let state = Arc::new(admin::State {
+            table: Arc::clone(&shared.table),
+            metrics: Arc::clone(&shared.metrics),
+            phase,
+            workers: shared.workers,
+            started: SystemTime::now(),
+            commands,
+            sessions: None,
+            who: Arc::clone(&shared.who),
+            permits: Arc::new(Semaphore::new(admin::MAX_CONNECTIONS)),
+            refresh: Box::new(move || queues.refresh()),
+        });
+        let sockets: Result<Vec<_>, _> = admin.into_iter().map(admin::Listener::new).collect();
+        let sockets = sockets.map_err(|error| Failure::System(format!("can't watch the admin socket: {error}")))?;
+        let serve_one = |socket| {
+            let (socket, state, stopped) = (Arc::new(socket), Arc::clone(&state), stopped.clone());
+            let serve = move || {
+                let mut stopped = stopped.clone();
+                // Both an order to stop and nobody left to give it end the endpoint.
+                let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+                admin::serve(Arc::clone(&socket), Arc::clone(&state), stop)
+            };
+            spawn(keep_running("admin", Arc::clone(&shared.metrics), serve))
         };
+        let admin = sockets.into_iter().map(serve_one).collect();
         let (checker, keeper, memory) = (spawn(checker), spawn(keeper), spawn(memory));
         let (headroom, refusals, watchdog) = (spawn(headroom), spawn(refusals), spawn(watchdog));
         Ok(Self { checker, keeper, memory, headroom, refusals, watchdog, admin, first_round, stop })
@@ -113,7 +117,7 @@ impl Control {
         self.refusals.abort();
         self.watchdog.abort();
         self.stop.send_replace(true);
-        if let Some(admin) = self.admin {
+        for admin in self.admin {
             // It ends by itself within its own bound; a panic now has been logged.
             let _ = admin.await;
         }

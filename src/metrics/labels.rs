@@ -32,6 +32,22 @@ macro_rules! labels {
 }
 
 labels! {
+    /// Why a request to the admin endpoint was refused.
+    AdminDenial {
+        /// Without the token, or with another one.
+        Token = "token",
+        /// The same, and too many of them came in that second.
+        TooMany = "too_many",
+        /// A user, or a place, that may not.
+        User = "user",
+        /// Another site's page had it sent.
+        Origin = "origin",
+        /// It was for a name that isn't ours.
+        Host = "host",
+    }
+}
+
+labels! {
     /// Why a connect attempt failed.
     ConnectErrorReason {
         /// The peer said no: ECONNREFUSED, or a unix socket that isn't there.

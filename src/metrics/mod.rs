@@ -21,7 +21,9 @@ pub use handles::{
     AcceptQueueMetrics, BackendMetrics, CgroupMemoryMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics,
 };
 pub use hold::{HoldMetrics, HoldOutcome};
-pub use labels::{CheckResult, ConnectErrorReason, LogKind, ProxyResult, ProxyVersion, QueueOutcome, TrafficFailure};
+pub use labels::{
+    AdminDenial, CheckResult, ConnectErrorReason, LogKind, ProxyResult, ProxyVersion, QueueOutcome, TrafficFailure,
+};
 pub use limit::{Bound, LimitMetrics, Scope};
 pub use value::{Counter, Gauge, Histogram, Ratio};
 
@@ -54,6 +56,8 @@ pub struct Metrics {
     pub max_pipe_bytes: Series<Gauge>,
     pub pipe_fallbacks: Series<Counter>,
     pub admin_refused: Series<Counter>,
+    /// Indexed by [`AdminDenial`].
+    admin_denied: Vec<Series<Counter>>,
     /// Indexed by [`LogKind`].
     log_dropped: [Series<Counter>; 2],
     /// Its only series stands for the life of the process.
@@ -119,6 +123,7 @@ impl Metrics {
         let build_info = registry.add::<Gauge>(&names::BUILD_INFO)?.with(&once, env!("CARGO_PKG_VERSION"));
         build_info.set(1);
         let log_dropped = registry.add::<Counter>(&names::LOG_DROPPED)?;
+        let admin_denied = registry.add::<Counter>(&names::ADMIN_DENIED)?;
         Ok(Self {
             generation: registry.add(&names::CONFIG_GENERATION)?.series(&once),
             state_file_errors: registry.add(&names::STATE_FILE_ERRORS)?.series(&once),
@@ -130,6 +135,7 @@ impl Metrics {
             max_pipe_bytes: registry.add(&names::MAX_PIPE_BYTES)?.series(&once),
             pipe_fallbacks: registry.add(&names::PIPE_FALLBACKS)?.series(&once),
             admin_refused: registry.add(&names::ADMIN_REFUSED)?.series(&once),
+            admin_denied: AdminDenial::ALL.iter().map(|reason| admin_denied.with(&once, reason.as_str())).collect(),
             log_dropped: LogKind::BOTH.map(|kind| log_dropped.with(&once, kind.as_str())),
             _build_info: build_info,
             task_restarts: Seen::default(),
@@ -247,6 +253,12 @@ impl Metrics {
     #[must_use]
     pub fn log_dropped(&self, log: LogKind) -> &Series<Counter> {
         &self.log_dropped[log as usize]
+    }
+
+    /// Requests to the admin endpoint that were refused for this reason.
+    #[must_use]
+    pub fn admin_denied(&self, reason: AdminDenial) -> &Series<Counter> {
+        &self.admin_denied[reason as usize]
     }
 
     /// Counts that a task had to be started again. The names of tasks are constants of the code.

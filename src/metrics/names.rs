@@ -57,6 +57,8 @@ names! {
         "Times that a session went on by copying because there was no pipe to be had.";
     ADMIN_REFUSED = "tidegate_admin_connections_refused_total" []:
         "Connections to the admin endpoint closed unserved because too many were open.";
+    ADMIN_DENIED = "tidegate_admin_requests_denied_total" ["reason"]:
+        "Requests to the admin endpoint refused because of who sent them.";
 
     LIMIT_CONNECTIONS = "tidegate_limit_connections" ["scope", "name"]:
         "Client connections that count towards the limit now.";

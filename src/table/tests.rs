@@ -32,7 +32,7 @@ pub fn pool(name: &str, balance: Balance, members: Vec<config::Member>) -> confi
 pub fn config(pools: Vec<config::Pool>) -> Config {
     Config {
         runtime: config::Runtime::default(),
-        admin: config::Admin { listen: None },
+        admin: config::Admin::default(),
         log: config::Log::default(),
         limits: Vec::new(),
         listeners: Vec::new(),

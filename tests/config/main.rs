@@ -74,7 +74,7 @@ fn the_smallest_config_has_every_default() {
     assert_eq!(config.runtime.max_connections, None);
     assert_eq!(config.runtime.drain_timeout, Duration::from_secs(60));
     assert_eq!((config.runtime.lame_duck, config.runtime.relay), (Duration::ZERO, RelayMode::Auto));
-    assert_eq!(config.admin.listen.unwrap().to_string(), "127.0.0.1:9900");
+    assert_eq!(config.admin.listen[0].to_string(), "127.0.0.1:9900");
     assert_eq!((config.log.level, config.log.format, config.log.access), (Level::Info, Format::Text, Access::Off));
     let listener = &config.listeners[0];
     assert_eq!(
@@ -133,7 +133,7 @@ fn a_full_config_says_what_it_means() {
     assert_eq!((config.runtime.workers, config.runtime.max_connections), (Some(4), Some(10_000)));
     assert_eq!((config.runtime.drain_timeout, config.runtime.lame_duck), (Duration::ZERO, Duration::from_secs(90)));
     assert_eq!(config.runtime.relay, RelayMode::Copy);
-    assert_eq!(config.admin.listen.unwrap().to_string(), "unix:/run/admin.sock");
+    assert_eq!(config.admin.listen[0].to_string(), "unix:/run/admin.sock");
     assert_eq!((config.log.level, config.log.format), (Level::Debug, Format::Json));
     assert_eq!(config.log.access, Access::File("/var/log/access.log".into()));
     let [late, early] = &config.pools[..] else { panic!("{:?}", config.pools) };

@@ -63,8 +63,10 @@ fn mistakes_of_the_process() {
         ),
         (
             "admin.listen = \"0.0.0.0:9900\"",
-            &["6:16: admin.listen: 0.0.0.0:9900 can be reached from other machines; use a loopback address such as \
-               127.0.0.1:9900, or unix:/run/tidegate/admin.sock"],
+            &[
+                "6:16: admin.listen: 0.0.0.0:9900 can be reached from other machines; add a token_file, or use a loopback \
+               address such as 127.0.0.1:9900, or unix:/run/tidegate/admin.sock",
+            ],
         ),
         ("admin.listen = \"of\"", &["6:16: admin.listen: \"of\" has no port; write \"of:80\""]),
         ("admin.listen = false", &["6:16: admin.listen: false is a boolean, but a string is wanted"]),

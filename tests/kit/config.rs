@@ -6,6 +6,7 @@ use std::fmt::{self, Display, Write};
 #[derive(Clone, Debug)]
 pub struct Config {
     runtime: String,
+    admin: String,
     log: String,
     listener: String,
     bind: String,
@@ -27,6 +28,7 @@ impl Config {
     pub fn with_pool(lines: &str) -> Self {
         Self {
             runtime: "workers = 2\n".to_owned(),
+            admin: String::new(),
             log: String::new(),
             listener: String::new(),
             bind: "\"127.0.0.1:0\"".to_owned(),
@@ -57,6 +59,12 @@ impl Config {
 
     pub fn runtime(mut self, line: &str) -> Self {
         writeln!(self.runtime, "{line}").unwrap();
+        self
+    }
+
+    /// Besides a port of the kernel's choice and the token of [`super::http::TOKEN`].
+    pub fn admin(mut self, line: &str) -> Self {
+        writeln!(self.admin, "{line}").unwrap();
         self
     }
 
@@ -105,10 +113,10 @@ impl Config {
 
 impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runtime, log, listener, bind, pool, connect, ejection, health, more } = self;
+        let Self { runtime, admin, log, listener, bind, pool, connect, ejection, health, more } = self;
         write!(
             f,
-            "[runtime]\n{runtime}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[log]\n{log}\n\
+            "[runtime]\n{runtime}\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"$DIR/token\"\n{admin}\n[log]\n{log}\n\
              [listeners.web]\nbind = {bind}\npool = \"web\"\n{listener}\n\
              [pools.web]\n{pool}\n[pools.web.connect]\n{connect}\n[pools.web.ejection]\n{ejection}\n\
              [pools.web.health]\n{health}\n{more}"

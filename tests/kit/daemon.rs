@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -48,6 +49,8 @@ impl Launch {
         let dir = tempfile::Builder::new().prefix("tidegate-test-").tempdir().unwrap();
         let config = config.to_string().replace("$DIR", dir.path().to_str().unwrap());
         fs::write(dir.path().join("lb.toml"), &config).unwrap();
+        let token = file(dir.path(), "token", http::TOKEN);
+        fs::set_permissions(token, fs::Permissions::from_mode(0o600)).unwrap();
         Self {
             config,
             dir,
@@ -271,6 +274,11 @@ impl Tidegate {
 
     pub fn get(&self, path: &str) -> Answer {
         http::get(self.admin(), path)
+    }
+
+    /// Asks for a change, with the token; an empty body is none.
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        http::post(self.admin(), path, body)
     }
 
     pub fn metrics(&self) -> Metrics {

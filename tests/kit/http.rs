@@ -2,6 +2,9 @@
 
 use super::conn::{Addr, Conn, Rest};
 
+/// The token of every [`super::Launch`], in its `$DIR/token`.
+pub const TOKEN: &str = "canary-4711-0123456789abcdef";
+
 /// One answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -42,6 +45,22 @@ pub fn request(admin: &Addr, method: &str, path: &str) -> Answer {
 
 pub fn get(admin: &Addr, path: &str) -> Answer {
     request(admin, "GET", path)
+}
+
+/// Asks for a change, with the token; an empty body is none.
+pub fn post(admin: &Addr, path: &str, body: &str) -> Answer {
+    post_with(admin, path, &format!("Authorization: Bearer {TOKEN}\r\n"), body)
+}
+
+/// As [`post`], with these header lines instead of the token's.
+pub fn post_with(admin: &Addr, path: &str, headers: &str, body: &str) -> Answer {
+    let length = if body.is_empty() {
+        String::new()
+    } else {
+        format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
+    };
+    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}{length}\r\n");
+    raw(admin, &(head + body))
 }
 
 /// Sends these bytes and reads to the end.

@@ -139,23 +139,23 @@ fn f78_a_request_that_two_parties_could_read_differently_is_refused_and_the_conn
     for (what, request) in [
         (
             "TE with CL",
-            "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
         (
             "GET with TE and CL",
-            "GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
-        ("two CLs", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\nabcde"),
-        ("a list of CLs", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 5\r\n\r\nabcde"),
-        ("a signed CL", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nabcde"),
-        ("an unknown TE", "POST /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-        ("an obs-fold", "GET /livez HTTP/1.1\r\nHost: a\r\nX: one\r\n two\r\n\r\n"),
-        ("a space before the colon", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\nabcde"),
-        ("a bare LF", "GET /livez HTTP/1.1\nHost: a\n\n"),
-        ("a bare LF in the header", "GET /livez HTTP/1.1\r\nHost: a\nX: b\r\n\r\n"),
-        ("a bare CR", "GET /livez HTTP/1.1\r\nHost: a\r\nX: b\rY: c\r\n\r\n"),
-        ("a NUL in a value", "GET /livez HTTP/1.1\r\nHost: a\r\nX: b\0c\r\n\r\n"),
-        ("no method", " /livez HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("two CLs", "POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\nabcde"),
+        ("a list of CLs", "POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0, 5\r\n\r\nabcde"),
+        ("a signed CL", "POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\nabcde"),
+        ("an unknown TE", "POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        ("an obs-fold", "GET /livez HTTP/1.1\r\nHost: localhost\r\nX: one\r\n two\r\n\r\n"),
+        ("a space before the colon", "POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length : 5\r\n\r\nabcde"),
+        ("a bare LF", "GET /livez HTTP/1.1\nHost: localhost\n\n"),
+        ("a bare LF in the header", "GET /livez HTTP/1.1\r\nHost: localhost\nX: b\r\n\r\n"),
+        ("a bare CR", "GET /livez HTTP/1.1\r\nHost: localhost\r\nX: b\rY: c\r\n\r\n"),
+        ("a NUL in a value", "GET /livez HTTP/1.1\r\nHost: localhost\r\nX: b\0c\r\n\r\n"),
+        ("no method", " /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         ("garbage", "\u{16}\u{3}\u{1}\u{2}\r\n\r\n"),
     ] {
         let (statuses, rest) = answers(tidegate.admin(), format!("{request}{smuggled}").as_bytes());
@@ -182,8 +182,8 @@ fn f79_slow_and_idle_connections_are_ended_and_the_data_path_is_unchanged() {
     for bytes in [
         "",
         "G",
-        "GET /livez HTTP/1.1\r\nHost: a\r\n",
-        "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nfew",
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\n",
+        "POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nfew",
     ] {
         let mut conn = Conn::to(tidegate.admin());
         conn.send(bytes);
@@ -191,7 +191,7 @@ fn f79_slow_and_idle_connections_are_ended_and_the_data_path_is_unchanged() {
     }
     // Keeps asking for the largest answer, reads nothing, and then stays.
     let mut reader = Conn::with_small_window(tidegate.admin());
-    let _ = reader.try_send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(200));
+    let _ = reader.try_send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200));
     slow.push(reader);
     serves(&tidegate);
     // Each of these reads waits for an end within the kit's patience, and fails without one.
@@ -213,7 +213,7 @@ fn f79_hundreds_of_idle_connections_meet_a_cap_and_then_a_time_out() {
     }
     eventually_eq("the endpoint answers again", &200, || {
         let mut conn = Conn::to(tidegate.admin());
-        let _ = conn.try_send("GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let _ = conn.try_send("GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let rest = conn.rest();
         if rest.bytes.is_empty() { 0 } else { http::Answer::parse(&rest).status }
     });
@@ -225,8 +225,8 @@ fn f80_a_huge_body_is_refused_in_bounded_memory() {
     let (_backend, tidegate) = start();
     let resident = kernel::resident(tidegate.pid);
     for head in [
-        "POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n",
-        "GET /status HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n",
+        "POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1073741824\r\n\r\n",
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1073741824\r\n\r\n",
     ] {
         let mut conn = Conn::to(tidegate.admin());
         conn.send(head);
@@ -246,9 +246,9 @@ fn f80_a_huge_body_is_refused_in_bounded_memory() {
 fn f80_a_huge_head_is_refused() {
     let (_backend, tidegate) = start();
     for request in [
-        format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(1 << 20)),
-        format!("GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "b".repeat(1 << 20)),
-        format!("GET /livez HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(10_000)),
+        format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(1 << 20)),
+        format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "b".repeat(1 << 20)),
+        format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(10_000)),
     ] {
         let (statuses, rest) = answers(tidegate.admin(), request.as_bytes());
         let refused = statuses.iter().all(|status| [400, 414, 431].contains(status));
@@ -283,6 +283,7 @@ fn f80_odd_paths_are_not_found() {
 fn an_admin_port_beyond_loopback_is_refused_at_start() {
     let config = Config::over(["127.0.0.1:1"]).to_string();
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9900"] {
+        let config = config.replace("token_file = \"$DIR/token\"\n", "");
         let config = config.replace("listen = \"127.0.0.1:0\"", &format!("listen = \"{address}\""));
         let exit = crate::kit::Launch::new(config).run_to_end();
         assert_eq!(exit.code, Some(78), "{exit:?}");

@@ -8,5 +8,5 @@ mod question;
 mod text;
 mod view;
 
-pub use question::{Complaint, PARAMETERS, Question, parameters};
+pub use question::{Complaint, PARAMETERS, Question, parameters, quoted};
 pub use view::{Explanation, Standpoint};

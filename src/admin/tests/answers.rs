@@ -63,12 +63,18 @@ async fn only_the_paths_themselves_exist() {
 }
 
 #[tokio::test]
-async fn nothing_can_be_changed() {
+async fn each_path_has_its_methods() {
     let served = Served::tcp();
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"] {
         let answer = served.ask(method, "/status").await;
         assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, "GET, HEAD"), "{method}");
         assert_eq!(served.ask(method, "/nothing").await.status, 404, "{method}");
+    }
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "BREW"] {
+        for path in ["/reload", "/pools/app/backends/10.0.0.1:80", "/connections/1-1/close"] {
+            let answer = served.ask(method, path).await;
+            assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, "POST"), "{method} {path}");
+        }
     }
 }
 

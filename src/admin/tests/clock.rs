@@ -14,7 +14,7 @@ async fn a_silent_client_is_let_go() {
     assert_about(begun.elapsed(), HEAD);
 
     let mut stream = served.connect().await;
-    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let begun = time::Instant::now();
     assert!(rest(&mut stream).await.ends_with("alive\n"));
     assert_about(begun.elapsed(), HEAD);
@@ -45,7 +45,7 @@ async fn a_slow_body_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let served = Served::unix(&dir.path().join("admin.sock"), CONFIG);
     let begun = time::Instant::now();
-    let text = served.exchange("GET /livez HTTP/1.1\r\nContent-Length: 50\r\n\r\nx").await;
+    let text = served.exchange("GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\nx").await;
     assert_eq!(Answer::parse(&text).status, 200);
     assert_about(begun.elapsed(), Duration::ZERO);
 }
@@ -55,7 +55,7 @@ async fn a_slow_reader_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let served = Served::unix(&dir.path().join("admin.sock"), &large_config());
     let mut stream = served.connect().await;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     sleep(LIFE + SECOND).await;
     let answer = Answer::parse(&rest(&mut stream).await);
     let length: usize = answer.headers["content-length"].parse().unwrap();
@@ -70,7 +70,7 @@ async fn a_busy_connection_ends_between_two_answers() {
     let begun = time::Instant::now();
     let mut answers = 0;
     let mut text = String::new();
-    while stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.is_ok() {
+    while stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.is_ok() {
         let mut buffer = [0; 4_096];
         // The request may cross with the end.
         let Ok(read @ 1..) = stream.read(&mut buffer).await else { break };
@@ -87,7 +87,7 @@ async fn a_stop_ends_idle_connections_and_then_the_endpoint() {
     let dir = tempfile::tempdir().unwrap();
     let served = Served::unix(&dir.path().join("admin.sock"), CONFIG);
     let mut idle = served.connect().await;
-    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     idle.read_u8().await.unwrap();
     let begun = time::Instant::now();
     served.stop.send(()).unwrap();
@@ -101,7 +101,7 @@ async fn a_stop_does_not_wait_for_a_slow_reader() {
     let dir = tempfile::tempdir().unwrap();
     let served = Served::unix(&dir.path().join("admin.sock"), &large_config());
     let mut slow = served.connect().await;
-    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     slow.read_u8().await.unwrap();
     let begun = time::Instant::now();
     served.stop.send(()).unwrap();

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn what_two_readers_could_read_differently_is_refused() {
     let served = Served::tcp();
-    let smuggled = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    let smuggled = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for head in [
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
@@ -29,13 +29,14 @@ async fn what_two_readers_could_read_differently_is_refused() {
         "X: a\0b\r\n",
         ": a\r\n",
     ] {
-        let text = served.exchange(&format!("GET /livez HTTP/1.1\r\nHost: a\r\n{head}\r\n0\r\n\r\n{smuggled}")).await;
+        let text =
+            served.exchange(&format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{head}\r\n0\r\n\r\n{smuggled}")).await;
         assert_eq!(Answer::parse(&text).status, 400, "{head:?}: {text:?}");
         assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{head:?}: {text:?}");
     }
     for request in [
-        "GET /livez HTTP/1.1\nHost: a\r\n\r\n",
-        "GET /livez HTTP/1.1\r\nHost: a\r\n\n",
+        "GET /livez HTTP/1.1\nHost: localhost\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\n\n",
         "GET /livez HTTP/1.1\n\n",
         "GET /livez\r\n\r\n",
         "GET  /livez HTTP/1.1\r\n\r\n",
@@ -51,7 +52,7 @@ async fn what_two_readers_could_read_differently_is_refused() {
 #[tokio::test]
 async fn pipelined_requests_are_answered_up_to_the_first_bad_one() {
     let served = Served::tcp();
-    let good = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    let good = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let text = served.exchange(&format!("{good}{good}GET /livez HTTP/1.1\r\nX: a\n\r\n{good}")).await;
     let statuses: Vec<&str> =
         text.match_indices("HTTP/1.1 ").map(|(at, found)| &text[at + found.len()..][..3]).collect();
@@ -61,9 +62,10 @@ async fn pipelined_requests_are_answered_up_to_the_first_bad_one() {
 #[tokio::test]
 async fn after_a_body_the_connection_ends() {
     let served = Served::tcp();
-    let smuggled = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    let smuggled = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for (announced, status) in [("Content-Length: 34", 200), ("Transfer-Encoding: chunked", 411)] {
-        let text = served.exchange(&format!("GET /livez HTTP/1.1\r\n{announced}\r\n\r\n{smuggled}")).await;
+        let text =
+            served.exchange(&format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{announced}\r\n\r\n{smuggled}")).await;
         let answer = Answer::parse(&text);
         assert_eq!((answer.status, answer.headers["connection"].as_str()), (status, "close"), "{text}");
         assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{text}");
@@ -75,7 +77,7 @@ async fn a_gigabyte_is_refused_without_being_read() {
     let served = Served::tcp();
     let Endpoint::Tcp(address) = served.address.0 else { unreachable!() };
     let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
-    let head = format!("POST /status HTTP/1.1\r\nContent-Length: {}\r\n\r\n", 1 << 30);
+    let head = format!("POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", 1 << 30);
     writer.write_all(head.as_bytes()).await.unwrap();
     let sending = drain::spawn(async move {
         let mut sent = 0;
@@ -96,7 +98,7 @@ async fn a_gigabyte_is_refused_without_being_read() {
 #[tokio::test]
 async fn a_body_that_is_refused_is_not_asked_for() {
     let served = Served::tcp();
-    let head = "POST /status HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n";
+    let head = "POST /status HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n";
     let text = served.exchange(head).await;
     assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
 }
@@ -129,7 +131,7 @@ async fn one_connection_too_many_is_closed_and_counted() {
     let mut held = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         let mut stream = served.connect().await;
-        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         // An answer shows that it has its place.
         stream.read_u8().await.unwrap();
         held.push(stream);
@@ -181,7 +183,7 @@ async fn child_without_descriptors() {
     let mut streams = Vec::new();
     for client in clients {
         let mut stream = client.connect(address).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         streams.push(stream);
     }
     // The first has the spare one; each other gets that of the one before.

@@ -1,9 +1,10 @@
 //! The endpoint over real sockets: what is answered, what is refused, and what a bad client costs.
 //!
-//! Here is what all tests share; `answers` are those about content, `hostile` those about bad clients, `clock` those
-//! in which time matters.
+//! Here is what all tests share; `answers` and `changes` are those about content, `hostile` those about bad clients,
+//! `clock` those in which time matters.
 
 mod answers;
+mod changes;
 mod clock;
 mod hostile;
 
@@ -21,7 +22,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time;
 
@@ -50,6 +51,8 @@ struct Served {
     phase: watch::Sender<Phase>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
+    /// What the daemon would get.
+    calls: mpsc::Receiver<command::Call>,
 }
 
 impl Served {
@@ -68,8 +71,14 @@ impl Served {
         let metrics = Arc::new(Metrics::new().unwrap());
         let table = Arc::new(ArcSwap::from_pointee(table(config, &metrics)));
         let phase = watch::Sender::new(Phase::Ready);
+        let (commands, calls) = command::channel();
+        let own = Own::now();
+        let access = Access::load(&Config::parse("lb.toml", config.as_bytes()).unwrap().config.admin, &own).unwrap();
         let state = State {
-            commands: crate::admin::command::channel().0,
+            commands,
+            sessions: None,
+            who: Arc::new(Who::new(access)),
+            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             table: Arc::clone(&table),
             metrics: Arc::clone(&metrics),
             phase: phase.subscribe(),
@@ -81,7 +90,7 @@ impl Served {
         let listener = Arc::new(Listener::new(socket).unwrap());
         let stopped = async move { _ = stopped.await };
         let serving = drain::spawn(serve(listener, Arc::new(state), stopped));
-        Self { address, table, metrics, phase, stop, serving }
+        Self { address, table, metrics, phase, stop, serving, calls }
     }
 
     async fn connect(&self) -> Stream {

@@ -11,6 +11,7 @@ use crate::config::{
 use crate::name::{BindAddr, LimitName, PoolName};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
@@ -138,6 +139,21 @@ impl Show for StateFile {
             Self::Off => "off".to_owned(),
             Self::At(path) => text(&path.display().to_string()),
         }
+    }
+}
+
+impl Show for PathBuf {
+    fn show(&self) -> String {
+        text(&self.display().to_string())
+    }
+}
+
+/// Of the admin endpoint: one stands for itself, and none is `off`.
+pub fn addresses(listen: &Vec<BindAddr>) -> String {
+    match listen.as_slice() {
+        [] => "off".to_owned(),
+        [one] => one.show(),
+        several => several.show(),
     }
 }
 

@@ -157,7 +157,7 @@ fn table(
     let pool = config::Pool { health, ..config::Pool::new(PoolName::new("web"), Balance::RoundRobin, members) };
     let config = Config {
         runtime: config::Runtime::default(),
-        admin: config::Admin { listen: None },
+        admin: config::Admin::default(),
         log: config::Log::default(),
         limits: Vec::new(),
         listeners: Vec::new(),

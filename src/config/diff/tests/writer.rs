@@ -16,7 +16,13 @@ const RUNTIME: &[Values] = &[
     ("memory_high", &["\"off\"", "\"50%\""]),
     ("state_file", &["\"off\"", "\"/var/lib/a b.json\""]),
 ];
-const ADMIN: &[Values] = &[("listen", &["\"off\"", "\"127.0.0.1:0\"", "\"unix:/run/tidegate.sock\""])];
+/// A credential and a file are no config together.
+const ADMIN: &[Values] = &[
+    ("listen", &["\"off\"", "\"127.0.0.1:0\"", "[\"127.0.0.1:0\", \"unix:/run/tidegate.sock\"]"]),
+    ("token_file", &["\"/etc/tidegate/token\""]),
+    ("allow_uids", &["[0, \"root\"]", "5"]),
+    ("allowed_hosts", &["\"lb.example.com\""]),
+];
 const LOG: &[Values] = &[
     ("level", &["\"debug\"", "\"error\""]),
     ("format", &["\"json\""]),
