@@ -52,6 +52,7 @@ const RUNTIME: &[&str] = &[
     "relay",
     "memory_high",
     "state_file",
+    "watch",
     "user",
     "group",
     "keep_capabilities",
@@ -148,6 +149,7 @@ pub(super) struct Runtime {
     pub relay: Given<RelayMode>,
     pub memory_high: Given<Option<Percent>>,
     pub state_file: Given<StateFile>,
+    pub watch: Given<Option<Duration>>,
     pub privileges: privileges::GivenPrivileges,
 }
 
@@ -261,6 +263,7 @@ impl Runtime {
             relay: section.choice("relay", &RelayMode::WORDS),
             memory_high: section.percent_or_off("memory_high"),
             state_file: section.parsed("state_file", state_file),
+            watch: section.duration_or_off("watch", &limits::WATCH),
             privileges: privileges::GivenPrivileges::read(section),
         }
     }

@@ -117,6 +117,8 @@ pub struct Runtime {
     /// refuses them for that.
     pub memory_high: Option<Percent>,
     pub state_file: StateFile,
+    /// How often the config file is looked at, and read again if its content is another one; `None` never.
+    pub watch: Option<Duration>,
     /// What it may still do while it serves.
     pub privileges: Privileges,
 }
@@ -244,6 +246,7 @@ impl Default for Runtime {
             relay: RelayMode::default(),
             memory_high: Some(Percent::whole(80)),
             state_file: StateFile::default(),
+            watch: None,
             privileges: Privileges::default(),
         }
     }
@@ -305,6 +308,8 @@ pub mod limits {
     /// The largest file that is read, in bytes.
     pub const MAX_FILE: u64 = 16 << 20;
     pub const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3_600);
+    /// Between two looks at the config file.
+    pub const WATCH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3_600);
     /// Of durations that must not be zero.
     pub const MIN_DURATION: Duration = Duration::from_millis(1);
     /// The kernel counts keepalive in whole seconds, and up to 32,767 of them.

@@ -126,6 +126,7 @@ fn runtime(findings: &Findings, given: file::Runtime) -> Runtime {
         relay: given.relay.value_or(default.relay),
         memory_high: given.memory_high.value_or(default.memory_high),
         state_file: given.state_file.value_or(default.state_file),
+        watch: given.watch.value_or(default.watch),
         privileges: given.privileges.judged(findings),
     }
 }

@@ -5,6 +5,7 @@
 //! each arm.
 
 use super::control;
+use super::gates::{notify_reloaded, notify_reloading};
 use super::live::{self, Candidate, Live};
 use super::{Failure, Stop};
 use crate::admin::command::{Asker, Call, Command, Done, Refused, Reply, Why};
@@ -45,6 +46,7 @@ pub fn begin(call: Call, stop: Stop, live: &mut Live) -> Option<Work> {
         (_, Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => stopping(),
         (Command::Reload, _, None) => refused(Why::Conflict, "there is no config file to read again"),
         (Command::Reload, _, Some(path)) => {
+            notify_reloading();
             let (base, path) = (live.base(), path.clone());
             let (done, result) = oneshot::channel();
             crate::drain::spawn(async move {
@@ -100,6 +102,9 @@ pub fn finish(worked: Worked, stop: Stop, live: &mut Live) {
         let details = json!({"generation": to, "hash": hash, "warnings": committed.warnings});
         Done { summary, changed: committed.changed, details }
     });
+    if stop == Stop::No {
+        notify_reloaded(live.generation(), done.as_ref().err().map(|refused| &*refused.text));
+    }
     answer("reload", &by, reply, done);
 }
 

@@ -50,6 +50,23 @@ impl Announcement {
     }
 }
 
+/// Tells systemd that a config is being taken.
+pub fn notify_reloading() {
+    let mut states = vec![NotifyState::Reloading];
+    // Without the time, only a unit of `Type=notify-reload` would miss it.
+    states.extend(NotifyState::monotonic_usec_now());
+    notify(&states);
+}
+
+/// Tells systemd which config runs now, and if another one was refused, why.
+pub fn notify_reloaded(generation: u64, refused: Option<&str>) {
+    let status = match refused.and_then(|text| text.lines().next()) {
+        Some(line) => format!("serving, generation {generation}; the last reload was refused: {line}"),
+        None => format!("serving, generation {generation}"),
+    };
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
 /// Tells systemd, where there is one.
 pub fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {

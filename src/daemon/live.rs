@@ -15,6 +15,7 @@ use super::fd_store::Store;
 use super::fds;
 use super::inherit::Inherited;
 use super::listening::{self, Bound, Opened, Place};
+use super::look::Looked;
 use super::privileges::Identity;
 use super::sockets::{self, Severity};
 use super::start::{Shared, resolve};
@@ -221,6 +222,11 @@ impl Live {
     /// Of the config's text, by xxh3; 16 hexadecimal digits.
     pub fn hash(&self) -> String {
         format!("{:016x}", xxh3_64(self.text.as_bytes()))
+    }
+
+    /// The file, for whoever looks whether it is another one.
+    pub fn looked(&self) -> Option<Looked> {
+        self.path.clone().map(|path| Looked { path, hash: xxh3_64(self.text.as_bytes()) })
     }
 
     /// What the next candidate is prepared against, as soon as sockets on their way out have gone whose paths are

@@ -10,6 +10,7 @@
 //! | headroom | control thread | a quarter of a second | after the workers |
 //! | refusals | control thread | a tick of a second | after the workers |
 //! | watchdog | control thread | half of the service manager's span | after the workers |
+//! | look at the file | control thread | `runtime.watch` | after the workers |
 //! | admin endpoint | control thread | its socket | last |
 //! | state file | a thread | what is to be kept | flushed at exit |
 //! | log writers | a thread each | their queues | flushed at exit |
@@ -32,6 +33,7 @@ mod inherit;
 mod landlock;
 mod listening;
 mod live;
+mod look;
 mod memory;
 mod offline;
 mod pipes;
@@ -164,7 +166,8 @@ impl Daemon {
         let Started { mut live, admin, announcement, pipes, log } = started;
         let shared = live.shared.clone();
         let (commands, mut calls) = command::channel();
-        let control = supervise::Control::start(&shared, admin, self.phase.subscribe(), commands.clone())?;
+        let control =
+            supervise::Control::start(&shared, admin, self.phase.subscribe(), commands.clone(), live.looked())?;
         let verdict = if let Some(signal) = self.first_round(&live, &control, &mut signals).await {
             tracing::info!(signal, "stopped before it was ready");
             Ok(())
@@ -221,7 +224,7 @@ impl Daemon {
         if self.announce == Announce::Stdout {
             announcement.print();
         }
-        notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+        notify(&[NotifyState::Ready, NotifyState::Status("serving, generation 1")]);
     }
 
     async fn serve(

@@ -5,6 +5,7 @@
 //! one again is all there is to do; how often that happened is a metric.
 
 use super::accept_queues::AcceptQueues;
+use super::look::{self, Looked};
 use super::start::Shared;
 use super::{Failure, headroom, memory, refusals, watchdog};
 use crate::admin::command::Commands;
@@ -32,6 +33,7 @@ pub struct Control {
     headroom: JoinHandle<()>,
     refusals: JoinHandle<()>,
     watchdog: JoinHandle<()>,
+    look: JoinHandle<()>,
     /// One for each of the endpoint's sockets.
     admin: Vec<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
@@ -44,6 +46,7 @@ impl Control {
         admin: Vec<ListenSocket>,
         phase: watch::Receiver<Phase>,
         commands: Commands,
+        file: Option<Looked>,
     ) -> Result<Self, Failure> {
         let (done, first_round) = watch::channel(false);
         let (table, table_changed) = (Arc::clone(&shared.table), Arc::clone(&shared.table_changed));
@@ -70,6 +73,10 @@ impl Control {
         let seats = Arc::clone(&shared.seats);
         let watchdog =
             keep_running("watchdog", Arc::clone(&shared.metrics), move || watchdog::feed(Arc::clone(&seats)));
+        let (config, asked) = (Arc::clone(&shared.config), commands.clone());
+        let look = keep_running("look", Arc::clone(&shared.metrics), move || {
+            look::at_the_file(file.clone(), Arc::clone(&config), asked.clone())
+        });
         let (stop, stopped) = watch::channel(false);
         let queues = AcceptQueues::new(Arc::clone(&shared.seats), Arc::clone(&shared.metrics));
         let state = Arc::new(admin::State {
@@ -99,7 +106,8 @@ impl Control {
         let admin = sockets.into_iter().map(serve_one).collect();
         let (checker, keeper, memory) = (spawn(checker), spawn(keeper), spawn(memory));
         let (headroom, refusals, watchdog) = (spawn(headroom), spawn(refusals), spawn(watchdog));
-        Ok(Self { checker, keeper, memory, headroom, refusals, watchdog, admin, first_round, stop })
+        let look = spawn(look);
+        Ok(Self { checker, keeper, memory, headroom, refusals, watchdog, look, admin, first_round, stop })
     }
 
     /// Waits until every backend has been asked once.
@@ -116,6 +124,7 @@ impl Control {
         self.headroom.abort();
         self.refusals.abort();
         self.watchdog.abort();
+        self.look.abort();
         self.stop.send_replace(true);
         for admin in self.admin {
             // It ends by itself within its own bound; a panic now has been logged.

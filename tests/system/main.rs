@@ -42,6 +42,7 @@ mod quiet;
 mod relay;
 mod reload;
 mod reload_load;
+mod reload_watch;
 mod replay;
 mod replay_ends;
 mod routes;

@@ -24,7 +24,7 @@ fn variant(number: u64, backends: &[Backend]) -> String {
     let mut config = Config::with_pool(&pool)
         .listener(&format!("backlog = {}\nidle_timeout = \"{}s\"", 256 + number, 60 + number))
         .listener(&format!("max_connections = {}\naccept_rate = \"{}/s\"", 1_000 + number, 100_000 + number));
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         let (pool, backend) = (number % 2, &backends[0]);
         config = config.more(&format!(
             "[listeners.more]\nbind = \"127.0.0.1:0\"\npool = \"more{pool}\"\n[pools.more{pool}]\n\
@@ -68,7 +68,7 @@ fn f41_nobody_notices_fifty_reloads_in_which_all_changes() {
                 client.speak();
             }
             eventually("others come and go", || {
-                served.load(Relaxed) > before + 3 || clients.iter().any(|c| c.is_finished())
+                served.load(Relaxed) > before + 3 || clients.iter().any(std::thread::ScopedJoinHandle::is_finished)
             });
         }
         stop.store(true, Relaxed);

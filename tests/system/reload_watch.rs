@@ -1,0 +1,103 @@
+//! The look at the config file, what a reload tells the service manager, and what needs more than a reload.
+
+use crate::kit::{Backend, Config, Launch, Tidegate, eventually, throughout};
+use crate::reload::{generation, reload, write};
+use rustix::process::Signal;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+const WATCH: &str = "watch = \"100ms\"";
+
+#[test]
+fn a_file_whose_content_changes_is_taken_by_itself_and_a_bad_one_tried_once() {
+    let [one, two] = ["one", "two"].map(Backend::named);
+    let config = |backend: &Backend| Config::over([backend]).runtime(WATCH);
+    let tidegate = Tidegate::start(config(&one));
+    write(&tidegate, config(&two));
+    tidegate.logged(&["changed", "by=watch", "to=2"]);
+    assert_eq!(tidegate.connect().rest().text(), "two\n");
+    write(&tidegate, "nonsense");
+    tidegate.logged(&["refused", "by=watch"]);
+    throughout("it isn't tried again", Duration::from_millis(500), || tidegate.count_logged(&["refused"]) == 1);
+    fs::remove_file(tidegate.dir().join("lb.toml")).unwrap();
+    throughout("a file that is missing is no change", Duration::from_millis(300), || {
+        tidegate.count_logged(&["by=watch"]) == 2
+    });
+    // The content that runs.
+    write(&tidegate, config(&two));
+    tidegate.logged(&["nothing has changed", "by=watch", "generation=2"]);
+    // Without the key, nobody looks.
+    write(&tidegate, Config::over([&two]));
+    eventually("it is taken", || generation(&tidegate) == 3);
+    write(&tidegate, Config::over([&one]));
+    throughout("it isn't taken", Duration::from_millis(500), || generation(&tidegate) == 3);
+    tidegate.signal(Signal::HUP);
+    eventually("but when it is asked for", || generation(&tidegate) == 4);
+}
+
+/// As a volume of a `ConfigMap` is: the name leads through a link to the folder of one version.
+#[test]
+fn a_volume_that_is_swapped_by_a_link_is_seen() {
+    let [one, two] = ["one", "two"].map(Backend::named);
+    let launch = Launch::new(Config::over([&one]).runtime(WATCH));
+    let dir = launch.dir().to_owned();
+    for (version, backend) in [("v1", &one), ("v2", &two)] {
+        fs::create_dir(dir.join(version)).unwrap();
+        fs::write(dir.join(version).join("lb.toml"), Config::over([backend]).runtime(WATCH).to_string()).unwrap();
+    }
+    fs::remove_file(dir.join("lb.toml")).unwrap();
+    symlink("v1", dir.join("data")).unwrap();
+    symlink("data/lb.toml", dir.join("lb.toml")).unwrap();
+    let tidegate = launch.start();
+    assert_eq!(tidegate.connect().rest().text(), "one\n");
+    symlink("v2", dir.join("data.new")).unwrap();
+    fs::rename(dir.join("data.new"), dir.join("data")).unwrap();
+    eventually("the other version runs", || generation(&tidegate) == 2);
+    assert_eq!(tidegate.connect().rest().text(), "two\n");
+}
+
+#[test]
+fn the_service_manager_hears_of_a_reload_and_why_it_was_refused() {
+    let backend = Backend::named("x");
+    let launch = Launch::new(Config::over([&backend]));
+    let path = launch.dir().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let tidegate = launch.env("NOTIFY_SOCKET", path.to_str().unwrap()).start();
+    let heard = || {
+        let mut buffer = [0; 1_024];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    manager.set_read_timeout(Some(crate::kit::PATIENCE)).unwrap();
+    assert_eq!(heard(), "READY=1\nSTATUS=serving, generation 1\n");
+    for (config, status) in [
+        (Config::over([&backend]).listener("backlog = 99"), "serving, generation 2".to_owned()),
+        (Config::over([&backend]).listener("backlog = 0"), {
+            let file = tidegate.dir().join("lb.toml");
+            format!("serving, generation 2; the last reload was refused: {}:", file.display())
+        }),
+        (Config::over([&backend]).listener("backlog = 99"), "serving, generation 2".to_owned()),
+    ] {
+        write(&tidegate, config);
+        tidegate.signal(Signal::HUP);
+        let reloading = heard();
+        let usec = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{reloading}"));
+        assert!(usec.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
+        let ready = heard();
+        assert!(ready.starts_with(&format!("READY=1\nSTATUS={status}")), "{ready}");
+    }
+}
+
+#[test]
+fn a_config_that_the_file_descriptors_do_not_carry_is_refused_with_both_numbers() {
+    let backend = Backend::named("x");
+    let tidegate = Launch::new(Config::over([&backend])).nofile(1_000).start();
+    write(&tidegate, Config::over([&backend]).runtime("max_connections = 5_000"));
+    tidegate.signal(Signal::HUP);
+    tidegate.logged(&["refused: runtime.max_connections = 5000 needs", "but the limit is 1000"]);
+    assert_eq!(generation(&tidegate), 1);
+    reload(&tidegate, Config::over([&backend]).runtime("max_connections = 50"));
+    assert_eq!(tidegate.metrics().one("tidegate_max_connections", &[]) as u64, 50);
+}
