@@ -367,3 +367,6 @@ fn word(level: Level) -> &'static str {
         Level::Trace => "trace",
     }
 }
+
+#[cfg(test)]
+mod tests;
