@@ -120,11 +120,9 @@ fn connections(path: &str, remote: &Remote, shape: &Shape) -> Result<(), Exit> {
 
 /// What it is, whether traffic may come, and since when it runs.
 pub(super) fn head(status: &Value) -> String {
-    let ready = status["ready"].as_bool().unwrap_or(false);
-    let mut head = format!("tidegate {}: {}", text(status, "version"), text(status, "phase"));
-    if !ready && text(status, "phase") == "ready" {
-        head += ", but not ready for traffic";
-    }
+    let phase = text(status, "phase");
+    let phase = if phase == "ready" && status["ready"] == false { "not ready".to_owned() } else { phase };
+    let mut head = format!("tidegate {}: {phase}", text(status, "version"));
     let up = span(since(status, "started", status));
     let _ = write!(head, "; generation {}, pid {}", text(status, "generation"), text(status, "pid"));
     let _ = writeln!(head, ", {} workers, up {up}", text(status, "workers"));

@@ -147,7 +147,8 @@ impl Screen {
 
 /// Shows what `text` makes for so many rows, on the screen.
 fn show(text: impl Fn(usize) -> String) {
-    let (rows, columns) = tcgetwinsize(stdout()).map_or((24, 80), |size| (size.ws_row.into(), size.ws_col.into()));
+    let size = tcgetwinsize(stdout()).ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
+    let (rows, columns) = size.map_or((24, 80), |size| (size.ws_row.into(), size.ws_col.into()));
     put(&painted(&text(rows), rows, columns));
 }
 

@@ -15,6 +15,7 @@ mod admission;
 mod agents;
 mod bytes;
 mod choice;
+mod cli;
 mod connecting;
 mod distress;
 mod ejection;

@@ -1,0 +1,174 @@
+//! The shell's side of a running process: what it shows, how it finds it, and what is generated of the command line.
+
+use crate::kit::{Backend, Config, Launch, Tidegate, daemon};
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+/// Has the shell's side ask this process.
+pub fn ask(tidegate: &Tidegate, arguments: &[&str]) -> daemon::Exit {
+    let admin = tidegate.admin().to_string();
+    daemon::run(&[arguments, &["--admin", &admin]].concat())
+}
+
+/// What it says where all goes well.
+#[track_caller]
+pub fn told(tidegate: &Tidegate, arguments: &[&str]) -> String {
+    let exit = ask(tidegate, arguments);
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+    exit.stdout
+}
+
+/// The words of the line that begins with this one.
+#[track_caller]
+pub fn row(text: &str, first: &str) -> Vec<String> {
+    let line = text.lines().find(|line| line.split_whitespace().next() == Some(first));
+    line.unwrap_or_else(|| panic!("no line begins with {first}:\n{text}"))
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_state_of_a_process_is_a_table_for_people_and_its_own_json_for_programs() {
+    let (up, down) = (Backend::echo(), "127.0.0.1:1");
+    let tidegate = Tidegate::start(Config::over([up.addr.to_string(), down.to_owned()]));
+    let session = tidegate.echoed();
+    let text = told(&tidegate, &["status"]);
+    assert!(text.starts_with(&format!("tidegate {}: ready; generation 1, pid ", env!("CARGO_PKG_VERSION"))), "{text}");
+    let listener = row(&text, "web");
+    assert_eq!(listener, ["web", &tidegate.addr.to_string(), "up", "1", "1"]);
+    assert!(text.contains("\npool web: round_robin, 2 of 2 available\n"), "{text}");
+    assert_eq!(row(&text, &up.addr.to_string())[2], "up");
+    // Aligned: every row of a table is as long as its title or ends sooner, and no colour is in it.
+    assert!(!text.contains('\x1b'), "{text:?}");
+
+    let json: serde_json::Value = serde_json::from_str(&told(&tidegate, &["status", "--json"])).unwrap();
+    let mut served = tidegate.status();
+    served["now"] = json["now"].clone();
+    assert_eq!(json, served);
+
+    let one = told(&tidegate, &["status", "web"]);
+    assert!(one.starts_with("pool web: ") && one.contains(down), "{one}");
+    let none = ask(&tidegate, &["status", "nope"]);
+    assert_eq!((none.code, none.stderr.as_str()), (Some(1), "there is no pool \"nope\"; there is web\n"));
+    drop(session);
+}
+
+#[test]
+fn one_look_of_top_needs_no_terminal() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let session = tidegate.echoed();
+    let text = told(&tidegate, &["top", "--once"]);
+    assert!(text.contains("NEW/S") && !text.contains('\x1b'), "{text:?}");
+    assert_eq!(row(&text, "web"), ["web", "up", "1", "0", "1"]);
+    drop(session);
+}
+
+/// A daemon that isn't there is told apart from one that refuses, with a way out.
+#[test]
+fn where_nobody_answers_the_exit_code_is_69() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for arguments in [&["status"][..], &["connections"], &["top", "--once"], &["reload"], &["drain", "web"]] {
+        let exit = daemon::run(&[arguments, &["--admin", &free]].concat());
+        assert_eq!((exit.code, exit.stdout.as_str()), (Some(69), ""), "{arguments:?}");
+        assert!(exit.stderr.contains(&format!("can't reach tidegate at {free}")), "{}", exit.stderr);
+        assert!(exit.stderr.contains("name its admin endpoint with --admin"), "{}", exit.stderr);
+    }
+    // What answers and doesn't speak HTTP is not it either.
+    let other = Backend::named("other");
+    let exit = daemon::run(&["status", "--admin", &other.addr.to_string()]);
+    assert_eq!(exit.code, Some(69), "{exit:?}");
+}
+
+/// Also while the file has a mistake: it is then that one wants to look.
+#[test]
+fn the_endpoint_is_found_by_the_config() {
+    let backend = Backend::echo();
+    let config = format!(
+        "[runtime]\nworkers = 1\n[admin]\nlisten = \"unix:$DIR/admin.sock\"\n\
+         [listeners.web]\nbind = \"127.0.0.1:0\"\npool = \"app\"\n[pools.app]\nbackends = [\"{}\"]\n",
+        backend.addr
+    );
+    let tidegate = Launch::new(config).start();
+    let path = tidegate.dir().join("lb.toml");
+    let found = |path: &std::path::Path| daemon::run(&["status", "-c", path.to_str().unwrap()]);
+    assert!(found(&path).stdout.contains("pool app: "), "{:?}", found(&path));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text + "nonsense = true\n").unwrap();
+    assert!(found(&path).stdout.contains("pool app: "), "{:?}", found(&path));
+    let off = daemon::file(tidegate.dir(), "off.toml", "[admin]\nlisten = \"off\"\n");
+    let exit = found(&off);
+    assert_eq!(exit.code, Some(69));
+    assert!(exit.stderr.contains("turns the admin endpoint off"), "{}", exit.stderr);
+}
+
+#[test]
+fn the_running_process_explains_as_its_endpoint_does() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let asked = ["explain", "--live", "--listener", "web", "--from", "10.1.2.3"];
+    let text = told(&tidegate, &asked);
+    assert!(text.contains("\nstate: live\n") && text.contains("\nrule default: yes, leads to web\n"), "{text}");
+    let json = told(&tidegate, &[&asked[..], &["--json"]].concat());
+    assert_eq!(json, tidegate.get("/explain?listener=web&from=10.1.2.3").body);
+    let wrong = ask(&tidegate, &["explain", "--live", "--listener", "web", "--from", "nobody"]);
+    assert_eq!(wrong.code, Some(65));
+    assert!(wrong.stderr.starts_with("from: "), "{}", wrong.stderr);
+}
+
+/// Feeds `script` to a bash without startup files.
+fn bash(script: &str) -> std::process::Output {
+    let mut command = Command::new("bash");
+    command.args(["--norc", "--noprofile", "-s"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut bash = command.spawn().unwrap();
+    bash.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    bash.wait_with_output().unwrap()
+}
+
+#[test]
+fn bash_completes_our_command_lines() {
+    let completion = daemon::run(&["completions", "bash"]).stdout;
+    let complete = |words: &str, index: usize| {
+        let asked = format!(
+            "{completion}\ncomplete -p tidegate >/dev/null || exit 1\nCOMP_WORDS=({words}) COMP_CWORD={index}\n\
+             _tidegate tidegate \"${{COMP_WORDS[$COMP_CWORD]}}\" \"${{COMP_WORDS[$COMP_CWORD-1]}}\"\n\
+             printf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
+        );
+        let output = bash(&asked);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(complete("tidegate conn", 1), ["connections"]);
+    assert_eq!(complete("tidegate connections --so", 2), ["--sort"]);
+    assert_eq!(complete("tidegate connections --sort by", 3), ["bytes"]);
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let exit = daemon::run(&["completions", shell]);
+        assert_eq!(exit.code, Some(0), "{shell}");
+        assert!(exit.stdout.contains("connections") && exit.stdout.contains("token-file"), "{shell}");
+    }
+}
+
+/// That they render without a warning is seen in tests/run.
+#[test]
+fn there_is_a_manual_page_for_each_subcommand() {
+    let dir = tempfile::tempdir().unwrap();
+    let man = dir.path().join("man1");
+    let exit = daemon::run(&["man", man.to_str().unwrap()]);
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""));
+    let help = daemon::run(&["--help"]).stdout;
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> =
+        listed.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 15, "{help}");
+    for command in commands.into_iter().filter(|command| *command != "help") {
+        let page = fs::read_to_string(man.join(format!("tidegate-{command}.1"))).unwrap();
+        assert!(page.contains(".SH NAME\n") && page.contains(".SH OPTIONS\n"), "{command}:\n{page}");
+    }
+    assert!(fs::read_to_string(man.join("tidegate.1")).unwrap().contains("tidegate\\-connections(1)"));
+    let nowhere = daemon::run(&["man", "/dev/null/man1"]);
+    assert_eq!(nowhere.code, Some(71));
+    assert!(nowhere.stderr.starts_with("can't write manual pages to /dev/null/man1: "), "{}", nowhere.stderr);
+}
