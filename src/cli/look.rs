@@ -196,12 +196,19 @@ fn backends_table(pool: &Value, indent: &str) -> String {
         let millis = |value: &Value| value.as_f64().map_or_else(String::new, |ms| format!("{ms:.1}ms"));
         let moved = |way: &str| backend["bytes"][way].as_u64().map_or_else(String::new, bytes);
         let error = &backend["last_error"];
+        let overridden = backend["health_override"].as_str().is_some_and(|word| word != "auto");
+        let by_file = &backend["weight_configured"];
+        let by_hand = if by_file.is_null() || *by_file == backend["weight"] {
+            String::new()
+        } else {
+            format!(" (file: {by_file})")
+        };
         table.row(&[
             text(backend, "name"),
             text(backend, "address"),
-            text(backend, "state"),
+            text(backend, "state") + if overridden { " (overridden)" } else { "" },
             ago(backend, "since"),
-            weight,
+            weight + &by_hand,
             number(backend, "active"),
             number(backend, "total"),
             moved("to_backend"),

@@ -77,21 +77,30 @@ async fn watch(client: &Client, first: Seen, screen: Option<&Screen>) -> Result<
     let keys = stdin();
     // What can't be watched (a file) has no keys.
     let keys = screen.and_then(|_| sys::watch(keys.as_fd(), Interest::READABLE).ok());
+    if screen.is_some() {
+        show(|rows| frame(None, &first, rows));
+    }
     let mut last = first;
     let mut next = last.at + PAUSE;
     loop {
-        tokio::select! {
+        let look = async {
+            sleep_until(next).await;
+            see(client).await
+        };
+        let seen = tokio::select! {
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
             () = quit(keys.as_ref()) => return Ok(()),
-            () = sleep_until(next) => {}
-        }
+            seen = look => seen,
+        };
         next = Instant::now() + PAUSE;
-        match see(client).await {
+        match seen {
             Ok(now) => {
                 match screen {
                     Some(_) => show(|rows| frame(Some(&last), &now, rows)),
-                    None => print((frame(Some(&last), &now, FEW) + "\n").as_bytes()),
+                    // Nobody reads any more: `| head`.
+                    None if !put(&(frame(Some(&last), &now, FEW) + "\n")) => return Ok(()),
+                    None => {}
                 }
                 last = now;
             }
@@ -162,10 +171,10 @@ impl Drop for Screen {
     }
 }
 
-fn put(text: &str) {
+/// Whether somebody still reads.
+fn put(text: &str) -> bool {
     let mut stdout = stdout().lock();
-    // A terminal that is gone is noticed by its signal.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
 /// From the upper left corner on, and nothing of the look before beside or beneath it.
