@@ -4,9 +4,9 @@
 //! Owns the one place that reads the wall clock for timestamps, and the [`Deadline`], which many threads may look at.
 //! What decides is handed a [`Millis`] or a [`Now`]; no decision hangs on the wall clock, which may jump.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Milliseconds of the monotonic clock since about the start of the process; never 0.
 pub type Millis = u64;
@@ -41,18 +41,34 @@ impl Now {
     }
 }
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+static START: OnceLock<Instant> = OnceLock::new();
+
+fn start() -> Instant {
+    *START.get_or_init(Instant::now)
+}
+
+/// How long this clock runs, for [`go_on`] in another process.
+#[must_use]
+pub fn age() -> Duration {
+    start().elapsed()
+}
+
+/// Makes this clock go on with one that runs for so long in another process, so that its moments mean the same here.
+/// Without effect, and false, once anybody has asked what time it is.
+pub fn go_on(age: Duration) -> bool {
+    Instant::now().checked_sub(age).is_some_and(|begun| START.set(begun).is_ok())
+}
 
 /// A moment before the first call counts as 1.
 #[must_use]
 pub fn millis(moment: Instant) -> Millis {
-    moment.saturating_duration_since(*START).as_millis() as Millis + 1
+    moment.saturating_duration_since(start()).as_millis() as Millis + 1
 }
 
 /// As [`millis`], for what happens more often than that. A moment before the first call counts as 1.
 #[must_use]
 pub fn nanos(moment: Instant) -> Nanos {
-    moment.saturating_duration_since(*START).as_nanos() as Nanos + 1
+    moment.saturating_duration_since(start()).as_nanos() as Nanos + 1
 }
 
 /// Milliseconds since 1970 by the wall clock.
@@ -92,7 +108,6 @@ impl Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_deadline_can_be_set_moved_and_taken_back_and_each_is_a_change() {

@@ -116,6 +116,8 @@ pub struct Runtime {
     /// The share of the memory that the process's cgroup may have above which new connections are refused; `None` never
     /// refuses them for that.
     pub memory_high: Option<Percent>,
+    /// How long a process that has handed over to another one may go on with its sessions; `None` is until they end.
+    pub retired_timeout: Option<Duration>,
     pub state_file: StateFile,
     /// How often the config file is looked at, and read again if its content is another one; `None` never.
     pub watch: Option<Duration>,
@@ -245,6 +247,7 @@ impl Default for Runtime {
             lame_duck: Duration::ZERO,
             relay: RelayMode::default(),
             memory_high: Some(Percent::whole(80)),
+            retired_timeout: None,
             state_file: StateFile::default(),
             watch: None,
             privileges: Privileges::default(),

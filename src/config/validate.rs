@@ -128,6 +128,7 @@ fn runtime(findings: &Findings, given: file::Runtime) -> Runtime {
         state_file: given.state_file.value_or(default.state_file),
         watch: given.watch.value_or(default.watch),
         privileges: given.privileges.judged(findings),
+        retired_timeout: given.retired_timeout.value_or(default.retired_timeout),
     }
 }
 

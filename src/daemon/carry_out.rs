@@ -7,6 +7,7 @@
 use super::control;
 use super::gates::{notify_reloaded, notify_reloading};
 use super::live::{self, Candidate, Live};
+use super::upgrade::{Attempt, Program, Successor};
 use super::{Failure, Stop};
 use crate::admin::command::{Asker, Call, Command, Done, Refused, Reply, Why};
 use serde_json::json;
@@ -16,34 +17,52 @@ use tokio::sync::oneshot;
 pub struct Work {
     by: Asker,
     reply: oneshot::Sender<Reply>,
-    result: oneshot::Receiver<Result<Candidate, Failure>>,
+    result: Doing,
+}
+
+enum Doing {
+    Reload(oneshot::Receiver<Result<Candidate, Failure>>),
+    Upgrade(Attempt),
 }
 
 /// The slow part of a command, which has ended.
 pub struct Worked {
     by: Asker,
     reply: oneshot::Sender<Reply>,
-    result: Result<Candidate, Failure>,
+    result: Outcome,
+}
+
+enum Outcome {
+    Reload(Result<Candidate, Failure>),
+    Upgrade(Result<Successor, String>),
 }
 
 impl Work {
     /// Waits for its end.
     pub async fn ended(work: &mut Option<Self>) -> Worked {
-        let result = match work {
-            Some(work) => (&mut work.result).await,
+        let died = |_| Err(Failure::Internal("the thread that read the config died".into()));
+        let result = match work.as_mut().map(|work| &mut work.result) {
+            Some(Doing::Reload(result)) => Outcome::Reload(result.await.unwrap_or_else(died)),
+            Some(Doing::Upgrade(attempt)) => Outcome::Upgrade(attempt.ended().await),
             None => std::future::pending().await,
         };
         let Some(Self { by, reply, .. }) = work.take() else { std::future::pending().await };
-        let result = result.unwrap_or_else(|_| Err(Failure::Internal("the thread that read the config died".into())));
         Worked { by, reply, result }
+    }
+
+    /// Whether other commands are refused meanwhile, and don't wait.
+    pub fn is_upgrade(&self) -> bool {
+        matches!(self.result, Doing::Upgrade(_))
     }
 }
 
 /// Begins one command, and answers it if it is done at once; who asked may have gone.
-pub fn begin(call: Call, stop: Stop, live: &mut Live) -> Option<Work> {
+pub fn begin(call: Call, stop: Stop, live: &mut Live, program: Option<&Program>, is_busy: bool) -> Option<Work> {
     let Call { command, by, reply } = call;
     let no = match (&command, stop, &live.path) {
+        (_, Stop::Retired(_), _) => refused(Why::Conflict, "this process has handed over to another one"),
         (_, Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => stopping(),
+        _ if is_busy => refused(Why::Conflict, "an upgrade is under way: try again when it is done"),
         (Command::Reload, _, None) => refused(Why::Conflict, "there is no config file to read again"),
         (Command::Reload, _, Some(path)) => {
             notify_reloading();
@@ -56,7 +75,7 @@ pub fn begin(call: Call, stop: Stop, live: &mut Live) -> Option<Work> {
                     .name("reload".into())
                     .spawn(move || drop(done.send(live::prepare_file(&base, &path))));
             });
-            return Some(Work { by, reply, result });
+            return Some(Work { by, reply, result: Doing::Reload(result) });
         }
         (
             Command::Backend { .. } | Command::AddBackend { .. } | Command::RemoveBackend { .. } | Command::LogLevel(_),
@@ -66,18 +85,82 @@ pub fn begin(call: Call, stop: Stop, live: &mut Live) -> Option<Work> {
             answer(name, &by, reply, control::carry_out(command, &by, live));
             return None;
         }
+        (Command::Upgrade, _, None) => refused(Why::Conflict, "there is no config file that a successor could read"),
+        (Command::Upgrade, ..) => match attempt(live, program) {
+            Ok(attempt) => return Some(Work { by, reply, result: Doing::Upgrade(attempt) }),
+            Err(text) => refused(Why::Conflict, &text),
+        },
         _ => refused(Why::Invalid, "this can't be done yet"),
     };
     answer(name_of(&command), &by, reply, Err(no));
     None
 }
 
-/// Ends a command whose slow part has ended.
-pub fn finish(worked: Worked, stop: Stop, live: &mut Live) {
+/// Starts a successor; a sentence if that makes no sense.
+fn attempt(live: &Live, program: Option<&Program>) -> Result<Attempt, String> {
+    if std::process::id() == 1 {
+        return Err(
+            "the process with the number 1 can't leave its place to another one, since all others end with it; start \
+                    a new container instead"
+                .to_owned(),
+        );
+    }
+    let program = program.ok_or("nobody says which binary this is: /proc can't be read")?;
+    let estate =
+        live.estate().map_err(|error| format!("can't pass the sockets on: {}", std::io::Error::from(error)))?;
+    tracing::info!(binary = %program.path.display(), sockets = estate.descriptors.len(), "starting a successor");
+    Ok(Attempt::begin(program.clone(), estate))
+}
+
+/// Ends a command whose slow part has ended. A successor to whom everything is to be left, if that was its result.
+pub fn finish(worked: Worked, stop: Stop, live: &mut Live) -> Option<Successor> {
     let Worked { by, reply, result } = worked;
+    match result {
+        Outcome::Reload(result) => {
+            finish_reload(&by, reply, result, stop, live);
+            None
+        }
+        Outcome::Upgrade(result) => finish_upgrade(&by, reply, result, stop, live),
+    }
+}
+
+fn finish_upgrade(
+    by: &Asker,
+    reply: oneshot::Sender<Reply>,
+    result: Result<Successor, String>,
+    stop: Stop,
+    live: &Live,
+) -> Option<Successor> {
+    let found = match (stop, result) {
+        (Stop::No, result) => result.and_then(|found| found.adopt().map(|()| found)),
+        _ => Err("the process is stopping".to_owned()),
+    };
+    match found {
+        Ok(found) => {
+            let (from, to, generation) = (std::process::id(), found.pid, live.generation());
+            tracing::info!(%by, command = "upgrade", from, to, "changed");
+            let summary = format!("process {to} serves; process {from} finishes its sessions");
+            let details = json!({"pid": to, "predecessor": from, "generation": generation});
+            answer("upgrade", by, reply, Ok(Done { summary, changed: true, details }));
+            Some(found)
+        }
+        Err(text) => {
+            answer("upgrade", by, reply, Err(Refused { why: Why::Invalid, text }));
+            None
+        }
+    }
+}
+
+fn finish_reload(
+    by: &Asker,
+    reply: oneshot::Sender<Reply>,
+    result: Result<Candidate, Failure>,
+    stop: Stop,
+    live: &mut Live,
+) {
     let invalid = |text| Refused { why: Why::Invalid, text };
     let reloaded = match (stop, result) {
-        (Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => Err(stopping()),
+        (Stop::Retired(_) | Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => Err(stopping()),
         (Stop::No, Err(failure)) => Err(invalid(failure.to_string())),
         (Stop::No, Ok(candidate)) => {
             let from = live.generation();
@@ -105,7 +188,7 @@ pub fn finish(worked: Worked, stop: Stop, live: &mut Live) {
     if stop == Stop::No {
         notify_reloaded(live.generation(), done.as_ref().err().map(|refused| &*refused.text));
     }
-    answer("reload", &by, reply, done);
+    answer("reload", by, reply, done);
 }
 
 fn stopping() -> Refused {

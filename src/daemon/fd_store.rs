@@ -6,6 +6,7 @@
 //! `Environment=`). What is stored comes back as other sockets of the manager do: see `inherit`. Invariant: a socket in
 //! the store is closed without ending its listening, or nobody could go on with it.
 
+use super::gates;
 use crate::name::ListenerName;
 use crate::net::listen::ListenSocket;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -88,7 +89,7 @@ pub fn forget(name: &str) {
 }
 
 fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let (Some(path), true) = (std::env::var_os("NOTIFY_SOCKET"), gates::may_speak()) else { return Ok(()) };
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];

@@ -9,6 +9,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where everything is bound, ports of 0 replaced by the kernel's choice.
 #[derive(Serialize)]
@@ -67,9 +68,24 @@ pub fn notify_reloaded(generation: u64, refused: Option<&str>) {
     notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
+/// Another process speaks with the service manager in this one's place.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Whether the service manager listens to this process.
+pub fn may_speak() -> bool {
+    !SILENT.load(Ordering::Relaxed)
+}
+
+/// From now on the service manager hears of this process no more.
+pub fn fall_silent() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
 /// Tells systemd, where there is one.
 pub fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if may_speak()
+        && let Err(error) = sd_notify::notify(states)
+    {
         tracing::warn!(%error, "can't notify the service manager");
     }
 }

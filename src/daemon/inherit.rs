@@ -10,14 +10,18 @@ use crate::config::Config;
 use crate::name::{BindAddr, Endpoint, ListenerName};
 use crate::net::listen::{BindError, Given, ListenSocket, Options, Source, adopt};
 use crate::sys;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
 /// One descriptor that was given.
 #[derive(Debug)]
 pub struct Candidate {
+    /// The place in the list of whoever gave it.
+    pub index: usize,
     /// What it is called: like the listener that it is for.
     pub name: String,
+    /// It is the admin endpoint's, whatever it is called.
+    pub is_admin: bool,
     /// Where it was wanted; of the service manager's, where it is.
     pub wanted: BindAddr,
     pub source: Source,
@@ -33,6 +37,10 @@ pub struct Inherited {
     /// By listener and the place of the address in its list.
     places: HashMap<(ListenerName, usize), Group>,
     admin: Vec<Group>,
+    /// The places of those that are in use.
+    pub taken: Vec<usize>,
+    /// Where the predecessor listens: others may be bound beside it.
+    pub beside: HashSet<BindAddr>,
 }
 
 impl Inherited {
@@ -47,11 +55,11 @@ impl Inherited {
         };
         let descriptors = sys::passed_descriptors(listed.len());
         let mut candidates = Vec::new();
-        for (name, descriptor) in listed.into_iter().zip(descriptors) {
+        for (index, (name, descriptor)) in listed.into_iter().zip(descriptors).enumerate() {
             match Given::new(descriptor) {
                 Ok(given) => {
                     let (wanted, source) = (given.address.clone(), Source::ServiceManager);
-                    candidates.push(Candidate { name, wanted, source, given });
+                    candidates.push(Candidate { index, name, is_admin: false, wanted, source, given });
                 }
                 Err(unfit) => tracing::warn!(name, "a descriptor of the service manager is of no use: {unfit}"),
             }
@@ -62,6 +70,9 @@ impl Inherited {
     /// Finds out what is for whom.
     pub fn new(config: &Config, candidates: Vec<Candidate>) -> Self {
         let mut inherited = Self::default();
+        let lent = candidates.iter().filter(|found| found.source != Source::ServiceManager);
+        inherited.beside = lent.map(|found| found.given.address.clone()).collect();
+        let (admin, candidates): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|found| found.is_admin);
         let mut groups = groups(candidates);
         let rules: [fn(&ListenerName, &BindAddr, &Candidate) -> bool; 3] = [
             |listener, address, found| found.name == listener.as_str() && found.wanted == *address,
@@ -86,6 +97,7 @@ impl Inherited {
                 }
             }
         }
+        groups.extend(self::groups(admin));
         for group in groups {
             let wanted = &group[0].wanted;
             let is_taken = inherited.admin.iter().any(|other| other[0].wanted == *wanted);
@@ -102,6 +114,10 @@ impl Inherited {
     /// does; all that has its name is stored together.
     fn forget(&self, group: &Group) {
         let found = &group[0];
+        if found.source != Source::ServiceManager {
+            // The predecessor empties it.
+            return;
+        }
         tracing::warn!(
             name = found.name,
             address = %found.given.address,
@@ -123,35 +139,40 @@ impl Inherited {
         workers: usize,
     ) -> Option<Result<Vec<ListenSocket>, BindError>> {
         let group = self.places.remove(&(listener.clone(), place))?;
-        Some(adopt_group(group, address, options, workers))
+        self.adopt(group, address, options, workers)
     }
 
     /// The admin endpoint's socket for this address, if there is one.
     pub fn take_admin(&mut self, address: &BindAddr, options: &Options) -> Option<Result<ListenSocket, BindError>> {
         let found = self.admin.iter().position(|group| group[0].wanted == *address)?;
-        let adopted = adopt_group(self.admin.remove(found), address, options, 1);
+        let group = self.admin.remove(found);
+        let adopted = self.adopt(group, address, options, 1)?;
         adopted.map(|sockets| sockets.into_iter().next()).transpose()
     }
-}
 
-fn adopt_group(
-    group: Group,
-    address: &BindAddr,
-    options: &Options,
-    workers: usize,
-) -> Result<Vec<ListenSocket>, BindError> {
-    let source = group.first().map_or(Source::ServiceManager, |found| found.source);
-    if group.iter().any(|found| !found.given.suits(options)) {
-        let name = group.first().map(|found| found.name.clone()).unwrap_or_default();
-        tracing::warn!(
-            name,
-            %address,
-            "the service manager's socket has another interface, v6only, transparent or mptcp than the listener asks \
-             for; the unit decides (BindToDevice=, BindIPv6Only=, Transparent=, SocketProtocol=)"
-        );
+    fn adopt(
+        &mut self,
+        group: Group,
+        address: &BindAddr,
+        options: &Options,
+        workers: usize,
+    ) -> Option<Result<Vec<ListenSocket>, BindError>> {
+        let (name, source) = group.first().map(|found| (found.name.clone(), found.source))?;
+        if group.iter().any(|found| !found.given.suits(options)) {
+            if source != Source::ServiceManager {
+                return None;
+            }
+            tracing::warn!(
+                name,
+                %address,
+                "the service manager's socket has another interface, v6only, transparent or mptcp than the listener asks \
+                 for; the unit decides (BindToDevice=, BindIPv6Only=, Transparent=, SocketProtocol=)"
+            );
+        }
+        self.taken.extend(group.iter().map(|found| found.index));
+        let given = group.into_iter().map(|found| found.given).collect();
+        Some(adopt(given, source, options, workers).map_err(|refused| BindError { address: address.clone(), refused }))
     }
-    let given = group.into_iter().map(|found| found.given).collect();
-    adopt(given, source, options, workers).map_err(|refused| BindError { address: address.clone(), refused })
 }
 
 /// In the order in which they came.

@@ -20,16 +20,18 @@ use super::privileges::Identity;
 use super::sockets::{self, Severity};
 use super::start::{Shared, resolve};
 use super::state_file::{self, Keeper};
+use super::upgrade::{Estate, Handover};
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
 use crate::config::{Adjustments, Config, Level, Loaded};
 use crate::drain::Stage;
 use crate::log;
 use crate::name::BindAddr;
-use crate::net::listen::Options;
+use crate::net::listen::{ListenSocket, Options};
 use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,10 +75,10 @@ pub struct Base {
 }
 
 impl Base {
-    /// Before there is anything.
+    /// Before there is anything but another process's sockets at some addresses.
     #[must_use]
-    pub fn of_start(workers: usize, limit: u64, identity: Option<Identity>) -> Self {
-        Self { workers, limit, identity, ..Self::default() }
+    pub fn of_start(workers: usize, limit: u64, identity: Option<Identity>, beside: HashSet<BindAddr>) -> Self {
+        Self { workers, limit, identity, bound: Vec::new(), others: beside }
     }
 }
 
@@ -152,6 +154,10 @@ pub struct Live {
     limit: u64,
     identity: Option<Identity>,
     store: Store,
+    /// The admin endpoint's sockets once more, each with its configured address.
+    pub admin: Vec<(BindAddr, Arc<ListenSocket>)>,
+    /// The number of the first table.
+    first_generation: u64,
     /// When there may be ways of retired listeners to forget.
     pub forget_at: Option<Instant>,
 }
@@ -165,8 +171,15 @@ pub struct Committed {
 }
 
 impl Live {
-    /// Listens on what a candidate has bound, and builds the first table. Fails if an address was lost meanwhile.
-    pub fn first(candidate: Candidate, path: Option<PathBuf>, base: Base, shared: Shared) -> Result<Self, Failure> {
+    /// Listens on what a candidate has bound, and builds the first table, with what a predecessor knew. Fails if an
+    /// address was lost meanwhile.
+    pub fn first(
+        candidate: Candidate,
+        path: Option<PathBuf>,
+        base: Base,
+        shared: Shared,
+        handover: Option<&Handover>,
+    ) -> Result<Self, Failure> {
         let Candidate { config, text, resolution, places, warnings, .. } = candidate;
         for warning in &warnings {
             tracing::warn!("{warning}");
@@ -188,12 +201,25 @@ impl Live {
             limit: base.limit,
             identity: base.identity,
             store: Store::default(),
+            admin: Vec::new(),
+            first_generation: 1,
             forget_at: None,
+        };
+        let kept = match handover {
+            Some(handover) => {
+                live.first_generation = handover.generation + u64::from(handover.hash != live.hash());
+                handover.adjustments.clone()
+            }
+            None => kept,
         };
         live.shared.adjustments.store(Arc::new(kept.clone()));
         live.adjustments = kept;
         live.change(settled(&config, &live.resolution, &live.adjustments));
         live.replace(config, places, None);
+        if let Some(handover) = handover {
+            let told = handover.tell(&live.shared.table.load().pools, Now::read());
+            tracing::info!(backends = told, generation = live.generation(), "the predecessor has told what it knows");
+        }
         Ok(live)
     }
 
@@ -212,6 +238,28 @@ impl Live {
             sockets.entry(bound.listener.clone()).or_default().extend(own);
         }
         self.store.keep(&sockets);
+    }
+
+    /// All that a successor is to have.
+    pub fn estate(&self) -> Result<Estate, Errno> {
+        let table = self.shared.table.load();
+        let mut estate = Estate::new(self.generation(), self.hash(), self.adjustments.clone(), &table.pools);
+        for bound in &self.bound {
+            let sockets = bound.sockets.iter().filter_map(|shared| shared.get());
+            estate.add(bound.listener.as_str(), &bound.wanted, sockets)?;
+        }
+        for (wanted, socket) in &self.admin {
+            estate.add_admin(wanted, Arc::clone(socket))?;
+        }
+        Ok(estate)
+    }
+
+    /// The predecessor has left everything to this process.
+    pub fn take_over(&self) {
+        let sockets = self.bound.iter().flat_map(|bound| &bound.sockets).filter_map(|shared| shared.get());
+        for socket in sockets.chain(self.admin.iter().map(|(_, socket)| Arc::clone(socket))) {
+            socket.take_over();
+        }
     }
 
     /// Which one of the configs that this process had it is.
@@ -317,7 +365,7 @@ impl Live {
             listeners.push(Arc::new(Listener::new(wanted.clone(), handles, addresses, gate)));
         }
         let now = Now::read();
-        let built = RoutingTable::build(
+        let mut built = RoutingTable::build(
             &config,
             &self.resolution,
             &self.adjustments,
@@ -328,6 +376,9 @@ impl Live {
         );
         for warning in &built.warnings {
             tracing::warn!("{warning}");
+        }
+        if before.is_none() {
+            built.table.generation = self.first_generation;
         }
         metrics.generation.set(built.table.generation as i64);
         self.forget_at = forget_at(&built.table);

@@ -43,6 +43,7 @@ mod sockets;
 mod start;
 mod state_file;
 mod supervise;
+mod upgrade;
 mod watchdog;
 mod worker;
 
@@ -58,12 +59,13 @@ use carry_out::{Work, Worked};
 use gates::{Announcement, notify};
 use live::Live;
 use sd_notify::NotifyState;
-use start::Started;
+use start::{Inheritance, Started};
 use std::fmt;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
+use upgrade::{Program, Successor};
 use worker::{Ended, WorkerThread};
 
 /// How long workers may take to reset what is left, once told to.
@@ -133,7 +135,8 @@ struct Daemon {
 /// What the loop reacts to.
 enum Event {
     Terminate(&'static str),
-    Hangup,
+    /// A signal that asks for a command.
+    Asked(Command, &'static str),
     Call(Call),
     /// The slow part of a command has ended.
     Worked(Worked),
@@ -153,6 +156,8 @@ enum Stop {
     Draining(Instant),
     /// What is left is being reset; the process goes by then.
     Aborting(Instant),
+    /// Another process serves in this one's place. Sessions may finish, until then if ever.
+    Retired(Option<Instant>),
 }
 
 impl Daemon {
@@ -163,11 +168,15 @@ impl Daemon {
 
     async fn live(self, started: Started) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
-        let Started { mut live, admin, announcement, pipes, log } = started;
+        let Started { mut live, admin, announcement, pipes, log, program, inheritance } = started;
         let shared = live.shared.clone();
         let (commands, mut calls) = command::channel();
-        let control =
-            supervise::Control::start(&shared, admin, self.phase.subscribe(), commands.clone(), live.looked())?;
+        let mut control = supervise::Control::start(&shared);
+        let (phase, file) = (self.phase.subscribe(), live.looked());
+        let mut endpoint = Some(supervise::Endpoint { admin, phase, commands: commands.clone(), file });
+        if inheritance.is_none() {
+            control.open(&shared, endpoint.take())?;
+        }
         let verdict = if let Some(signal) = self.first_round(&live, &control, &mut signals).await {
             tracing::info!(signal, "stopped before it was ready");
             Ok(())
@@ -177,12 +186,26 @@ impl Daemon {
             let (up, ups) = mpsc::channel(shared.workers.max(1));
             let workers = worker::spawn_all(live.sockets(), &shared, pipes, relay, &self.drain, &up, &events)?;
             drop(up);
-            if all_up(ups).await == workers.len() {
+            let are_up = all_up(ups).await == workers.len();
+            if let (true, Some(Inheritance { heir, taken })) = (are_up, inheritance) {
+                // Its watchdog is the predecessor's until then, and so is the admin endpoint.
+                tokio::select! {
+                    signal = signals.terminate() => {
+                        return Err(Failure::System(format!("stopped by {signal} before the predecessor had handed over")));
+                    }
+                    taken_over = heir.take_over(&taken) => taken_over?,
+                }
+                live.take_over();
+                control.open(&shared, endpoint.take())?;
+            }
+            if are_up {
                 live.keep_in_store();
                 self.say_ready(&announcement);
             }
             let (ended, calls) = (&mut ended, &mut calls);
-            let inputs = Inputs { signals: &mut signals, ended, calls, commands: &commands, work: None };
+            let (control, program) = (&control, program.as_ref());
+            let inputs =
+                Inputs { signals: &mut signals, ended, calls, commands: &commands, work: None, control, program };
             let verdict = self.serve(workers, &mut live, inputs).await;
             if let Some(access) = &shared.access {
                 access.close();
@@ -237,18 +260,27 @@ impl Daemon {
         let mut cut = 0;
         while !workers.is_empty() {
             match inputs.next(stop, live.forget_at).await {
-                Event::Terminate(signal) => stop = self.stop_further(stop, signal, live),
-                Event::Hangup => {
+                Event::Terminate(signal) => {
+                    if inputs.work.as_ref().is_some_and(Work::is_upgrade) {
+                        inputs.work = None;
+                    }
+                    stop = self.stop_further(stop, signal, live);
+                }
+                Event::Asked(command, signal) => {
                     // What comes of it is in the log; one more than may wait is as good as those before it.
                     let commands = inputs.commands.clone();
-                    drop(drain::spawn(async move { commands.ask(Command::Reload, Asker::Signal("SIGHUP")).await }));
+                    drop(drain::spawn(async move { commands.ask(command, Asker::Signal(signal)).await }));
                 }
                 Event::Call(call) => {
-                    if let Some(work) = carry_out::begin(call, stop, live) {
+                    if let Some(work) = carry_out::begin(call, stop, live, inputs.program, inputs.work.is_some()) {
                         inputs.work = Some(work);
                     }
                 }
-                Event::Worked(worked) => carry_out::finish(worked, stop, live),
+                Event::Worked(worked) => {
+                    if let Some(successor) = carry_out::finish(worked, stop, live) {
+                        stop = self.hand_over(&successor, live, inputs.control);
+                    }
+                }
                 Event::Forget => live.forget(),
                 Event::WorkerEnded(worker) => {
                     workers.retain(|thread| thread.index != worker.index);
@@ -257,6 +289,7 @@ impl Daemon {
                 Event::Deadline => match stop {
                     Stop::LameDuck(_) => stop = self.start_draining(live),
                     Stop::Draining(_) => stop = self.start_aborting("the drain deadline has passed", live),
+                    Stop::Retired(_) => stop = self.start_aborting("runtime.retired_timeout has passed", live),
                     Stop::No | Stop::Aborting(_) => {
                         return Err(Failure::Internal("the workers did not stop in time".to_owned()));
                     }
@@ -271,17 +304,39 @@ impl Daemon {
 
     /// The first signal begins the stop, a second one ends everything now.
     fn stop_further(&self, stop: Stop, signal: &'static str, live: &Live) -> Stop {
-        if let Stop::Aborting(_) = stop {
-            return stop;
-        }
-        if stop != Stop::No {
-            return self.start_aborting("a second signal came", live);
+        match stop {
+            Stop::Aborting(_) => return stop,
+            Stop::LameDuck(_) | Stop::Draining(_) => return self.start_aborting("a second signal came", live),
+            Stop::Retired(_) => {
+                tracing::info!(signal, drain_timeout = ?live.config.runtime.drain_timeout, "stopping");
+                return Stop::Draining(Instant::now() + live.config.runtime.drain_timeout);
+            }
+            Stop::No => {}
         }
         self.phase.send_replace(Phase::Draining);
         notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
         let lame_duck = live.config.runtime.lame_duck;
         tracing::info!(signal, ?lame_duck, drain_timeout = ?live.config.runtime.drain_timeout, "stopping");
         if lame_duck.is_zero() { self.start_draining(live) } else { Stop::LameDuck(Instant::now() + lame_duck) }
+    }
+
+    /// Leaves everything to a successor that accepts already, but for the sessions.
+    fn hand_over(&self, successor: &Successor, live: &mut Live, control: &supervise::Control) -> Stop {
+        // First of all, or the service manager would take an end of this process for the end of the service.
+        notify(&[NotifyState::MainPid(successor.pid)]);
+        gates::fall_silent();
+        self.phase.send_replace(Phase::Draining);
+        // Two would write one state file.
+        drop(live.keeper.take());
+        successor.estate.pass_on(&successor.taken);
+        control.close();
+        if let Err(error) = successor.say_go() {
+            tracing::error!(%error, "can't tell the successor to go");
+        }
+        self.advance(Stage::Draining, live);
+        let retired_timeout = live.config.runtime.retired_timeout;
+        tracing::info!(successor = successor.pid, ?retired_timeout, "handed over; finishing the sessions");
+        Stop::Retired(retired_timeout.map(|timeout| Instant::now() + timeout))
     }
 
     fn start_draining(&self, live: &Live) -> Stop {
@@ -313,14 +368,18 @@ struct Inputs<'a> {
     commands: &'a Commands,
     /// The command that is being carried out; others wait for its end.
     work: Option<Work>,
+    control: &'a supervise::Control,
+    program: Option<&'a Program>,
 }
 
 impl Inputs<'_> {
     async fn next(&mut self, stop: Stop, forget_at: Option<Instant>) -> Event {
         // During a stop there is a refusal at once.
-        let (idle, hears) = (self.work.is_none(), self.work.is_none() || stop != Stop::No);
+        let idle = self.work.is_none();
+        let hears = stop != Stop::No || self.work.as_ref().is_none_or(Work::is_upgrade);
         let deadline = match stop {
             Stop::No => None,
+            Stop::Retired(at) => at,
             Stop::LameDuck(at) | Stop::Draining(at) | Stop::Aborting(at) => Some(at),
         };
         tokio::select! {
@@ -358,6 +417,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    upgrade: Signal,
     /// Never waited for; caught, so that a log that hits the file size limit costs lines, not the process.
     _file_size: Signal,
 }
@@ -369,6 +429,7 @@ impl Signals {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
             hangup: watch(SignalKind::hangup())?,
+            upgrade: watch(SignalKind::user_defined2())?,
             _file_size: watch(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
     }
@@ -377,7 +438,8 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Event::Terminate("SIGTERM"),
             _ = self.interrupt.recv() => Event::Terminate("SIGINT"),
-            _ = self.hangup.recv() => Event::Hangup,
+            _ = self.hangup.recv() => Event::Asked(Command::Reload, "SIGHUP"),
+            _ = self.upgrade.recv() => Event::Asked(Command::Upgrade, "SIGUSR2"),
         }
     }
 

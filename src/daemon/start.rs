@@ -11,6 +11,7 @@ use super::live::{Base, ConfigSource, Live, prepare};
 use super::pipes;
 use super::privileges::{self, Identity};
 use super::state_file::Keeper;
+use super::upgrade::{Heir, Program};
 
 use crate::admin;
 use crate::admission::{Pressure, Process};
@@ -63,10 +64,22 @@ pub struct Started {
     /// Of each worker.
     pub pipes: PipeBounds,
     pub log: LogGuard,
+    /// What runs, for an upgrade.
+    pub program: Option<Program>,
+    pub inheritance: Option<Inheritance>,
+}
+
+/// What a predecessor has left, and what of it is in use.
+pub struct Inheritance {
+    pub heir: Heir,
+    pub taken: Vec<usize>,
 }
 
 /// Fails with what the system refuses, or with names that can't be resolved.
 pub fn start(source: ConfigSource) -> Result<Started, Failure> {
+    let program = Program::own();
+    let limit = fds::raise_limit();
+    let mut heir = Heir::from_environment()?;
     let (path, mut loaded) = source.into_parts();
     // Who has read the file has told of them.
     loaded.warnings.clear();
@@ -77,10 +90,12 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let access =
         AccessLog::open(&loaded.config.log, &metrics).map_err(|error| system("can't open the access log", &error))?;
     let workers = loaded.config.runtime.workers.unwrap_or_else(cores);
-    let limit = fds::raise_limit();
     let identity = Identity::of(&loaded.config.runtime.privileges).map_err(Failure::System)?;
-    let base = Base::of_start(workers, limit, identity.clone());
-    let mut inherited = Inherited::from_service_manager(&loaded.config);
+    let mut inherited = match &mut heir {
+        Some(heir) => Inherited::new(&loaded.config, heir.candidates()),
+        None => Inherited::from_service_manager(&loaded.config),
+    };
+    let base = Base::of_start(workers, limit, identity.clone(), inherited.beside.clone());
     let candidate = prepare(&base, loaded, &mut inherited)?;
     let (config, plan) = (Arc::clone(&candidate.config), candidate.plan);
     let own = identity.as_ref().map_or_else(admin::Own::now, |identity| admin::Own {
@@ -107,7 +122,12 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
         seats: Arc::default(),
         who: Arc::new(admin::Who::new(access_to_admin)),
     };
-    let mut live = Live::first(candidate, path, base, shared)?;
+    let handover = heir.as_ref().map(|heir| &heir.handover);
+    let mut live = Live::first(candidate, path, base, shared, handover)?;
+    for (wanted, socket) in config.admin.listen.iter().zip(&admin) {
+        let twin = socket.twin().map_err(|error| system("admin.listen", &error))?;
+        live.admin.push((wanted.clone(), Arc::new(twin)));
+    }
     privileges::drop_to(identity.as_ref(), &config, live.path.as_deref()).map_err(Failure::System)?;
     // From here on there may be threads, which inherit what the process may do.
     log.start().map_err(|error| system("can't start the log", &error))?;
@@ -134,7 +154,8 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
         file_descriptors = limit,
         "starting"
     );
-    Ok(Started { live, admin, announcement, pipes, log })
+    let inheritance = heir.map(|heir| Inheritance { heir, taken: inherited.taken });
+    Ok(Started { live, admin, announcement, pipes, log, program, inheritance })
 }
 
 /// Resolves every host name of the config; all that fail are named at once.

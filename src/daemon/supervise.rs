@@ -32,22 +32,27 @@ pub struct Control {
     memory: JoinHandle<()>,
     headroom: JoinHandle<()>,
     refusals: JoinHandle<()>,
-    watchdog: JoinHandle<()>,
-    look: JoinHandle<()>,
+    /// From the moment on when it speaks with the outside.
+    watchdog: Option<JoinHandle<()>>,
+    look: Option<JoinHandle<()>>,
     /// One for each of the endpoint's sockets.
     admin: Vec<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
 }
 
+/// What the admin endpoint is made of.
+pub struct Endpoint {
+    pub admin: Vec<ListenSocket>,
+    pub phase: watch::Receiver<Phase>,
+    pub commands: Commands,
+    /// The config's file, which is looked at where the config says so.
+    pub file: Option<Looked>,
+}
+
 impl Control {
-    pub fn start(
-        shared: &Shared,
-        admin: Vec<ListenSocket>,
-        phase: watch::Receiver<Phase>,
-        commands: Commands,
-        file: Option<Looked>,
-    ) -> Result<Self, Failure> {
+    /// All but what speaks with the outside.
+    pub fn start(shared: &Shared) -> Self {
         let (done, first_round) = watch::channel(false);
         let (table, table_changed) = (Arc::clone(&shared.table), Arc::clone(&shared.table_changed));
         let inputs = health::Inputs { table, table_changed, first_round: done };
@@ -70,14 +75,35 @@ impl Control {
         let table = Arc::clone(&shared.table);
         let refusals =
             keep_running("refusals", Arc::clone(&shared.metrics), move || refusals::tell(Arc::clone(&table)));
+        let (checker, keeper, memory) = (spawn(checker), spawn(keeper), spawn(memory));
+        let (headroom, refusals) = (spawn(headroom), spawn(refusals));
+        let stop = watch::Sender::new(false);
+        Self {
+            checker,
+            keeper,
+            memory,
+            headroom,
+            refusals,
+            watchdog: None,
+            look: None,
+            admin: Vec::new(),
+            first_round,
+            stop,
+        }
+    }
+
+    /// Speaks with the outside: starts the admin endpoint, and the watchdog.
+    pub fn open(&mut self, shared: &Shared, endpoint: Option<Endpoint>) -> Result<(), Failure> {
         let seats = Arc::clone(&shared.seats);
         let watchdog =
             keep_running("watchdog", Arc::clone(&shared.metrics), move || watchdog::feed(Arc::clone(&seats)));
+        self.watchdog = Some(spawn(watchdog));
+        let Some(Endpoint { admin, phase, commands, file }) = endpoint else { return Ok(()) };
         let (config, asked) = (Arc::clone(&shared.config), commands.clone());
         let look = keep_running("look", Arc::clone(&shared.metrics), move || {
             look::at_the_file(file.clone(), Arc::clone(&config), asked.clone())
         });
-        let (stop, stopped) = watch::channel(false);
+        self.look = Some(spawn(look));
         let queues = AcceptQueues::new(Arc::clone(&shared.seats), Arc::clone(&shared.metrics));
         let state = Arc::new(admin::State {
             table: Arc::clone(&shared.table),
@@ -94,7 +120,7 @@ impl Control {
         let sockets: Result<Vec<_>, _> = admin.into_iter().map(admin::Listener::new).collect();
         let sockets = sockets.map_err(|error| Failure::System(format!("can't watch the admin socket: {error}")))?;
         let serve_one = |socket| {
-            let (socket, state, stopped) = (Arc::new(socket), Arc::clone(&state), stopped.clone());
+            let (socket, state, stopped) = (Arc::new(socket), Arc::clone(&state), self.stop.subscribe());
             let serve = move || {
                 let mut stopped = stopped.clone();
                 // Both an order to stop and nobody left to give it end the endpoint.
@@ -103,11 +129,14 @@ impl Control {
             };
             spawn(keep_running("admin", Arc::clone(&shared.metrics), serve))
         };
-        let admin = sockets.into_iter().map(serve_one).collect();
-        let (checker, keeper, memory) = (spawn(checker), spawn(keeper), spawn(memory));
-        let (headroom, refusals, watchdog) = (spawn(headroom), spawn(refusals), spawn(watchdog));
-        let look = spawn(look);
-        Ok(Self { checker, keeper, memory, headroom, refusals, watchdog, look, admin, first_round, stop })
+        self.admin = sockets.into_iter().map(serve_one).collect();
+        Ok(())
+    }
+
+    /// Another process speaks with the outside in this one's place: answers that have begun are finished.
+    pub fn close(&self) {
+        self.watchdog.iter().chain(&self.look).for_each(JoinHandle::abort);
+        self.stop.send_replace(true);
     }
 
     /// Waits until every backend has been asked once.
@@ -123,9 +152,7 @@ impl Control {
         self.memory.abort();
         self.headroom.abort();
         self.refusals.abort();
-        self.watchdog.abort();
-        self.look.abort();
-        self.stop.send_replace(true);
+        self.close();
         for admin in self.admin {
             // It ends by itself within its own bound; a panic now has been logged.
             let _ = admin.await;

@@ -128,7 +128,8 @@ impl Checker {
     fn follow_table(&mut self) {
         let table = self.inputs.table.load_full();
         let mut before = std::mem::take(&mut self.targets);
-        let mut wanted = Vec::new();
+        let (mut wanted, mut known) = (Vec::new(), Vec::new());
+        let is_first_round = !*self.inputs.first_round.borrow();
         for pool in &table.pools {
             let probe = question(pool);
             let agent = pool.health.agent.as_ref().map(|agent| Question::Agent(Arc::clone(agent)));
@@ -142,6 +143,10 @@ impl Checker {
                 }
                 let kinds = [probe.as_ref().map(|_| Kind::Probe), agent.as_ref().map(|_| Kind::Agent)];
                 let keys = kinds.into_iter().flatten().map(|kind| (backend.id, kind)).filter(|_| !backend.is_unasked());
+                if is_first_round && backend.is_believed() {
+                    // The process before this one has told.
+                    known.extend(keys.clone().map(|key| (key, pool.health.interval)));
+                }
                 wanted.extend(keys);
                 let told = before.map_or_else(Told::default, |target| target.told);
                 let (pool, backend) = (Arc::clone(pool), Arc::clone(backend));
@@ -149,7 +154,11 @@ impl Checker {
                 self.targets.insert(target.backend.id, target);
             }
         }
-        self.schedule.update(wanted, Instant::now());
+        let now = Instant::now();
+        self.schedule.update(wanted, now);
+        for (key, interval) in known {
+            self.schedule.count_as_asked(key, interval, now, &mut self.rng);
+        }
     }
 
     fn start_what_is_due<P, F>(&mut self, probes: &mut JoinSet<Ended>, probe: &P)
@@ -225,6 +234,9 @@ impl Target {
         if let (Err(reason), Outcome::Failure) = (result, outcome) {
             backend.set_last_error(&reason.to_string(), unix_ms());
         }
+        if outcome != Outcome::Frozen {
+            backend.set_known();
+        }
         let changed = pool.observe(backend, outcome, Now::at(now.into_std())).is_some();
         self.told.change(pool, backend, changed, now);
     }
@@ -272,6 +284,7 @@ fn count_as_up(backend: &Backend) {
     if backend.health().0 == Health::Down {
         backend.set_health(Health::Up, unix_ms());
     }
+    backend.set_known();
 }
 
 async fn wait_for(turn: Option<Instant>) {

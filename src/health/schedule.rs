@@ -61,6 +61,15 @@ impl Schedule {
         self.unasked = self.targets.values().filter(|turn| !turn.asked).count();
     }
 
+    /// Counts a target as asked that has not been, since its answer is known already; its turn is some time within
+    /// `interval`.
+    pub fn count_as_asked(&mut self, id: Key, interval: Duration, now: Instant, rng: &mut Rng) {
+        if self.targets.get(&id).is_some_and(|turn| !turn.asked) {
+            self.unasked -= 1;
+            self.set(id, Turn { due: now + rng.up_to(interval), asked: true });
+        }
+    }
+
     /// The next turn of all.
     pub fn next_due(&mut self) -> Option<Instant> {
         while let Some(&Reverse((due, id))) = self.due.peek() {
@@ -159,6 +168,22 @@ mod tests {
         assert!(!schedule.first_round_is_over());
         schedule.update(ids(2), now);
         assert!(schedule.first_round_is_over());
+    }
+
+    #[test]
+    fn whoever_is_known_is_not_asked_in_the_first_round() {
+        let (mut schedule, now, rng) = (Schedule::default(), Instant::now(), &mut Rng::from_seed(6));
+        schedule.update(ids(3), now);
+        for id in ids(2) {
+            schedule.count_as_asked(id, INTERVAL, now, rng);
+            schedule.count_as_asked(id, INTERVAL, now, rng);
+        }
+        assert!(!schedule.first_round_is_over());
+        assert_eq!(schedule.start(now + FIRST_SPREAD), Some(key(2)));
+        schedule.finish(key(2), INTERVAL, now, rng);
+        assert!(schedule.first_round_is_over());
+        let probes = simulate(&mut schedule, now + 2 * INTERVAL, rng);
+        assert!(ids(3).all(|id| probes.iter().any(|probe| probe.1 == id)), "all have their turn: {probes:?}");
     }
 
     #[test]

@@ -11,6 +11,10 @@ mod hands;
 
 pub use hands::Operator;
 
+mod known;
+
+pub use known::Known;
+
 use super::count::{Count, UNLIMITED};
 use super::ejection::{Ejected, Ejection, Standing};
 use super::health::{AgentReport, Damper, Health, Outcome};
@@ -23,7 +27,8 @@ use crate::config::{self, HealthOverride};
 use crate::metrics::{BackendMetrics, ConnectErrorReason};
 use crate::name::{BackendAddr, BackendId};
 use crate::rng::Rng;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -95,6 +100,10 @@ pub struct Backend {
     pub(super) pace: Pace,
     /// Until when its sessions may stay.
     deadline: Deadline,
+    /// Its verdict is more than what it began with.
+    known: AtomicBool,
+    /// Another process came to that.
+    believed: AtomicBool,
     rest: Mutex<Rest>,
 }
 
@@ -119,7 +128,7 @@ struct Rest {
 }
 
 /// What went wrong most recently, be it in a probe or in a session's connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
     pub text: String,
     pub at_unix_ms: u64,
@@ -163,6 +172,8 @@ impl Backend {
             answer_time: PeakEwma::default(),
             pace: Pace::default(),
             deadline: Deadline::default(),
+            known: AtomicBool::new(false),
+            believed: AtomicBool::new(false),
             rest: Mutex::new(rest),
         };
         backend.store_health(&backend.rest(), health, now.unix_ms);

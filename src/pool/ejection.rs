@@ -5,10 +5,12 @@
 
 use crate::clock::Millis;
 use crate::config;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Where a backend stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Standing {
     InService,
     Ejected {
@@ -27,7 +29,7 @@ pub struct Ejected {
 }
 
 /// One backend's ejections.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ejection {
     standing: Standing,
     /// Ejections in a row; good time takes them off again.

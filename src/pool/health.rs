@@ -5,11 +5,13 @@
 
 use crate::config;
 use crate::rng::Rng;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
 /// What a backend counts as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Health {
     Up,
     Down,
@@ -45,7 +47,7 @@ pub enum Outcome {
 }
 
 /// What a backend's agent says of it; what it doesn't speak of stays as it is. Source: HAProxy's agent-check.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentReport {
     /// `down` takes the backend out whatever its probes say; `up` leaves it to them again.
     pub state: Option<Health>,
@@ -84,7 +86,8 @@ impl fmt::Display for AgentReport {
 }
 
 /// The part of an agent's report that an operator might have said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AgentAdmin {
     /// Takes back the other two.
     Ready,
@@ -107,7 +110,7 @@ impl AgentAdmin {
 }
 
 /// Turns outcomes into verdicts: `fall` failures in a row, or `rise` successes, change it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damper {
     health: Health,
     /// Outcomes in a row that speak against `health`.
@@ -120,6 +123,11 @@ impl Damper {
     #[must_use]
     pub fn new(initial: Health) -> Self {
         Self { health: initial, streak: 0, unproven: initial == Health::Down }
+    }
+
+    #[must_use]
+    pub fn verdict(&self) -> Health {
+        self.health
     }
 
     /// Whether it has ever been up: one that comes up for the first time comes, but doesn't come back.

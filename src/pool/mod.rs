@@ -44,7 +44,7 @@ mod tried;
 mod view;
 
 pub use adjust::Adjusted;
-pub use backend::{Backend, LastError, Operator, WHOLE_SHARE, flag};
+pub use backend::{Backend, Known, LastError, Operator, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use health::Health;
 pub use mode::Mode;

@@ -157,6 +157,9 @@ impl Acceptor {
                 Err(halt) => self.after(halt).await?,
             }
         }
+        if socket.is_passed_on() {
+            return Ok(());
+        }
         // The clients that the kernel has connected already are served; those that come later are refused by it, also
         // where the first ones have to wait for room.
         let last = self.taken.saturating_add(sys::accept_queue(socket).map_or(u64::MAX, |queue| queue.length.into()));
@@ -169,6 +172,9 @@ impl Acceptor {
 
     /// Accepts what waits; whether nothing is left. It may be interrupted by a lack of room or of file descriptors.
     pub async fn take_queue(&mut self, socket: &ListenSocket) -> bool {
+        if socket.is_passed_on() {
+            return true;
+        }
         for _ in 0..TURNS {
             match self.accept_some(socket) {
                 Ok(()) => tokio::task::yield_now().await,

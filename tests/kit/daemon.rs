@@ -10,6 +10,7 @@ use super::http::{self, Answer};
 use super::kernel;
 use super::metrics::Metrics;
 use super::output::{Output, keep, keep_telling};
+use super::running::Running;
 use super::wait::{PATIENCE, eventually, eventually_some};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
@@ -21,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use tempfile::TempDir;
 
@@ -33,6 +34,7 @@ pub struct Launch {
     environment: Vec<(String, String)>,
     stdin: Stdio,
     subcommand: &'static str,
+    binary: PathBuf,
     stdout: Sink,
     stderr: Sink,
 }
@@ -58,6 +60,7 @@ impl Launch {
             environment: Vec::new(),
             stdin: Stdio::null(),
             subcommand: "run",
+            binary: env!("CARGO_BIN_EXE_tidegate").into(),
             stdout: Sink::Kept,
             stderr: Sink::Kept,
         }
@@ -74,6 +77,14 @@ impl Launch {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it by `$DIR/tidegate`, a link that [`Tidegate::replace_binary`] can lead elsewhere.
+    pub fn linked(mut self) -> Self {
+        let link = self.dir.path().join("tidegate");
+        std::os::unix::fs::symlink(&self.binary, &link).unwrap();
+        self.binary = link;
         self
     }
 
@@ -102,9 +113,8 @@ impl Launch {
     }
 
     fn command(&mut self) -> Command {
-        let binary = OsString::from(env!("CARGO_BIN_EXE_tidegate"));
         let mut words = self.wrapper.clone();
-        words.push(binary);
+        words.push(self.binary.clone().into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(self.subcommand);
         if self.subcommand == "demo" {
@@ -127,6 +137,8 @@ impl Launch {
     /// # Panics
     /// When it ends instead, or says nothing.
     pub fn start(mut self) -> Tidegate {
+        // A successor whose predecessor has ended becomes this process's child.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
         let mut command = self.command();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("can't start {command:?}: {error}"));
         let stderr = child.stderr.take().map(keep).unwrap_or_default();
@@ -142,8 +154,9 @@ impl Launch {
         let pid = announced["pid"].as_u64().unwrap_or_else(|| panic!("no pid: {line}")) as u32;
         assert_eq!(pid, child.id(), "another process than the one that was started");
         let mut tidegate = Tidegate {
-            child,
+            running: Running::Child(child),
             pid,
+            followed: 0,
             admin: announced["admin"].as_str().map(Addr::parse),
             listeners: listeners(&announced),
             dir: self.dir,
@@ -166,9 +179,9 @@ impl Launch {
         let mut child = self.command().spawn().unwrap();
         let stdout = child.stdout.take().map(keep).unwrap_or_default();
         let stderr = child.stderr.take().map(keep).unwrap_or_default();
-        let status = end_of(&mut child).unwrap_or_else(|| {
-            let _ = child.kill();
-            let _ = child.wait();
+        let mut running = Running::Child(child);
+        let status = running.end().unwrap_or_else(|| {
+            running.kill();
             panic!("it didn't end.\n{}", said(&self.config, &stderr));
         });
         // The threads that keep the output see its end only now.
@@ -223,8 +236,10 @@ enum Panics {
 
 /// A running balancer.
 pub struct Tidegate {
-    child: Child,
+    running: Running,
     pub pid: u32,
+    /// How many successors it is away from the process that the test has started.
+    followed: usize,
     pub admin: Option<Addr>,
     pub listeners: BTreeMap<String, Vec<Addr>>,
     dir: TempDir,
@@ -398,13 +413,55 @@ impl Tidegate {
         prlimit(pid, resource, Rlimit { current: Some(soft), maximum }).unwrap();
     }
 
+    /// Makes the link that it was started by lead to another program.
+    pub fn replace_binary(&self, program: &Path) {
+        let (link, new) = (self.dir.path().join("tidegate"), self.dir.path().join("tidegate.new"));
+        std::os::unix::fs::symlink(program, &new).unwrap();
+        fs::rename(new, link).unwrap();
+    }
+
+    /// Waits until a successor serves in its place, and is that one from now on; the old process, which may go on with
+    /// its sessions.
+    pub fn follow(&mut self) -> Running {
+        self.followed += 1;
+        let line =
+            eventually_some("a successor says that it is ready", || self.announced().into_iter().nth(self.followed));
+        self.pid = line["pid"].as_u64().unwrap() as u32;
+        self.listeners = listeners(&line);
+        self.admin = line["admin"].as_str().map(Addr::parse);
+        std::mem::replace(&mut self.running, Running::Follower { pid: self.pid, status: None })
+    }
+
+    /// As [`follow`](Self::follow), for a process whose old self has nothing left to do: it has ended with 0.
+    pub fn follow_alone(&mut self) {
+        let mut before = self.follow();
+        assert_eq!(before.end().map(|status| status.code()), Some(Some(0)), "{}", self.log());
+        self.fds_at_start = kernel::fds(self.pid);
+    }
+
+    /// All lines that it and its successors have said on stdout.
+    fn announced(&self) -> Vec<Value> {
+        self.stdout.all().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Of successors that the test hasn't followed, none outlives it.
+    fn kill_followers(&mut self) {
+        for line in self.announced() {
+            if line["pid"] != self.pid
+                && let Some(pid) = line["pid"].as_u64()
+            {
+                Running::Follower { pid: pid as u32, status: None }.kill();
+            }
+        }
+    }
+
     fn kernel_pid(&self) -> Pid {
         Pid::from_raw(self.pid as i32).unwrap()
     }
 
     /// True while the process lives.
     pub fn lives(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.running.try_wait().is_none()
     }
 
     /// Waits for the end that the test brought about.
@@ -413,7 +470,7 @@ impl Tidegate {
     /// When it goes on.
     pub fn wait(&mut self) -> Exit {
         if self.ended.is_none() {
-            let status = end_of(&mut self.child).expect("the process goes on");
+            let status = self.running.end().expect("the process goes on");
             // The threads that keep the output see its end only now.
             eventually("its output has ended", || self.stdout.has_ended() && self.stderr.has_ended());
             self.ended = Some(Exit::of(status, &self.stdout, &self.stderr));
@@ -468,13 +525,13 @@ impl Drop for Tidegate {
             let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.assert_no_leak()));
             if let Err(payload) = checked {
                 self.print();
-                let _ = self.child.kill();
-                let _ = self.child.wait();
+                self.running.kill();
+                self.kill_followers();
                 std::panic::resume_unwind(payload);
             }
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.running.kill();
+        self.kill_followers();
         if !std::thread::panicking() && self.at_end.panics == Panics::Forbidden {
             assert!(!self.log().contains("panicked"), "it panicked:\n{}", self.log());
         }
@@ -493,16 +550,6 @@ fn listeners(announced: &Value) -> BTreeMap<String, Vec<Addr>> {
         list.as_array().unwrap().iter().flat_map(|text| Addr::parse_all(text.as_str().unwrap())).collect()
     };
     table.iter().map(|(name, list)| (name.clone(), addresses(list))).collect()
-}
-
-fn end_of(child: &mut Child) -> Option<ExitStatus> {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    let mut status = None;
-    eventually("the process has ended, or time is up", || {
-        status = child.try_wait().unwrap();
-        status.is_some() || std::time::Instant::now() + PATIENCE / 10 > deadline
-    });
-    status
 }
 
 fn said(config: &str, stderr: &Output) -> String {

@@ -50,6 +50,7 @@ pub const PROCESS: &[Key<Config>] = keys![Config:
     "runtime.relay" = runtime.relay as |relay| show::word(relay, &RelayMode::WORDS),
     "runtime.memory_high" = runtime.memory_high,
     "runtime.state_file" = runtime.state_file,
+    "runtime.retired_timeout" = runtime.retired_timeout,
     "runtime.watch" = runtime.watch,
     "admin.listen" = admin.listen as show::addresses,
     "admin.token_file" = admin.token_file,

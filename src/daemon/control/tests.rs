@@ -5,12 +5,14 @@ use super::super::inherit::Inherited;
 use super::super::live::{Base, prepare};
 use super::super::start::Shared;
 use super::*;
+use crate::admin;
 use crate::admission::{Pressure, Process};
 use crate::config::Config;
 use crate::every::Every;
 use crate::metrics::Metrics;
 use crate::name::BackendAddr;
 use arc_swap::ArcSwap;
+use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -35,7 +37,7 @@ target = \"failover:(tcp://192.0.2.1:80|tcp://192.0.2.2:80)\"
 
 fn live(more: &str) -> Live {
     let loaded = Config::parse("lb.toml", format!("{CONFIG}{more}").as_bytes()).unwrap();
-    let base = Base::of_start(1, fds::raise_limit(), None);
+    let base = Base::of_start(1, fds::raise_limit(), None, HashSet::new());
     let candidate = prepare(&base, loaded, &mut Inherited::default()).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
     let shared = Shared {
@@ -49,8 +51,9 @@ fn live(more: &str) -> Live {
         shortage: Arc::new(Every::new(Duration::from_secs(1), Instant::now())),
         workers: 1,
         seats: Arc::new(OnceLock::new()),
+        who: Arc::new(admin::Who::new(admin::Access::default())),
     };
-    Live::first(candidate, None, base, shared).unwrap()
+    Live::first(candidate, None, base, shared, None).unwrap()
 }
 
 fn ask(live: &mut Live, command: Command) -> Reply {

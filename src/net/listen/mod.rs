@@ -100,13 +100,23 @@ pub struct ListenSocket {
     kept: AtomicBool,
     /// The predecessor's, until it is taken over.
     lent: bool,
+    /// The successor accepts from it.
+    passed_on: AtomicBool,
     /// Connections in the queue that came before the socket had our options.
     earlier: Option<Arc<AtomicU32>>,
 }
 
 impl ListenSocket {
     fn own(socket: OwnedFd, address: BindAddr, path: Option<Arc<OwnedPath>>) -> Self {
-        Self { socket, address, path, kept: AtomicBool::new(false), lent: false, earlier: None }
+        Self {
+            socket,
+            address,
+            path,
+            kept: AtomicBool::new(false),
+            lent: false,
+            passed_on: AtomicBool::new(false),
+            earlier: None,
+        }
     }
 
     /// Takes the next connection from the accept queue of a socket that was bound with [`AtClose::Reset`].
@@ -145,6 +155,22 @@ impl ListenSocket {
         if let Some(path) = &self.path {
             path.give_away();
         }
+    }
+
+    /// A successor accepts from it by now: this process leaves its queue alone.
+    pub fn pass_on(&self) {
+        self.leave();
+        self.passed_on.store(true, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_passed_on(&self) -> bool {
+        self.passed_on.load(Ordering::Relaxed)
+    }
+
+    /// The same socket once more, with the same path.
+    pub fn twin(&self) -> Result<Self, Refused> {
+        adopt::once_more(self)
     }
 
     /// The predecessor needs it no more: it is this process's alone, with the path of a unix socket, if it was its own.

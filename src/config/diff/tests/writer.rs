@@ -15,6 +15,7 @@ const RUNTIME: &[Values] = &[
     ("relay", &["\"copy\"", "\"splice\""]),
     ("memory_high", &["\"off\"", "\"50%\""]),
     ("state_file", &["\"off\"", "\"/var/lib/a b.json\""]),
+    ("retired_timeout", &["\"off\"", "\"1h\""]),
     ("watch", &["\"1s\"", "\"2m\""]),
 ];
 /// A credential and a file are no config together.

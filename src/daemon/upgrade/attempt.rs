@@ -1,0 +1,328 @@
+//! The predecessor's side of an upgrade: one attempt to start a successor, on a thread of its own.
+//!
+//! Owns the child: what it is told, what it writes to its standard error (which goes on to ours, and its last lines into
+//! the answer if it fails), its end if it fails, and its reaping. Decides when an attempt has failed: the child has
+//! ended, or has hung up, or hasn't said within [`PATIENCE`] that it accepts. Until somebody adopts the [`Successor`],
+//! it can be taken back.
+
+use super::VARIABLE;
+use super::handover::Estate;
+use super::program::Program;
+use super::wire::{self, Message, Outgoing};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// How long a successor may take until it accepts.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the attempt looks whether it is given up, or the child has ended.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long what a child has written is read after its end: its own children may hold the pipe.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How much of its last words is told.
+const TOLD: usize = 4 << 10;
+
+/// Variables that are about one process alone.
+const OWN_VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// What becomes of the child.
+mod fate {
+    pub const OPEN: u8 = 0;
+    pub const ADOPTED: u8 = 1;
+    pub const ABANDONED: u8 = 2;
+}
+
+/// An attempt under way. Dropped, it is given up.
+pub struct Attempt {
+    /// Until there is a successor, which has it then.
+    fate: Option<Arc<AtomicU8>>,
+    result: oneshot::Receiver<Result<Successor, String>>,
+}
+
+/// A child that accepts. Dropped before it is adopted, it is ended.
+pub struct Successor {
+    pub pid: u32,
+    socket: OwnedFd,
+    /// The places of the descriptors that it uses.
+    pub taken: Vec<usize>,
+    fate: Arc<AtomicU8>,
+    pub estate: Estate,
+}
+
+impl Attempt {
+    /// Starts the program with all that goes over.
+    pub fn begin(program: Program, estate: Estate) -> Self {
+        let (done, result) = oneshot::channel();
+        let fate = Arc::new(AtomicU8::new(fate::OPEN));
+        let own = Arc::clone(&fate);
+        let attempt = move || match Candidate::start(&program, estate, own) {
+            Ok(candidate) => candidate.raise(done),
+            // Who waits may have given up.
+            Err(text) => drop(done.send(Err(text))),
+        };
+        // Who waits sees that the sender is gone.
+        let _ = std::thread::Builder::new().name("upgrade".into()).spawn(attempt);
+        Self { fate: Some(fate), result }
+    }
+
+    /// Waits for its end: a successor, or a sentence with what it said.
+    pub async fn ended(&mut self) -> Result<Successor, String> {
+        let ended = (&mut self.result).await;
+        self.fate = None;
+        ended.unwrap_or_else(|_| Err("the thread that looks after the successor has died".to_owned()))
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(fate) = &self.fate {
+            abandon(fate);
+        }
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        abandon(&self.fate);
+        if self.fate.load(Ordering::Acquire) != fate::ADOPTED {
+            // This process may end before the thread that would end the child: without a word, that one would go on.
+            let _ = wire::send_no(&self.socket);
+        }
+    }
+}
+
+fn abandon(fate: &AtomicU8) {
+    // It may be decided already.
+    let _ = fate.compare_exchange(fate::OPEN, fate::ABANDONED, Ordering::AcqRel, Ordering::Acquire);
+}
+
+impl Successor {
+    /// Leaves it everything. Fails if it is gone; then nothing has changed.
+    pub fn adopt(&self) -> Result<(), String> {
+        let adopted = self.fate.compare_exchange(fate::OPEN, fate::ADOPTED, Ordering::AcqRel, Ordering::Acquire);
+        if adopted.is_err() {
+            return Err("the successor has ended after it was ready".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Tells it that it is on its own.
+    pub fn say_go(&self) -> Result<(), Errno> {
+        let (output, errors) = (std::io::stdout(), std::io::stderr());
+        wire::send_go(&self.socket, &[output.as_fd(), errors.as_fd()])
+    }
+}
+
+/// A child that may become a successor.
+struct Candidate {
+    child: Child,
+    socket: OwnedFd,
+    errors: ChildStderr,
+    last_words: LastWords,
+    fate: Arc<AtomicU8>,
+    estate: Estate,
+}
+
+impl Candidate {
+    fn start(program: &Program, estate: Estate, fate: Arc<AtomicU8>) -> Result<Self, String> {
+        let path = program.path.display();
+        let (near, far) = wire::pair().map_err(|error| format!("can't make a pair of sockets: {error}"))?;
+        let mut command = Command::new(&program.path);
+        command.arg0(&program.path).args(&program.arguments).env(VARIABLE, "0");
+        for variable in OWN_VARIABLES {
+            command.env_remove(variable);
+        }
+        command.stdin(Stdio::from(far)).stdout(Stdio::inherit()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("can't start {path}: {error}"))?;
+        let errors = child.stderr.take().ok_or_else(|| "the successor has no standard error".to_owned())?;
+        // Its end is closed here: the command holds it.
+        drop(command);
+        let nonblocking = rustix::io::ioctl_fionbio(&near, true).and(rustix::io::ioctl_fionbio(&errors, true));
+        let candidate = Self { child, socket: near, errors, last_words: LastWords::default(), fate, estate };
+        match nonblocking {
+            Ok(()) => Ok(candidate),
+            Err(error) => Err(candidate.fail(&format!("can't watch it: {error}"))),
+        }
+    }
+
+    /// Looks after it to its end, or to that of this process.
+    fn raise(mut self, done: oneshot::Sender<Result<Successor, String>>) {
+        let taken = match self.grow_up() {
+            Ok(taken) => taken,
+            Err(why) => return drop(done.send(Err(self.fail(&why)))),
+        };
+        let Self { mut child, socket, mut errors, mut last_words, fate, estate } = self;
+        let (pid, own) = (child.id(), Arc::clone(&fate));
+        // Who has given up drops it.
+        drop(done.send(Ok(Successor { pid, socket, taken, fate: own, estate })));
+        let mut open = true;
+        loop {
+            open = open && pump(&mut errors, &mut last_words);
+            match fate.load(Ordering::Acquire) {
+                fate::ABANDONED => return end(&mut child),
+                fate::ADOPTED if !open => break,
+                _ => wait_for(&errors, None, open),
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                abandon(&fate);
+                return told_of_end(status);
+            }
+        }
+        if let Ok(status) = child.wait() {
+            told_of_end(status);
+        }
+    }
+
+    /// Tells it everything, and waits until it accepts; what it has taken, or why it hasn't.
+    fn grow_up(&mut self) -> Result<Vec<usize>, String> {
+        let patience = hook::patience().unwrap_or(PATIENCE);
+        let deadline = Instant::now() + patience;
+        let description = self.estate.handover.to_bytes();
+        let mut pieces: VecDeque<Outgoing> = wire::pieces(&description, self.estate.descriptors.len()).collect();
+        loop {
+            while let Some(piece) = pieces.front() {
+                match wire::send_piece(&self.socket, piece, &self.estate.descriptors) {
+                    Ok(()) => drop(pieces.pop_front()),
+                    Err(Errno::AGAIN) => break,
+                    // Why it has hung up, its end tells.
+                    Err(_) => pieces.clear(),
+                }
+            }
+            wait_for(&self.errors, Some((&self.socket, !pieces.is_empty())), true);
+            pump(&mut self.errors, &mut self.last_words);
+            match wire::receive(&self.socket) {
+                Ok(Some(Message::Ready(taken))) => {
+                    return serde_json::from_slice(&taken)
+                        .map_err(|error| format!("it says what isn't known: {error}"));
+                }
+                Ok(Some(_)) => return Err("it says what isn't known".to_owned()),
+                Ok(None) | Err(Errno::CONNRESET) => return Err(self.has_hung_up()),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(format!("can't hear it: {error}")),
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(how(status));
+            }
+            if self.fate.load(Ordering::Acquire) == fate::ABANDONED {
+                return Err("the process is stopping".to_owned());
+            }
+            if Instant::now() >= deadline {
+                return Err(format!("it has not been ready within {patience:?}"));
+            }
+        }
+    }
+
+    /// A child that ends hangs up just before that.
+    fn has_hung_up(&mut self) -> String {
+        let until = Instant::now() + LAST_WORDS;
+        while Instant::now() < until {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return how(status);
+            }
+            std::thread::sleep(LOOK / 10);
+        }
+        "it has hung up".to_owned()
+    }
+
+    /// Ends it; why, and what it said last.
+    fn fail(mut self, why: &str) -> String {
+        end(&mut self.child);
+        let until = Instant::now() + LAST_WORDS;
+        while pump(&mut self.errors, &mut self.last_words) && Instant::now() < until {
+            wait_for(&self.errors, None, true);
+        }
+        let words = self.last_words.text();
+        let colon = if words.is_empty() { "" } else { ":\n" };
+        format!("the successor failed: {why}{colon}{words}")
+    }
+}
+
+/// Kills and reaps it.
+fn end(child: &mut Child) {
+    // It may have ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn how(status: ExitStatus) -> String {
+    format!("it ended ({status})")
+}
+
+/// A successor that ends after this process has left it everything leaves nobody who accepts.
+fn told_of_end(status: ExitStatus) {
+    tracing::error!(%status, "the successor has ended; this process only finishes its sessions: start the service again");
+}
+
+/// Waits for something to read or, if wanted, room to send; a while at most.
+fn wait_for(errors: &ChildStderr, socket: Option<(&OwnedFd, bool)>, open: bool) {
+    let mut fds = Vec::new();
+    if open {
+        fds.push(PollFd::new(errors, PollFlags::IN));
+    }
+    if let Some((socket, sends)) = socket {
+        let room = if sends { PollFlags::OUT } else { PollFlags::empty() };
+        fds.push(PollFd::new(socket, PollFlags::IN | room));
+    }
+    let span = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+    // Interrupted or not, the caller looks.
+    let _ = poll(&mut fds, Some(&span));
+}
+
+/// Passes on what it has written; false at its end.
+fn pump(errors: &mut ChildStderr, last_words: &mut LastWords) -> bool {
+    let mut buffer = [0; 4_096];
+    loop {
+        match errors.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(count) => {
+                last_words.add(&buffer[..count]);
+                // Nobody may read it.
+                let _ = std::io::stderr().write_all(&buffer[..count]);
+            }
+            Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// The end of what a child has written.
+#[derive(Default)]
+struct LastWords(VecDeque<u8>);
+
+impl LastWords {
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
+        let over = self.0.len().saturating_sub(TOLD);
+        self.0.drain(..over);
+    }
+
+    /// Whole lines, if there are any.
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.0.iter().copied().collect();
+        let whole = match bytes.iter().position(|&byte| byte == b'\n') {
+            Some(end) if bytes.len() == TOLD => &bytes[end + 1..],
+            _ => &bytes[..],
+        };
+        String::from_utf8_lossy(whole).trim_end().to_owned()
+    }
+}
+
+/// A shorter patience that tests ask for; not there in a release build.
+mod hook {
+    use std::time::Duration;
+
+    pub fn patience() -> Option<Duration> {
+        #[cfg(debug_assertions)]
+        if let Some(millis) = std::env::var("TIDEGATE_TEST_PATIENCE").ok().and_then(|text| text.parse().ok()) {
+            return Some(Duration::from_millis(millis));
+        }
+        None
+    }
+}

@@ -1,0 +1,109 @@
+//! The successor's side of an upgrade.
+//!
+//! Owns the connection to the predecessor. Until it hears the go it may end at any time, and nothing has happened; a
+//! predecessor that dies after the successor has said that it accepts has left it everything.
+
+use super::VARIABLE;
+use super::handover::Handover;
+use super::wire::{self, Message};
+use crate::clock;
+use crate::daemon::Failure;
+use crate::daemon::inherit::Candidate;
+use crate::sys;
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+use tokio::io::Interest;
+
+/// How long the predecessor may take from one message to the next while it tells.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A successor that isn't on its own yet.
+pub struct Heir {
+    predecessor: OwnedFd,
+    pub handover: Handover,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Heir {
+    /// What a predecessor leaves, if there is one. To be asked before anybody asks what time it is.
+    pub fn from_environment() -> Result<Option<Self>, Failure> {
+        if std::env::var_os(VARIABLE).is_none() {
+            return Ok(None);
+        }
+        let alone = |error| {
+            Failure::Usage(format!(
+                "{VARIABLE} is set, but there is no predecessor at the other end of the standard input: {error}; unset it"
+            ))
+        };
+        let taken = std::io::stdin().as_fd().try_clone_to_owned();
+        let predecessor = taken.map_err(|error| alone(Errno::from_io_error(&error).unwrap_or(Errno::BADF)))?;
+        sockopt::set_socket_timeout(&predecessor, Timeout::Recv, Some(PATIENCE)).map_err(alone)?;
+        // Nothing is read from it any more, and no other process is to have it.
+        let nothing = File::open("/dev/null").map_err(|error| Failure::System(format!("/dev/null: {error}")))?;
+        dup2_stdin(&nothing).map_err(alone)?;
+        let (mut text, mut descriptors) = (Vec::new(), Vec::new());
+        loop {
+            match wire::receive(&predecessor).map_err(alone)? {
+                Some(Message::Description(bytes)) => text.extend(bytes),
+                Some(Message::Descriptors(some)) => descriptors.extend(some),
+                Some(Message::Complete) => break,
+                Some(_) => return Err(alone(Errno::BADMSG)),
+                None => return Err(gone()),
+            }
+        }
+        let handover = Handover::parse(&text).map_err(Failure::System)?;
+        clock::go_on(handover.clock());
+        Ok(Some(Self { predecessor, handover, descriptors }))
+    }
+
+    /// The sockets that came along; once.
+    pub fn candidates(&mut self) -> Vec<Candidate> {
+        self.handover.candidates(std::mem::take(&mut self.descriptors))
+    }
+
+    /// Tells the predecessor that this process accepts from these sockets, and waits for its go; without end, if it
+    /// doesn't come. The standard streams are the predecessor's then.
+    pub async fn take_over(self, taken: &[usize]) -> Result<(), Failure> {
+        let broken = |error| Failure::System(format!("can't speak with the predecessor: {error}"));
+        let words = serde_json::to_vec(taken).unwrap_or_default();
+        wire::send_ready(&self.predecessor, &words).map_err(|_| gone())?;
+        rustix::io::ioctl_fionbio(&self.predecessor, true).map_err(broken)?;
+        let watched = sys::watch(self.predecessor, Interest::READABLE).map_err(broken)?;
+        loop {
+            let mut ready = watched.readable().await.map_err(|_| broken(Errno::IO))?;
+            match wire::receive(watched.get_ref()) {
+                Ok(Some(Message::Go(streams))) => {
+                    use_streams(&streams);
+                    return Ok(());
+                }
+                Ok(Some(Message::No)) => {
+                    return Err(Failure::System("the predecessor goes on by itself".to_owned()));
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Ok(None) | Err(Errno::CONNRESET) => {
+                    tracing::warn!("the predecessor has gone without a word; going on without it");
+                    return Ok(());
+                }
+                Ok(Some(_)) => return Err(broken(Errno::BADMSG)),
+                Err(error) => return Err(broken(error)),
+            }
+        }
+    }
+}
+
+fn gone() -> Failure {
+    Failure::System("the predecessor has gone before it handed over".to_owned())
+}
+
+/// Lets this process write where the predecessor wrote; until now, its errors went through that one.
+fn use_streams(streams: &[OwnedFd]) {
+    if let [output, errors] = streams {
+        // If that fails, there is nobody to tell.
+        let _ = dup2_stdout(output);
+        let _ = dup2_stderr(errors);
+    }
+}

@@ -1,0 +1,252 @@
+//! The upgrade: another process takes this one's place, and what becomes of it when that one is no good.
+
+use crate::kit::conn::{Addr, Conn, End};
+use crate::kit::{Backend, Config, Launch, Listening, Tidegate, eventually, eventually_some, throughout};
+use rustix::process::Signal;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+fn started(config: Config) -> Tidegate {
+    Launch::new(config).linked().env("TIDEGATE_TEST_PATIENCE", "3000").start()
+}
+
+/// A program that does this, in the place of the binary.
+fn script(tidegate: &Tidegate, lines: &str) -> PathBuf {
+    let path = tidegate.dir().join("script");
+    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// It is asked for, and comes to nothing: the process serves on, and can be asked again.
+fn refused(tidegate: &mut Tidegate, words: &[&str]) {
+    let before = tidegate.count_logged(&["refused:", "command=\"upgrade\""]);
+    tidegate.signal(Signal::USR2);
+    eventually("the upgrade has failed", || tidegate.count_logged(&["refused:", "command=\"upgrade\""]) > before);
+    for word in words {
+        tidegate.logged(&["refused:", "command=\"upgrade\"", word]);
+    }
+    assert!(tidegate.lives());
+    tidegate.echoed();
+    assert_eq!(tidegate.get("/readyz").status, 200);
+}
+
+#[test]
+fn a_successor_takes_over_and_sessions_stay_where_they_are() {
+    let backend = Backend::echo();
+    let config = Config::over([&backend]).binds(["127.0.0.1:0", "unix:$DIR/web.sock"]);
+    let mut tidegate = started(config);
+    let (tcp, unix) = (tidegate.addr_of("web", 0), tidegate.addr_of("web", 1));
+    let mut sessions = [tidegate.echoed(), Conn::to(&unix)];
+    sessions[1].speak();
+    let (first, admin) = (tidegate.pid, tidegate.admin().clone());
+
+    tidegate.signal(Signal::USR2);
+    let mut predecessor = tidegate.follow();
+    assert_ne!(tidegate.pid, first);
+    assert_eq!((tidegate.addr_of("web", 0), tidegate.addr_of("web", 1)), (tcp.clone(), unix.clone()));
+    assert_eq!(tidegate.admin(), &admin);
+    assert_eq!(tidegate.get("/readyz").status, 200);
+    for address in [&tcp, &unix] {
+        Conn::to(address).speak();
+    }
+    // Those that stood before are the predecessor's, which waits for them.
+    for session in &mut sessions {
+        session.speak();
+    }
+    eventually("the successor counts its own alone", || tidegate.sessions() == 0);
+    assert!(predecessor.try_wait().is_none());
+    for mut session in sessions {
+        session.finish();
+        session.expect_end(End::Fin);
+    }
+    assert_eq!(predecessor.end().unwrap().code(), Some(0), "{}", tidegate.log());
+    Conn::to(&unix).speak();
+    tidegate.logged(&["changed", "command=\"upgrade\"", &format!("from={first}"), &format!("to={}", tidegate.pid)]);
+    drop(tidegate);
+    let Addr::Unix(path) = unix else { panic!("a path") };
+    assert!(!path.exists(), "the path is the successor's to remove");
+}
+
+#[test]
+fn the_binary_that_is_there_now_is_started_with_the_config_that_is_there_now() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let mut tidegate = started(Config::over([&one]));
+    let address = tidegate.addr();
+    let wrapper = script(
+        &tidegate,
+        &format!("echo \"through the script\" >&2\nexec \"{}\" \"$@\"", env!("CARGO_BIN_EXE_tidegate")),
+    );
+    tidegate.replace_binary(&wrapper);
+    let text = Config::over([&two]).only_runtime("workers = 3").to_string();
+    let more = format!("{text}[listeners.more]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n");
+    fs::write(tidegate.dir().join("lb.toml"), more).unwrap();
+    tidegate.signal(Signal::USR2);
+    tidegate.follow_alone();
+    assert_eq!(tidegate.addr(), address);
+    for address in [address, tidegate.addr_of("more", 0)] {
+        assert_eq!(Conn::to(&address).line(), "two");
+    }
+    tidegate.logged(&["through the script"]);
+    assert_eq!(tidegate.status()["generation"], 2);
+
+    // Fewer workers leave no queue without one.
+    fs::write(tidegate.dir().join("lb.toml"), Config::over([&two]).only_runtime("workers = 1").to_string()).unwrap();
+    tidegate.signal(Signal::USR2);
+    tidegate.follow_alone();
+    for _ in 0..50 {
+        assert_eq!(tidegate.connect().line(), "two");
+    }
+}
+
+#[test]
+fn f55_a_successor_that_ends_at_once_changes_nothing_and_its_words_are_told() {
+    let backend = Backend::echo();
+    let mut tidegate = started(Config::over([&backend]));
+    let mut session = tidegate.echoed();
+    let fds = tidegate.fds().len();
+    let dead = script(&tidegate, "echo first line >&2; echo no such library >&2; exit 3");
+    tidegate.replace_binary(&dead);
+    refused(&mut tidegate, &["it ended (exit status: 3)", "no such library"]);
+    let gone = tidegate.dir().join("nowhere");
+    tidegate.replace_binary(&gone);
+    refused(&mut tidegate, &["can't start", "No such file"]);
+    session.speak();
+    eventually("its fds are as many as before", || tidegate.fds().len() <= fds + 2);
+    let good = env!("CARGO_BIN_EXE_tidegate").into();
+    tidegate.replace_binary(&PathBuf::from(&good as &String));
+    tidegate.signal(Signal::USR2);
+    let mut predecessor = tidegate.follow();
+    drop(session);
+    assert_eq!(predecessor.end().unwrap().code(), Some(0));
+}
+
+#[test]
+fn f55_a_successor_with_a_bad_config_is_refused_with_its_own_words() {
+    let backend = Backend::echo();
+    let mut tidegate = started(Config::over([&backend]));
+    fs::write(tidegate.dir().join("lb.toml"), "[listeners.web]\nbind = 7\n").unwrap();
+    refused(&mut tidegate, &["lb.toml:2:8"]);
+}
+
+#[test]
+fn f55_a_successor_that_never_says_that_it_is_ready_is_killed() {
+    let backend = Backend::echo();
+    let mut tidegate = started(Config::over([&backend]));
+    let silent = script(&tidegate, "echo $$ >\"$(dirname \"$0\")/pid\"; exec sleep 600");
+    tidegate.replace_binary(&silent);
+    let begun = Instant::now();
+    refused(&mut tidegate, &["it has not been ready within 3s"]);
+    assert!(begun.elapsed() >= Duration::from_secs(3));
+    let pid = eventually_some("it has said who it is", || fs::read_to_string(tidegate.dir().join("pid")).ok());
+    assert!(!PathBuf::from(format!("/proc/{}", pid.trim())).exists(), "it was killed and reaped");
+}
+
+#[test]
+fn while_an_upgrade_runs_others_are_refused_and_a_stop_ends_it() {
+    let backend = Backend::echo();
+    let mut tidegate = started(Config::over([&backend]));
+    let silent = script(&tidegate, "echo $$ >\"$(dirname \"$0\")/pid\"; exec sleep 600");
+    tidegate.replace_binary(&silent);
+    tidegate.signal(Signal::USR2);
+    let pid = eventually_some("the successor has begun", || {
+        fs::read_to_string(tidegate.dir().join("pid")).ok().filter(|text| text.ends_with('\n'))
+    });
+    for (signal, command) in [(Signal::USR2, "upgrade"), (Signal::HUP, "reload")] {
+        tidegate.signal(signal);
+        tidegate.logged(&["refused: an upgrade is under way", &format!("command=\"{command}\"")]);
+    }
+    tidegate.echoed();
+    let mut session = tidegate.echoed();
+    tidegate.signal(Signal::TERM);
+    eventually("the successor is gone", || !PathBuf::from(format!("/proc/{}", pid.trim())).exists());
+    session.speak();
+    session.finish();
+    session.expect_end(End::Fin);
+    assert_eq!(tidegate.wait().code, Some(0));
+}
+
+#[test]
+fn what_is_known_of_backends_goes_over() {
+    let (good, bad) = (Backend::echo(), Listening::new());
+    let health = "probe = \"tcp\"\ninterval = \"1h\"\nfast_interval = \"50ms\"\ndown_interval = \"1h\"\nfall = 1\n";
+    let (good_address, bad_address) = (good.to_string(), bad.to_string());
+    let config = Config::over([&good_address, &bad_address]).health(health).only_runtime("workers = 1");
+    drop(bad);
+    let mut tidegate = started(config);
+    assert_eq!(tidegate.backend_status(&bad_address)["state"], "down");
+    let since = tidegate.backend_status(&bad_address)["since_unix_ms"].clone();
+    let probed = good.accepted();
+    tidegate.signal(Signal::USR2);
+    tidegate.follow_alone();
+    let known = tidegate.backend_status(&bad_address);
+    assert_eq!((&known["state"], &known["since_unix_ms"]), (&"down".into(), &since), "{known:#}");
+    assert!(known["last_error"].is_object() || known["last_error"].is_string(), "{known:#}");
+    assert_eq!(tidegate.backend_status(&good_address)["state"], "up");
+    assert_eq!(good.accepted(), probed, "nobody was asked again");
+    tidegate.echoed();
+}
+
+#[test]
+fn f57_the_service_manager_hears_who_is_the_main_process_and_is_fed_by_it() {
+    let backend = Backend::echo();
+    let launch = Launch::new(Config::over([&backend])).linked();
+    let path = launch.dir().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let heard = || {
+        let mut buffer = [0; 1_024];
+        let next =
+            || socket.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+        std::iter::from_fn(next).collect::<String>()
+    };
+    let launch = launch.env("NOTIFY_SOCKET", path.to_str().unwrap()).env("WATCHDOG_USEC", "500000");
+    let mut tidegate = launch.start();
+    let mut text = String::new();
+    eventually("it feeds the watchdog", || {
+        text.push_str(&heard());
+        text.contains("READY=1") && text.contains("WATCHDOG=1")
+    });
+    let session = tidegate.echoed();
+    tidegate.signal(Signal::USR2);
+    let mut predecessor = tidegate.follow();
+    let mut text = String::new();
+    eventually("the successor feeds the watchdog", || {
+        text.push_str(&heard());
+        text.contains("READY=1") && text.split("READY=1").nth(1).unwrap().contains("WATCHDOG=1")
+    });
+    let main = format!("MAINPID={}", tidegate.pid);
+    let (announced, ready) = (text.find(&main), text.find("READY=1"));
+    assert!(announced.is_some() && announced < ready, "first who it is, then that it is ready: {text}");
+    drop(session);
+    assert_eq!(predecessor.end().unwrap().code(), Some(0));
+    assert!(!(text + &heard()).contains("STOPPING=1"), "the service goes on");
+}
+
+#[test]
+fn a_process_that_has_handed_over_stops_within_its_time_when_it_is_told_to() {
+    let listening = Listening::new();
+    let mut tidegate = started(Config::over([&listening]).runtime("drain_timeout = \"300ms\""));
+    let (mut client, _backend) = (tidegate.connect(), listening.accept());
+    tidegate.signal(Signal::USR2);
+    let mut predecessor = tidegate.follow();
+    throughout("it waits for its session", Duration::from_millis(600), || predecessor.try_wait().is_none());
+    predecessor.signal(Signal::TERM);
+    client.expect_end(End::Rst);
+    assert_eq!(predecessor.end().unwrap().code(), Some(0));
+}
+
+#[test]
+fn with_a_timeout_a_process_that_has_handed_over_ends_by_itself() {
+    let listening = Listening::new();
+    let mut tidegate = started(Config::over([&listening]).runtime("retired_timeout = \"300ms\""));
+    let (mut client, _backend) = (tidegate.connect(), listening.accept());
+    tidegate.signal(Signal::USR2);
+    let mut predecessor = tidegate.follow();
+    client.expect_end(End::Rst);
+    assert_eq!(predecessor.end().unwrap().code(), Some(0));
+    tidegate.logged(&["runtime.retired_timeout has passed"]);
+}
