@@ -281,10 +281,11 @@ impl Listener {
     fn of(listener: &table::Listener, table: &RoutingTable, workers: usize) -> Self {
         let sockets = listener.bound.len() * workers;
         let broken = listener.broken().min(sockets);
-        let state = match broken {
-            0 => "up",
-            broken if broken < sockets => "degraded",
-            _ => "down",
+        let state = match (listener.admin(), broken) {
+            (AdminState::Enabled, 0) => "up",
+            (AdminState::Enabled, broken) if broken < sockets => "degraded",
+            (AdminState::Enabled, _) => "down",
+            (taken_out, _) => taken_out.as_str(),
         };
         Self {
             name: listener.name.to_string(),

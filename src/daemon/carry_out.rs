@@ -7,6 +7,7 @@
 use super::control;
 use super::gates::{notify_reloaded, notify_reloading};
 use super::live::{self, Candidate, Live};
+use super::parking;
 use super::upgrade::{Attempt, Program, Successor};
 use super::{Failure, Stop};
 use crate::admin::command::{Asker, Call, Command, Done, Refused, Reply, Why};
@@ -90,6 +91,11 @@ pub fn begin(call: Call, stop: Stop, live: &mut Live, program: Option<&Program>,
             Ok(attempt) => return Some(Work { by, reply, result: Doing::Upgrade(attempt) }),
             Err(text) => refused(Why::Conflict, &text),
         },
+        (Command::Listener { name, state, deadline }, ..) => {
+            let done = parking::carry_out(name, *state, *deadline, &by, live);
+            answer(name_of(&command), &by, reply, done);
+            return None;
+        }
         _ => refused(Why::Invalid, "this can't be done yet"),
     };
     answer(name_of(&command), &by, reply, Err(no));

@@ -27,6 +27,14 @@ pub struct Bound {
     pub options: Options,
     /// One for each worker; more, if another process had more workers.
     pub sockets: Vec<Arc<SharedSocket>>,
+    /// While it doesn't listen: the sockets to listen on again, as far as there are any; see `parking`. Else empty.
+    pub parked: Vec<Option<Arc<ListenSocket>>>,
+}
+
+impl Bound {
+    pub fn is_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
 }
 
 /// Where an address of a config comes from.
@@ -171,16 +179,17 @@ impl Ours {
     }
 }
 
-/// Gives what is kept its options, and listens on what is new. If anything of that fails, all is as before, and what
+/// Gives what is kept its options, and listens on what is new, but where its listener is `idle`. If anything of that fails, all is as before, and what
 /// was new is closed.
-pub fn open(places: Vec<Vec<Place>>, bound: &[Bound]) -> Result<Vec<Vec<(Opened, Options)>>, String> {
+pub fn open(places: Vec<Vec<Place>>, idle: &[bool], bound: &[Bound]) -> Result<Vec<Vec<(Opened, Options)>>, String> {
     let mut adjusted = Vec::new();
-    for place in places.iter().flatten() {
+    for (place, idle) in places.iter().zip(idle).flat_map(|(own, idle)| own.iter().map(move |place| (place, *idle))) {
         let opened = match place {
             Place::Kept { index, options } => {
                 adjusted.push((&bound[*index], options));
                 adjust(&bound[*index], &bound[*index].options, options)
             }
+            Place::New { .. } if idle => Ok(()),
             Place::New { sockets, options } => sockets.iter().try_for_each(|socket| socket.listen(options.backlog)),
         };
         if let Err(error) = opened {

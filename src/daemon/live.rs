@@ -16,6 +16,7 @@ use super::fds;
 use super::inherit::Inherited;
 use super::listening::{self, Bound, Opened, Place};
 use super::look::Looked;
+use super::parking;
 use super::privileges::Identity;
 use super::sockets::{self, Severity};
 use super::start::{Shared, resolve};
@@ -23,19 +24,21 @@ use super::state_file::{self, Keeper};
 use super::upgrade::{Estate, Handover};
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
-use crate::config::{Adjustments, Config, Level, Loaded};
+use crate::config::{self, Adjustments, AdminState, Config, Level, Loaded};
 use crate::drain::Stage;
 use crate::log;
 use crate::name::BindAddr;
 use crate::net::listen::{ListenSocket, Options};
 use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
+use crate::session::orders::Order;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -150,7 +153,7 @@ pub struct Live {
     pub keeper: Option<Keeper>,
     pub shared: Shared,
     shared_limits: SharedLimits,
-    bound: Vec<Bound>,
+    pub bound: Vec<Bound>,
     limit: u64,
     identity: Option<Identity>,
     store: Store,
@@ -184,10 +187,10 @@ impl Live {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let places = listening::open(places, &[]).map_err(Failure::System)?;
         let shared_limits = SharedLimits::default();
         let kept = state_file::path_of(&config).map(|path| Keeper::open(path, &shared.metrics));
         let (keeper, kept) = kept.map_or((None, Adjustments::default()), |(keeper, kept)| (Some(keeper), kept));
+        let places = listening::open(places, &idle(&config, &kept), &[]).map_err(Failure::System)?;
         let mut live = Self {
             config: Arc::clone(&config),
             path,
@@ -226,7 +229,8 @@ impl Live {
     /// The sockets of each worker.
     pub fn sockets(&self) -> Vec<Vec<Arc<SharedSocket>>> {
         let workers = self.shared.workers;
-        let of = |worker| self.bound.iter().flat_map(|bound| share(&bound.sockets, worker, workers)).collect();
+        let listening = || self.bound.iter().filter(|bound| !bound.is_parked());
+        let of = |worker| listening().flat_map(|bound| share(&bound.sockets, worker, workers)).collect();
         (0..workers).map(of).collect()
     }
 
@@ -305,17 +309,15 @@ impl Live {
         if text == self.text && resolution == self.resolution && *config == *self.config {
             return Ok(Committed { generation: self.generation(), changed: false, warnings });
         }
-        let seats = self.shared.seats.get().cloned().ok_or("the workers have not begun")?;
-        let stuck = |index| format!("worker {index} doesn't take orders: it is stuck; try again when it is back");
-        let rooms: Vec<_> =
-            seats.iter().map(|seat| seat.reserve_order().ok_or_else(|| stuck(seat.index))).collect::<Result<_, _>>()?;
-        let places = listening::open(places, &self.bound)?;
+        let (seats, rooms) = self.rooms()?;
+        let places = listening::open(places, &idle(&config, &self.adjustments), &self.bound)?;
         // From here on nothing can fail.
         let before = std::mem::take(&mut self.bound);
         (self.text, self.resolution) = (text, resolution);
         self.change(settled(&config, &self.resolution, &self.adjustments));
         self.shared.metrics.max_connections.set(plan.max_sessions as i64);
-        let new = self.replace(config, places, Some(&before));
+        let mut new = self.replace(config, places, Some(&before));
+        new.extend(self.follow_operators());
         for (seat, room) in seats.iter().zip(rooms) {
             let worker = usize::from(seat.index);
             let own = new.iter().flat_map(|sockets| share(sockets, worker, seats.len())).collect();
@@ -327,6 +329,38 @@ impl Live {
         self.shared.table_changed.notify_one();
         self.keep_in_store();
         Ok(Committed { generation: self.generation(), changed: true, warnings })
+    }
+
+    /// The workers, and room for an order to each. Fails if one of them is stuck.
+    pub fn rooms(&self) -> Result<(Arc<Seats>, Vec<OwnedPermit<Order>>), String> {
+        let seats = self.shared.seats.get().cloned().ok_or("the workers have not begun")?;
+        let stuck = |index| format!("worker {index} doesn't take orders: it is stuck; try again when it is back");
+        let rooms = seats.iter().map(|seat| seat.reserve_order().ok_or_else(|| stuck(seat.index)));
+        let rooms = rooms.collect::<Result<_, _>>()?;
+        Ok((seats, rooms))
+    }
+
+    /// Parks addresses that have come to a listener which is taken out, and listens again on those that have left one;
+    /// the sockets that no worker has yet.
+    fn follow_operators(&mut self) -> Vec<Vec<Arc<SharedSocket>>> {
+        let mut new = Vec::new();
+        let table = self.shared.table.load_full();
+        for bound in &mut self.bound {
+            let Some(listener) = table.listener(&bound.listener) else { continue };
+            let idle = listener.admin() != AdminState::Enabled;
+            if idle {
+                parking::park(bound);
+            } else if bound.is_parked() {
+                match parking::unpark(bound, listener) {
+                    Ok(sockets) => {
+                        (bound.sockets, bound.parked) = (sockets.clone(), Vec::new());
+                        new.push(sockets);
+                    }
+                    Err(text) => tracing::error!("{text}"),
+                }
+            }
+        }
+        new
     }
 
     /// Makes this config the one that runs, on these sockets; those that no worker has yet.
@@ -356,13 +390,16 @@ impl Live {
         for (wanted, own) in config.listeners.iter().zip(&places) {
             let addresses: Vec<BindAddr> = own.iter().filter_map(address).collect();
             let known = previous.as_ref().and_then(|table| table.listener(&wanted.name));
+            let admin = self.adjustments.listeners.get(wanted.name.as_str()).copied().unwrap_or_default();
             if let Some(same) = known.filter(|it| same_limits && it.config == *wanted && it.bound == addresses) {
                 listeners.push(Arc::clone(same));
                 continue;
             }
             let handles = metrics.listener(&wanted.name, &CloseReason::LABELS);
             let gate = Gate::new(&wanted.name, &wanted.admission, around, known.map(|listener| &*listener.gate));
-            listeners.push(Arc::new(Listener::new(wanted.clone(), handles, addresses, gate)));
+            let listener = Listener::new(wanted.clone(), handles, addresses, gate);
+            listener.set_admin(admin);
+            listeners.push(Arc::new(listener));
         }
         let now = Now::read();
         let mut built = RoutingTable::build(
@@ -398,8 +435,13 @@ impl Live {
                         let Some(actual) = sockets.first().map(|socket| socket.address.clone()) else { continue };
                         let share = |socket| SharedSocket::new(Arc::new(socket), options.clone(), Arc::clone(listener));
                         let sockets: Vec<_> = sockets.into_iter().map(share).map(Arc::new).collect();
-                        new.push(sockets.clone());
-                        Bound { listener: name, wanted, actual, options, sockets }
+                        let parked = if listener.admin() == AdminState::Enabled {
+                            new.push(sockets.clone());
+                            Vec::new()
+                        } else {
+                            sockets.iter().map(|shared| shared.take()).collect()
+                        };
+                        Bound { listener: name, wanted, actual, options, sockets, parked }
                     }
                 };
                 self.bound.push(bound);
@@ -443,8 +485,14 @@ impl Live {
 }
 
 /// One worker's share of an address's sockets; at least one, since there are never fewer than workers.
-fn share(sockets: &[Arc<SharedSocket>], worker: usize, workers: usize) -> impl Iterator<Item = Arc<SharedSocket>> {
+pub fn share(sockets: &[Arc<SharedSocket>], worker: usize, workers: usize) -> impl Iterator<Item = Arc<SharedSocket>> {
     sockets.iter().skip(worker).step_by(workers.max(1)).cloned()
+}
+
+/// For each listener, whether an operator has taken it out.
+fn idle(config: &Config, adjustments: &Adjustments) -> Vec<bool> {
+    let state = |listener: &config::Listener| adjustments.listeners.get(listener.name.as_str()).copied();
+    config.listeners.iter().map(|listener| state(listener).unwrap_or_default() != AdminState::Enabled).collect()
 }
 
 fn forget_at(table: &RoutingTable) -> Option<Instant> {

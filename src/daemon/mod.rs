@@ -36,6 +36,7 @@ mod live;
 mod look;
 mod memory;
 mod offline;
+mod parking;
 mod pipes;
 mod privileges;
 mod refusals;

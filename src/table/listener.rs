@@ -4,7 +4,7 @@
 
 use crate::admission::Gate;
 use crate::clock::Millis;
-use crate::config;
+use crate::config::{self, AdminState};
 use crate::every::Every;
 use crate::metrics::ListenerMetrics;
 use crate::name::{BindAddr, Endpoint, ListenerName};
@@ -26,10 +26,23 @@ pub struct Listener {
     pub bound: Vec<BindAddr>,
     /// Who may come in.
     pub gate: Arc<Gate>,
-    /// A lock and not an atomic, so that the metric always agrees with it.
-    broken: Mutex<usize>,
+    /// A lock and not atomics, so that the metric always agrees with it.
+    condition: Mutex<Condition>,
     /// Limits what is said about PROXY headers that are broken.
     pub broken_headers: Every,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Condition {
+    broken: usize,
+    /// What an operator has said of it.
+    admin: AdminState,
+}
+
+impl Condition {
+    fn is_up(self) -> bool {
+        self.broken == 0 && self.admin == AdminState::Enabled
+    }
 }
 
 impl Listener {
@@ -38,7 +51,7 @@ impl Listener {
         metrics.up.set(1);
         let broken_headers = Every::new(BROKEN_HEADERS, Instant::now());
         let (name, gate) = (config.name.clone(), Arc::new(gate));
-        Self { name, config, metrics, bound, gate, broken: Mutex::new(0), broken_headers }
+        Self { name, config, metrics, bound, gate, condition: Mutex::default(), broken_headers }
     }
 
     /// The actual addresses for people to read: of a range, the first and the last port.
@@ -85,19 +98,31 @@ impl Listener {
     /// Sockets that can't accept just now; they are being bound again.
     #[must_use]
     pub fn broken(&self) -> usize {
-        *self.lock()
+        self.lock().broken
+    }
+
+    /// What an operator has said of it.
+    #[must_use]
+    pub fn admin(&self) -> AdminState {
+        self.lock().admin
+    }
+
+    pub fn set_admin(&self, state: AdminState) {
+        let mut condition = self.lock();
+        condition.admin = state;
+        self.metrics.up.set(condition.is_up().into());
     }
 
     /// Counts a socket as broken for as long as the guard lives.
     pub fn mark_broken(self: &Arc<Self>) -> BrokenSocket {
-        let mut broken = self.lock();
-        *broken += 1;
-        self.metrics.up.set(0);
+        let mut condition = self.lock();
+        condition.broken += 1;
+        self.metrics.up.set(condition.is_up().into());
         BrokenSocket { listener: Arc::clone(self) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,9 +134,9 @@ pub struct BrokenSocket {
 
 impl Drop for BrokenSocket {
     fn drop(&mut self) {
-        let mut broken = self.listener.lock();
-        *broken -= 1;
-        self.listener.metrics.up.set(i64::from(*broken == 0));
+        let mut condition = self.listener.lock();
+        condition.broken -= 1;
+        self.listener.metrics.up.set(condition.is_up().into());
     }
 }
 

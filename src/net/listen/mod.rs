@@ -204,6 +204,12 @@ impl ListenSocket {
         }
     }
 
+    /// Ends listening at once, also where another process has the socket.
+    pub fn stop(&self) {
+        // It fails only if the socket doesn't listen any more.
+        let _ = shutdown(&self.socket, Shutdown::Read);
+    }
+
     /// Begins to listen; on a socket that listens already, it changes the backlog.
     pub fn listen(&self, backlog: u32) -> Result<(), BindError> {
         let listening = rustix::net::listen(&self.socket, backlog as i32);

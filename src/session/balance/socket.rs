@@ -23,13 +23,15 @@ struct State {
     socket: Option<Arc<ListenSocket>>,
     /// For binding it again.
     options: Options,
+    /// It doesn't listen any more once it is closed, whoever else has it.
+    stops: bool,
 }
 
 impl SharedSocket {
     #[must_use]
     pub fn new(socket: Arc<ListenSocket>, options: Options, listener: Arc<Listener>) -> Self {
         let (stopper, drain) = drain::channel();
-        let state = Mutex::new(State { socket: Some(socket), options });
+        let state = Mutex::new(State { socket: Some(socket), options, stops: false });
         Self { listener: ArcSwap::new(listener), state, stopper, drain }
     }
 
@@ -53,6 +55,12 @@ impl SharedSocket {
     /// Puts a new socket in the place of a broken one, or nothing for the time being.
     pub fn replace(&self, socket: Option<Arc<ListenSocket>>) {
         self.lock().socket = socket;
+    }
+
+    /// The socket, for somebody who goes on with it: closing ends nothing any more.
+    #[must_use]
+    pub fn take(&self) -> Option<Arc<ListenSocket>> {
+        self.lock().socket.take()
     }
 
     #[must_use]
@@ -81,10 +89,16 @@ impl SharedSocket {
         self.drain.stage() > Stage::Serving
     }
 
+    /// Has its end be the end of listening for other processes too.
+    pub fn stop_for_good(&self) {
+        self.lock().stops = true;
+    }
+
     /// Ends listening at once, also while others of this process still hold the socket; see [`ListenSocket::end`].
     pub fn close(&self) {
-        if let Some(socket) = self.lock().socket.take() {
-            socket.end();
+        let mut state = self.lock();
+        if let Some(socket) = state.socket.take() {
+            if state.stops { socket.stop() } else { socket.end() }
         }
     }
 
