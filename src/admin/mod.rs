@@ -17,7 +17,9 @@ pub mod command;
 mod connections;
 pub mod explain;
 mod fields;
+mod generations;
 mod guard;
+mod moment;
 mod openapi;
 mod page;
 mod refusals;
@@ -31,6 +33,9 @@ mod who;
 pub use connections::{Sessions, Soon};
 pub use token::{Own, credential};
 pub use who::Access;
+
+pub use generations::{ConfigStatus, Generation, RefusedConfig};
+pub use moment::Moment;
 
 use crate::drain;
 use crate::every::Every;
@@ -118,6 +123,7 @@ pub struct State {
     /// Each worker has a socket for each address of a listener.
     pub workers: usize,
     pub started: SystemTime,
+    pub config: Arc<ArcSwap<ConfigStatus>>,
     /// Where changes are asked for.
     pub commands: command::Commands,
     /// `None` where nobody keeps a list of them.

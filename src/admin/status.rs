@@ -4,7 +4,7 @@
 //! Owns the names of the JSON's fields and the gates of readiness. Takes no lock that traffic takes, but for
 //! that of a queue in which somebody waits.
 
-use super::{Phase, State};
+use super::{ConfigStatus, Moment, Phase, State};
 use crate::admission::{Limiter, Process};
 use crate::clock::Now;
 use crate::config::{self, AdminState, HealthOverride, SendProxy};
@@ -13,9 +13,8 @@ use crate::name::{Direction, PoolName};
 use crate::pool::hold::Hold;
 use crate::pool::{Backend, LastError, Pool, PoolView, Shed, Standing, WHOLE_SHARE};
 use crate::table::{self, Counted, Leads, Routes, RoutingTable};
-use serde::{Serialize, Serializer};
-use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use serde::Serialize;
+use std::time::SystemTime;
 
 #[derive(Serialize)]
 pub struct Status {
@@ -25,6 +24,9 @@ pub struct Status {
     pub ready: bool,
     pub gates: Vec<String>,
     pub generation: u64,
+    /// Keys that an upgrade would take over.
+    pub needs_upgrade: Vec<&'static str>,
+    pub config: ConfigStatus,
     pub pid: u32,
     pub workers: usize,
     pub started: Moment,
@@ -208,43 +210,11 @@ pub struct ErrorStatus {
     pub at: Moment,
 }
 
-/// A moment to the millisecond, in JSON as `2025-11-21T04:11:09.123Z`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(SystemTime);
-
-impl Moment {
-    pub fn of_unix_ms(ms: u64) -> Self {
-        // Within what RFC 3339 can write, which is the year 9999.
-        const LAST: u64 = 253_402_300_799_999;
-        Self(UNIX_EPOCH + Duration::from_millis(ms.min(LAST)))
-    }
-
-    fn of(time: SystemTime) -> Self {
-        Self::of_unix_ms(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
-    }
-
-    /// How long before `later`; nothing if the clock was set back between the two.
-    pub fn until(self, later: Self) -> Duration {
-        later.0.duration_since(self.0).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Moment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_rfc3339_millis(self.0).fmt(f)
-    }
-}
-
-impl Serialize for Moment {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 impl Status {
     pub fn of(state: &State, now: SystemTime) -> Self {
         let table = state.table.load_full();
         let phase = *state.phase.borrow();
+        let config = (**state.config.load()).clone();
         let clock = Now::read();
         let listeners: Vec<_> =
             table.listeners.iter().map(|listener| Listener::of(listener, &table, state.workers)).collect();
@@ -256,6 +226,8 @@ impl Status {
             ready: gates.is_empty(),
             gates,
             generation: table.generation,
+            needs_upgrade: config.needs_upgrade.clone(),
+            config,
             pid: std::process::id(),
             workers: state.workers,
             started: Moment::of(state.started),

@@ -8,6 +8,7 @@ mod client;
 mod explain;
 mod generate;
 mod look;
+mod plan;
 mod serve;
 mod table;
 mod top;
@@ -41,6 +42,13 @@ enum Command {
     Check {
         #[command(flatten)]
         file: File,
+    },
+    /// Say what a config would change of the running process, and which sessions that touches; or of another file.
+    ///
+    /// Exit code 0 if nothing would change, 2 for changes, 3 for those that users notice or that need a new process.
+    Plan {
+        #[command(flatten)]
+        comparison: Box<plan::Comparison>,
     },
     /// Say where a client would go and why: its rule, its pool, its backend, and why no other.
     ///
@@ -122,6 +130,7 @@ pub fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Run { file, output } => serve::run(&file, &output).map(done).map_err(Exit::from),
         Command::Check { file } => serve::check(&file).map(done).map_err(Exit::from),
+        Command::Plan { comparison } => plan::run(&comparison),
         Command::Explain { live, remote, client, json } => explain::explain(&remote, live, *client, json).map(done),
         Command::Demo { output } => demo::run(output.announce()).map(done).map_err(Exit::from),
         Command::Look(look) => look::run(look).map(done),
@@ -149,10 +158,14 @@ impl File {
         self.read().map(|loaded| loaded.config)
     }
 
-    /// The same, with the text that it comes from.
+    /// The same, with the text that it comes from and its warnings, of which nothing is said.
+    fn judge(&self) -> Result<Loaded, Failure> {
+        Config::load(&self.path).map_err(|mistakes: Mistakes| Failure::Config(mistakes.render(style())))
+    }
+
+    /// The same, with the warnings said on stderr.
     fn read(&self) -> Result<Loaded, Failure> {
-        let loaded =
-            Config::load(&self.path).map_err(|mistakes: Mistakes| Failure::Config(mistakes.render(style())))?;
+        let loaded = self.judge()?;
         for warning in &loaded.warnings {
             say(&warning.render(style()));
         }

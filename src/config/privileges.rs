@@ -53,7 +53,7 @@ pub enum Landlock {
 }
 
 impl Landlock {
-    const WORDS: [(&str, Self); 3] = [("off", Self::Off), ("on", Self::On), ("required", Self::Required)];
+    pub(super) const WORDS: [(&str, Self); 3] = [("off", Self::Off), ("on", Self::On), ("required", Self::Required)];
 }
 
 /// The keys of the table.

@@ -1,104 +1,160 @@
 //! Which part of the daemon carries out which command, one after the other.
 //!
-//! Owns the refusal of what can't be done now, the audit line of each change and of each refusal, and the answer. What
-//! takes long runs beside the loop (a [`Work`]), so that signals are still heard; other commands wait meanwhile. Next:
-//! each arm.
+//! Owns the refusal of what can't be done during a stop, and the audit: a line for each change and each refusal. What
+//! takes long runs beside the loop (a [`Work`]), so that signals are still heard; other commands wait meanwhile, but for
+//! those that come during an upgrade, which are refused. Next: each arm.
 
-use super::control;
 use super::gates::{notify_reloaded, notify_reloading};
-use super::live::{self, Candidate, Live};
-use super::parking;
+use super::history::Next;
+use super::inherit::Inherited;
+use super::live::{self, Base, Candidate, Committed, Examined, Live};
 use super::upgrade::{Attempt, Program, Successor};
-use super::{Failure, Stop};
+use super::{Failure, Stop, control, parking, plan};
 use crate::admin::command::{Asker, Call, Command, Done, Refused, Reply, Why};
 use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
 use tokio::sync::oneshot;
+
+/// The command that changes nothing.
+const PLAN: &str = "plan";
 
 /// A command whose slow part is under way.
 pub struct Work {
+    command: &'static str,
     by: Asker,
     reply: oneshot::Sender<Reply>,
-    result: Doing,
+    doing: Doing,
 }
 
 enum Doing {
-    Reload(oneshot::Receiver<Result<Candidate, Failure>>),
-    Upgrade(Attempt),
+    Preparing(oneshot::Receiver<Result<Prepared, Failure>>),
+    Upgrading(Attempt),
 }
 
 /// The slow part of a command, which has ended.
 pub struct Worked {
+    command: &'static str,
     by: Asker,
     reply: oneshot::Sender<Reply>,
-    result: Outcome,
+    outcome: Outcome,
 }
 
 enum Outcome {
-    Reload(Result<Candidate, Failure>),
-    Upgrade(Result<Successor, String>),
+    Prepared(Result<Prepared, Failure>),
+    Upgraded(Result<Successor, String>),
+}
+
+/// What the slow part of a command has come to.
+enum Prepared {
+    Reload(Box<Candidate>),
+    Rollback(Box<Candidate>, Back),
+    Plan(Box<Examined>),
+}
+
+/// A way back.
+struct Back {
+    to: u64,
+    /// What the config file says meanwhile.
+    warning: Option<String>,
 }
 
 impl Work {
+    /// Has it done beside the loop, once there is a base.
+    fn begin(
+        name: &'static str,
+        by: Asker,
+        reply: oneshot::Sender<Reply>,
+        live: &Live,
+        work: impl FnOnce(&Base) -> Result<Prepared, Failure> + Send + 'static,
+    ) -> Self {
+        let base = live.base();
+        let (done, result) = oneshot::channel();
+        crate::drain::spawn(async move {
+            let base = base.await;
+            // Who waits sees that the sender is gone.
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            let _ = thread.spawn(move || drop(done.send(work(&base))));
+        });
+        Self { command: name, by, reply, doing: Doing::Preparing(result) }
+    }
+
     /// Waits for its end.
     pub async fn ended(work: &mut Option<Self>) -> Worked {
         let died = |_| Err(Failure::Internal("the thread that read the config died".into()));
-        let result = match work.as_mut().map(|work| &mut work.result) {
-            Some(Doing::Reload(result)) => Outcome::Reload(result.await.unwrap_or_else(died)),
-            Some(Doing::Upgrade(attempt)) => Outcome::Upgrade(attempt.ended().await),
+        let outcome = match work.as_mut().map(|work| &mut work.doing) {
+            Some(Doing::Preparing(result)) => Outcome::Prepared(result.await.unwrap_or_else(died)),
+            Some(Doing::Upgrading(attempt)) => Outcome::Upgraded(attempt.ended().await),
             None => std::future::pending().await,
         };
-        let Some(Self { by, reply, .. }) = work.take() else { std::future::pending().await };
-        Worked { by, reply, result }
+        let Some(Self { command, by, reply, .. }) = work.take() else { std::future::pending().await };
+        Worked { command, by, reply, outcome }
     }
 
     /// Whether other commands are refused meanwhile, and don't wait.
     pub fn is_upgrade(&self) -> bool {
-        matches!(self.result, Doing::Upgrade(_))
+        matches!(self.doing, Doing::Upgrading(_))
     }
 }
 
 /// Begins one command, and answers it if it is done at once; who asked may have gone.
 pub fn begin(call: Call, stop: Stop, live: &mut Live, program: Option<&Program>, is_busy: bool) -> Option<Work> {
     let Call { command, by, reply } = call;
-    let no = match (&command, stop, &live.path) {
+    let name = name_of(&command);
+    let no = match (command, stop, live.path.clone()) {
         (_, Stop::Retired(_), _) => refused(Why::Conflict, "this process has handed over to another one"),
         (_, Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => stopping(),
         _ if is_busy => refused(Why::Conflict, "an upgrade is under way: try again when it is done"),
-        (Command::Reload, _, None) => refused(Why::Conflict, "there is no config file to read again"),
-        (Command::Reload, _, Some(path)) => {
-            notify_reloading();
-            let (base, path) = (live.base(), path.clone());
-            let (done, result) = oneshot::channel();
-            crate::drain::spawn(async move {
-                let base = base.await;
-                // Who waits sees that the sender is gone.
-                let _ = std::thread::Builder::new()
-                    .name("reload".into())
-                    .spawn(move || drop(done.send(live::prepare_file(&base, &path))));
-            });
-            return Some(Work { by, reply, result: Doing::Reload(result) });
+        (Command::Reload | Command::Plan(None) | Command::Rollback(_), _, None) => {
+            refused(Why::Conflict, "there is no config file to read again")
         }
         (
-            Command::Backend { .. } | Command::AddBackend { .. } | Command::RemoveBackend { .. } | Command::LogLevel(_),
+            command @ (Command::Backend { .. }
+            | Command::AddBackend { .. }
+            | Command::RemoveBackend { .. }
+            | Command::LogLevel(_)),
             ..,
         ) => {
-            let name = name_of(&command);
             answer(name, &by, reply, control::carry_out(command, &by, live));
+            return None;
+        }
+        (Command::Listener { name: listener, state, deadline }, ..) => {
+            let done = parking::carry_out(&listener, state, deadline, &by, live);
+            answer(name, &by, reply, done);
             return None;
         }
         (Command::Upgrade, _, None) => refused(Why::Conflict, "there is no config file that a successor could read"),
         (Command::Upgrade, ..) => match attempt(live, program) {
-            Ok(attempt) => return Some(Work { by, reply, result: Doing::Upgrade(attempt) }),
+            Ok(attempt) => return Some(Work { command: name, by, reply, doing: Doing::Upgrading(attempt) }),
             Err(text) => refused(Why::Conflict, &text),
         },
-        (Command::Listener { name, state, deadline }, ..) => {
-            let done = parking::carry_out(name, *state, *deadline, &by, live);
-            answer(name_of(&command), &by, reply, done);
-            return None;
+        (Command::Reload, _, Some(path)) => {
+            notify_reloading();
+            let work = move |base: &Base| {
+                let candidate = live::prepare(base, live::load(&path)?, &mut Inherited::default())?;
+                Ok(Prepared::Reload(Box::new(candidate)))
+            };
+            return Some(Work::begin(name, by, reply, live, work));
         }
-        _ => refused(Why::Invalid, "this can't be done yet"),
+        (Command::Plan(given), _, path) => {
+            let work = move |base: &Base| {
+                let path = path.unwrap_or_else(|| "config".into());
+                let loaded = given.map_or_else(|| live::load(&path), |text| live::parse(&path, &text))?;
+                live::examine(base, loaded).map(|examined| Prepared::Plan(Box::new(examined)))
+            };
+            return Some(Work::begin(name, by, reply, live, work));
+        }
+        (Command::Rollback(number), _, Some(path)) => match live.history.find(number) {
+            Ok((to, text)) => {
+                notify_reloading();
+                let work = move |base: &Base| back(base, &path, to, &text);
+                return Some(Work::begin(name, by, reply, live, work));
+            }
+            Err(text) => refused(if number.is_some() { Why::NotFound } else { Why::Conflict }, &text),
+        },
+        (Command::Drain, ..) => refused(Why::Invalid, "this can't be done yet"),
     };
-    answer(name_of(&command), &by, reply, Err(no));
+    answer(name, &by, reply, Err(no));
     None
 }
 
@@ -118,16 +174,66 @@ fn attempt(live: &Live, program: Option<&Program>) -> Result<Attempt, String> {
     Ok(Attempt::begin(program.clone(), estate))
 }
 
+/// Prepares a way back to a text that was in force.
+fn back(base: &Base, path: &Path, to: u64, text: &str) -> Result<Prepared, Failure> {
+    let lines = |failure: Failure| {
+        let lines: Vec<String> = failure.to_string().lines().map(|line| format!("generation {to}: {line}")).collect();
+        Failure::Config(lines.join("\n"))
+    };
+    let candidate = live::parse(path, text)
+        .and_then(|loaded| live::prepare(base, loaded, &mut Inherited::default()))
+        .map_err(lines)?;
+    let shown = path.display();
+    let warning = match live::load(path) {
+        Ok(loaded) if *loaded.text == *text => None,
+        Ok(_) => {
+            Some(format!("{shown} has another config, which the next reload takes; put this one there to keep it"))
+        }
+        Err(_) => {
+            Some(format!("{shown} has no good config, so the next reload is refused; put this one there to keep it"))
+        }
+    };
+    Ok(Prepared::Rollback(Box::new(candidate), Back { to, warning }))
+}
+
 /// Ends a command whose slow part has ended. A successor to whom everything is to be left, if that was its result.
 pub fn finish(worked: Worked, stop: Stop, live: &mut Live) -> Option<Successor> {
-    let Worked { by, reply, result } = worked;
-    match result {
-        Outcome::Reload(result) => {
-            finish_reload(&by, reply, result, stop, live);
+    let Worked { command, by, reply, outcome } = worked;
+    match outcome {
+        Outcome::Prepared(result) => {
+            finish_prepared(command, &by, reply, result, stop, live);
             None
         }
-        Outcome::Upgrade(result) => finish_upgrade(&by, reply, result, stop, live),
+        Outcome::Upgraded(result) => finish_upgrade(&by, reply, result, stop, live),
     }
+}
+
+fn finish_prepared(
+    command: &'static str,
+    by: &Asker,
+    reply: oneshot::Sender<Reply>,
+    result: Result<Prepared, Failure>,
+    stop: Stop,
+    live: &mut Live,
+) {
+    let invalid = |text| Refused { why: Why::Invalid, text };
+    let done = match (stop, result) {
+        (Stop::Retired(_) | Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => Err(stopping()),
+        (Stop::No, Ok(Prepared::Plan(examined))) => Ok(plan::plan(&examined, live)),
+        (Stop::No, Ok(Prepared::Reload(candidate))) => take(*candidate, None, by, live).map_err(invalid),
+        (Stop::No, Ok(Prepared::Rollback(candidate, back))) => take(*candidate, Some(back), by, live).map_err(invalid),
+        (Stop::No, Err(failure)) => Err(invalid(failure.to_string())),
+    };
+    if let Err(Refused { why: Why::Invalid, text }) = &done {
+        // A plan that is wrong is no config that was to come into force.
+        if command != PLAN {
+            live.history.refused(by.to_string(), text.clone());
+        }
+    }
+    if stop == Stop::No && command != PLAN {
+        notify_reloaded(live.generation(), done.as_ref().err().map(|refused| &*refused.text));
+    }
+    answer(command, by, reply, done);
 }
 
 fn finish_upgrade(
@@ -157,44 +263,40 @@ fn finish_upgrade(
     }
 }
 
-fn finish_reload(
-    by: &Asker,
-    reply: oneshot::Sender<Reply>,
-    result: Result<Candidate, Failure>,
-    stop: Stop,
-    live: &mut Live,
-) {
-    let invalid = |text| Refused { why: Why::Invalid, text };
-    let reloaded = match (stop, result) {
-        (Stop::Retired(_) | Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => Err(stopping()),
-        (Stop::No, Err(failure)) => Err(invalid(failure.to_string())),
-        (Stop::No, Ok(candidate)) => {
-            let from = live.generation();
-            live.commit(candidate).map_err(invalid).map(|committed| (from, committed))
-        }
-    };
-    let done = reloaded.map(|(from, committed)| {
-        for warning in &committed.warnings {
-            tracing::warn!("{warning}");
-        }
-        let (to, hash) = (committed.generation, live.hash());
-        if committed.changed {
-            tracing::info!(%by, command = "reload", from, to, hash, "changed");
-        } else {
-            tracing::info!(%by, command = "reload", generation = to, hash, "nothing has changed");
-        }
-        let summary = if committed.changed {
-            format!("generation {to} runs")
-        } else {
-            format!("nothing has changed: generation {to} runs on")
-        };
-        let details = json!({"generation": to, "hash": hash, "warnings": committed.warnings});
-        Done { summary, changed: committed.changed, details }
-    });
-    if stop == Stop::No {
-        notify_reloaded(live.generation(), done.as_ref().err().map(|refused| &*refused.text));
+/// Phase two of a reload or a rollback, and what is said of it.
+fn take(candidate: Candidate, back: Option<Back>, by: &Asker, live: &mut Live) -> Result<Done, String> {
+    let from = live.generation();
+    let Committed { generation: to, changed, mut warnings } = live.commit(candidate)?;
+    let (hash, text, config) = (live.hash(), Arc::clone(&live.text), Arc::clone(&live.config));
+    let rollback_to = back.as_ref().map(|back| back.to);
+    if changed {
+        let (hash, by) = (hash.clone(), by.to_string());
+        let next = Next { generation: to, hash, text: &text, config: &config, by, rollback_to };
+        live.history.changed(next);
+    } else {
+        live.history.unchanged();
     }
-    answer("reload", by, reply, done);
+    let needs_upgrade = live.history.needs_upgrade();
+    warnings.extend(needs_upgrade.iter().map(|key| {
+        format!("{key} is as the process was started with it: it needs a new one, which tidegate upgrade starts")
+    }));
+    warnings.extend(back.and_then(|back| back.warning));
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let command = if rollback_to.is_some() { "rollback" } else { "reload" };
+    let summary = match (changed, rollback_to) {
+        (true, None) => format!("generation {to} runs"),
+        (true, Some(back)) => format!("generation {to} runs, which is generation {back} again"),
+        (false, _) => format!("nothing has changed: generation {to} runs on"),
+    };
+    match (changed, rollback_to) {
+        (true, None) => tracing::info!(%by, command, from, to, hash, "changed"),
+        (true, Some(rollback_to)) => tracing::info!(%by, command, from, to, rollback_to, hash, "changed"),
+        (false, _) => tracing::info!(%by, command, generation = to, hash, "nothing has changed"),
+    }
+    let details = json!({"generation": to, "hash": hash, "warnings": warnings, "needs_upgrade": needs_upgrade});
+    Ok(Done { summary, changed, details })
 }
 
 fn stopping() -> Refused {
@@ -207,7 +309,8 @@ fn refused(why: Why, text: &str) -> Refused {
 
 /// Tells of a refusal, with the same text as the answer, and answers.
 fn answer(command: &'static str, by: &Asker, reply: oneshot::Sender<Reply>, done: Reply) {
-    if let Err(refused) = &done {
+    // A plan changes nothing: there is nothing to account for.
+    if let (Err(refused), true) = (&done, command != PLAN) {
         for line in refused.text.lines() {
             tracing::warn!(%by, command, "refused: {line}");
         }
@@ -219,7 +322,7 @@ fn answer(command: &'static str, by: &Asker, reply: oneshot::Sender<Reply>, done
 fn name_of(command: &Command) -> &'static str {
     match command {
         Command::Reload => "reload",
-        Command::Plan(_) => "plan",
+        Command::Plan(_) => PLAN,
         Command::Rollback(_) => "rollback",
         Command::Upgrade => "upgrade",
         Command::Drain => "drain",

@@ -13,6 +13,7 @@
 use super::Failure;
 use super::fd_store::Store;
 use super::fds;
+use super::history::{History, Next, Told};
 use super::inherit::Inherited;
 use super::listening::{self, Bound, Opened, Place};
 use super::look::Looked;
@@ -24,7 +25,7 @@ use super::state_file::{self, Keeper};
 use super::upgrade::{Estate, Handover};
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
-use crate::config::{self, Adjustments, AdminState, Config, Level, Loaded};
+use crate::config::{self, Adjustments, AdminState, Config, Level, Loaded, Mistake, Mistakes};
 use crate::drain::Stage;
 use crate::log;
 use crate::name::BindAddr;
@@ -96,10 +97,20 @@ pub struct Candidate {
     pub warnings: Vec<String>,
 }
 
-/// Phase one: everything short of what others could notice. Fails with a line for each mistake, and nothing is left.
-pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result<Candidate, Failure> {
+/// A config that makes sense here, of which nothing has been bound.
+pub struct Examined {
+    pub config: Config,
+    pub text: Arc<str>,
+    pub resolution: Resolution,
+    plan: fds::Plan,
+    /// What it does that is hardly meant.
+    pub warnings: Vec<String>,
+}
+
+/// The part of phase one that is only looking. Fails with a line for each mistake.
+pub fn examine(base: &Base, loaded: Loaded) -> Result<Examined, Failure> {
     let Loaded { config, warnings, text } = loaded;
-    let mut warnings: Vec<String> = warnings.iter().map(crate::config::Mistake::first_line).collect();
+    let mut warnings: Vec<String> = warnings.iter().map(Mistake::first_line).collect();
     let resolution = resolve(&config)?;
     let (lacks, refusals): (Vec<_>, Vec<_>) =
         sockets::lacks(&config).into_iter().partition(|lack| lack.severity == Severity::Warning);
@@ -110,23 +121,34 @@ pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result
     }
     let plan = fds::plan(&config, base.workers, base.limit).map_err(Failure::System)?;
     warnings.extend(limits_out_of_reach(&config, plan.max_sessions));
+    Ok(Examined { config, text, resolution, plan, warnings })
+}
+
+/// Phase one: everything short of what others could notice. Fails with a line for each mistake, and nothing is left.
+pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result<Candidate, Failure> {
+    let Examined { config, text, resolution, plan, warnings } = examine(base, loaded)?;
     let identity = base.identity.as_ref();
     let places = listening::bind(&config, &base.bound, &base.others, base.workers, identity, inherited)
         .map_err(|refused| Failure::System(refused.join("\n")))?;
     Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, warnings })
 }
 
-/// Phase one for the config file as it is now.
-pub fn prepare_file(base: &Base, path: &Path) -> Result<Candidate, Failure> {
-    let lines = |mistakes: crate::config::Mistakes| {
-        let mut lines: Vec<String> = mistakes.iter().map(crate::config::Mistake::first_line).collect();
-        if mistakes.unlisted() > 0 {
-            lines.push(format!("and {} more", mistakes.unlisted()));
-        }
-        lines.join("\n")
-    };
-    let loaded = Config::load(path).map_err(|mistakes| Failure::Config(lines(mistakes)))?;
-    prepare(base, loaded, &mut Inherited::default())
+/// The config file as it is now, if it is good.
+pub fn load(path: &Path) -> Result<Loaded, Failure> {
+    Config::load(path).map_err(|mistakes| mistaken(&mistakes))
+}
+
+/// The same for a text that stands for the file.
+pub fn parse(path: &Path, text: &str) -> Result<Loaded, Failure> {
+    Config::parse(&path.to_string_lossy(), text.as_bytes()).map_err(|mistakes| mistaken(&mistakes))
+}
+
+fn mistaken(mistakes: &Mistakes) -> Failure {
+    let mut lines: Vec<String> = mistakes.iter().map(Mistake::first_line).collect();
+    if mistakes.unlisted() > 0 {
+        lines.push(format!("and {} more", mistakes.unlisted()));
+    }
+    Failure::Config(lines.join("\n"))
 }
 
 /// A limit that the process reaches first is hardly meant.
@@ -147,6 +169,8 @@ pub struct Live {
     pub path: Option<PathBuf>,
     pub text: Arc<str>,
     pub resolution: Resolution,
+    /// The ones before it.
+    pub history: History,
     /// What operators have changed on top of it.
     pub adjustments: Adjustments,
     /// Keeps them over restarts.
@@ -190,8 +214,15 @@ impl Live {
         let shared_limits = SharedLimits::default();
         let kept = state_file::path_of(&config).map(|path| Keeper::open(path, &shared.metrics));
         let (keeper, kept) = kept.map_or((None, Adjustments::default()), |(keeper, kept)| (Some(keeper), kept));
+        let generation = handover.map_or(1, |before| before.generation + u64::from(before.hash != hash(&text)));
+        let by = if handover.is_some() { "upgrade" } else { "start" }.to_owned();
+        let kept = handover.map_or(kept, |handover| handover.adjustments.clone());
         let places = listening::open(places, &idle(&config, &kept), &[]).map_err(Failure::System)?;
+        let first = Next { generation, hash: hash(&text), text: &text, config: &config, by, rollback_to: None };
+        let told = Told { status: &shared.config_status, metrics: &shared.metrics };
+        let history = History::new(&config, first, path.as_deref(), told);
         let mut live = Self {
+            history,
             config: Arc::clone(&config),
             path,
             text,
@@ -205,15 +236,8 @@ impl Live {
             identity: base.identity,
             store: Store::default(),
             admin: Vec::new(),
-            first_generation: 1,
+            first_generation: generation,
             forget_at: None,
-        };
-        let kept = match handover {
-            Some(handover) => {
-                live.first_generation = handover.generation + u64::from(handover.hash != live.hash());
-                handover.adjustments.clone()
-            }
-            None => kept,
         };
         live.shared.adjustments.store(Arc::new(kept.clone()));
         live.adjustments = kept;
@@ -273,7 +297,7 @@ impl Live {
 
     /// Of the config's text, by xxh3; 16 hexadecimal digits.
     pub fn hash(&self) -> String {
-        format!("{:016x}", xxh3_64(self.text.as_bytes()))
+        hash(&self.text)
     }
 
     /// The file, for whoever looks whether it is another one.
@@ -493,6 +517,11 @@ pub fn share(sockets: &[Arc<SharedSocket>], worker: usize, workers: usize) -> im
 fn idle(config: &Config, adjustments: &Adjustments) -> Vec<bool> {
     let state = |listener: &config::Listener| adjustments.listeners.get(listener.name.as_str()).copied();
     config.listeners.iter().map(|listener| state(listener).unwrap_or_default() != AdminState::Enabled).collect()
+}
+
+/// Of a config's text; 16 hexadecimal digits.
+pub fn hash(text: &str) -> String {
+    format!("{:016x}", xxh3_64(text.as_bytes()))
 }
 
 fn forget_at(table: &RoutingTable) -> Option<Instant> {

@@ -13,7 +13,7 @@ use super::privileges::{self, Identity};
 use super::state_file::Keeper;
 use super::upgrade::{Heir, Program};
 
-use crate::admin;
+use crate::admin::{self, ConfigStatus};
 use crate::admission::{Pressure, Process};
 use crate::config::{Address, Adjustments, Config, Mistake, RelayMode, Socket, limits};
 use crate::every::Every;
@@ -40,6 +40,8 @@ const SHORTAGE_LOG: Duration = Duration::from_secs(10);
 pub struct Shared {
     /// The one that runs now.
     pub config: Arc<ArcSwap<Config>>,
+    /// What is told of it, and of those before it.
+    pub config_status: Arc<ArcSwap<ConfigStatus>>,
     /// What operators have changed on top of it.
     pub adjustments: Arc<ArcSwap<Adjustments>>,
     pub table: Arc<ArcSwap<RoutingTable>>,
@@ -111,6 +113,7 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let (access, access_writer) = access.unzip();
     let shared = Shared {
         config: Arc::new(ArcSwap::new(Arc::clone(&config))),
+        config_status: Arc::default(),
         adjustments: Arc::default(),
         table: Arc::new(ArcSwap::from_pointee(RoutingTable::empty())),
         table_changed: Arc::new(Notify::new()),

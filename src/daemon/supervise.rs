@@ -111,6 +111,7 @@ impl Control {
             phase,
             workers: shared.workers,
             started: SystemTime::now(),
+            config: Arc::clone(&shared.config_status),
             commands,
             sessions: None,
             who: Arc::clone(&shared.who),

@@ -69,6 +69,16 @@ labels! {
     }
 }
 
+labels! {
+    /// What came of a reload, or of a rollback.
+    ReloadResult {
+        Changed = "changed",
+        /// It was in force already.
+        Unchanged = "unchanged",
+        Refused = "refused",
+    }
+}
+
 impl ConnectErrorReason {
     /// Whether the fault is ours, and so says nothing about the backend.
     #[must_use]

@@ -22,7 +22,8 @@ pub use handles::{
 };
 pub use hold::{HoldMetrics, HoldOutcome};
 pub use labels::{
-    AdminDenial, CheckResult, ConnectErrorReason, LogKind, ProxyResult, ProxyVersion, QueueOutcome, TrafficFailure,
+    AdminDenial, CheckResult, ConnectErrorReason, LogKind, ProxyResult, ProxyVersion, QueueOutcome, ReloadResult,
+    TrafficFailure,
 };
 pub use limit::{Bound, LimitMetrics, Scope};
 pub use value::{Counter, Gauge, Histogram, Ratio};
@@ -47,6 +48,12 @@ pub struct Metrics {
     families: Families,
     pub generation: Series<Gauge>,
     pub state_file_errors: Series<Counter>,
+    /// 1 if the last reload wasn't refused.
+    pub last_reload_success: Series<Gauge>,
+    /// Unix time in seconds.
+    pub last_reload_timestamp: Series<Gauge>,
+    /// Indexed by [`ReloadResult`].
+    reloads: Box<[Series<Counter>]>,
     pub max_connections: Series<Gauge>,
     pub panics: Series<Counter>,
     /// Pipes of all workers' pools, see `net::relay`.
@@ -72,6 +79,7 @@ pub struct Metrics {
 const SPARE: usize = 4 << 10;
 
 struct Families {
+    config_info: Family<Gauge>,
     limits: limit::Families,
     task_restarts: Family<Counter>,
     cgroup_memory_used: Family<Gauge>,
@@ -127,6 +135,12 @@ impl Metrics {
         Ok(Self {
             generation: registry.add(&names::CONFIG_GENERATION)?.series(&once),
             state_file_errors: registry.add(&names::STATE_FILE_ERRORS)?.series(&once),
+            last_reload_success: registry.add(&names::CONFIG_LAST_RELOAD_SUCCESS)?.series(&once),
+            last_reload_timestamp: registry.add(&names::CONFIG_LAST_RELOAD_TIMESTAMP)?.series(&once),
+            reloads: {
+                let reloads = registry.add(&names::CONFIG_RELOADS)?;
+                ReloadResult::ALL.iter().map(|result| reloads.with(&once, result.as_str())).collect()
+            },
             max_connections: registry.add(&names::MAX_CONNECTIONS)?.series(&once),
             panics: registry.add(&names::PANICS)?.series(&once),
             pipes_held: registry.add(&names::PIPES_HELD)?.series(&once),
@@ -144,6 +158,20 @@ impl Metrics {
             process: ProcessCollector::for_self(),
             registry,
         })
+    }
+
+    /// Says which config is in force, as long as it is held.
+    #[must_use]
+    pub fn config_info(&self, hash: &str) -> Series<Gauge> {
+        let info = self.families.config_info.series(&Labels::new(&[("hash", hash)]));
+        info.set(1);
+        info
+    }
+
+    /// Configs that were asked for, with this result.
+    #[must_use]
+    pub fn reloads(&self, result: ReloadResult) -> &Series<Counter> {
+        &self.reloads[result as usize]
     }
 
     #[must_use]
@@ -298,6 +326,7 @@ impl Registry {
 impl Families {
     fn register(registry: &mut Registry) -> Result<Self, Error> {
         Ok(Self {
+            config_info: registry.add(&names::CONFIG_INFO)?,
             limits: limit::Families::register(registry)?,
             task_restarts: registry.add(&names::TASK_RESTARTS)?,
             cgroup_memory_used: registry.add(&names::CGROUP_MEMORY_USED)?,

@@ -35,6 +35,14 @@ names! {
         "Always 1; the label says which build this is.";
     CONFIG_GENERATION = "tidegate_config_generation" []:
         "The number of the routing table in force; it grows by one with each successful reload.";
+    CONFIG_INFO = "tidegate_config_info" ["hash"]:
+        "Always 1; the label says which config is in force, by the xxh3 hash of its text.";
+    CONFIG_LAST_RELOAD_SUCCESS = "tidegate_config_last_reload_success" []:
+        "1 if the config that was asked for last is in force, 0 if it was refused.";
+    CONFIG_LAST_RELOAD_TIMESTAMP = "tidegate_config_last_reload_timestamp_seconds" []:
+        "When a config was taken last, or found to be in force already, in Unix time; at first the start.";
+    CONFIG_RELOADS = "tidegate_config_reloads_total" ["result"]:
+        "Configs asked for since the start, by reload or rollback, by what came of it.";
     MAX_CONNECTIONS = "tidegate_max_connections" []:
         "Client connections served at once at most.";
     PANICS = "tidegate_panics_total" []:
@@ -222,8 +230,9 @@ mod tests {
             assert!(name.help.ends_with('.'), "{}: the help is a sentence", name.name);
             assert!(!name.help.contains(['\\', '\n']), "{}: the help is written as it is", name.name);
             assert!(name.buckets.is_sorted(), "{}: buckets ascend", name.name);
+            // A moment is no time that something took.
             assert_eq!(
-                name.name.ends_with("_seconds"),
+                name.name.ends_with("_seconds") && !name.name.ends_with("_timestamp_seconds"),
                 !name.buckets.is_empty(),
                 "{}: histograms, and only they, are in seconds",
                 name.name

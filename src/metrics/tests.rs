@@ -8,6 +8,7 @@ const REASONS: &[&str] = &["client_fin", "backend_reset"];
 
 /// One of everything, each counted at least once.
 struct Busy {
+    info: Series<Gauge>,
     metrics: Arc<Metrics>,
     worker: WorkerMetrics,
     listener: ListenerMetrics,
@@ -61,7 +62,8 @@ impl Busy {
         backend.set_max_connections(Some(9));
         let limit = LimitMetrics::new(&metrics, Scope::Shared, "all", true, true);
         limit.refused(Bound::Connections, false);
-        Self { metrics, worker, listener, rule, pool, hold, limit, backend, memory, queue }
+        let info = metrics.config_info("00000000deadbeef");
+        Self { info, metrics, worker, listener, rule, pool, hold, limit, backend, memory, queue }
     }
 
     fn text(&self) -> String {
@@ -123,8 +125,8 @@ fn every_sample_has_the_labels_of_its_family() {
 
 #[test]
 fn series_go_with_their_handles() {
-    let Busy { metrics, worker, listener, rule, pool, hold, limit, backend, memory, queue } = Busy::new();
-    drop((worker, listener, rule, pool, hold, limit, backend, memory, queue));
+    let Busy { metrics, worker, listener, rule, pool, hold, limit, backend, memory, queue, info } = Busy::new();
+    drop((worker, listener, rule, pool, hold, limit, backend, memory, queue, info));
     let text = metrics.encode().unwrap();
     assert!(!text.contains("cgroup_memory"), "{text}");
     for label in ["worker=", "listener=", "pool=", "backend="] {

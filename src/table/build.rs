@@ -148,7 +148,9 @@ impl Resolution {
         self.0.insert((host, port), addresses);
     }
 
-    fn endpoints(&self, address: &Address) -> Vec<Endpoint> {
+    /// What it stands for, in the order of the addresses; nothing for a name that wasn't inserted.
+    #[must_use]
+    pub fn endpoints(&self, address: &Address) -> Vec<Endpoint> {
         match address {
             Address::Endpoint(endpoint) => vec![endpoint.clone()],
             Address::Host { host, port } => {

@@ -32,6 +32,7 @@ mod memory;
 mod moving;
 mod origin;
 mod panics;
+mod plan;
 mod policies;
 mod probes;
 mod proxy_in;

@@ -4,7 +4,7 @@
 //! as they stand.
 
 use super::question::{Complaint, Question, quoted};
-use crate::admin::status::Moment;
+use crate::admin::Moment;
 use crate::clock::Now;
 use crate::config::{Hash, HashKey, PrereadFailed};
 use crate::name::{ClientAddr, PoolName};

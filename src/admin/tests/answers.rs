@@ -123,6 +123,18 @@ async fn status_shows_the_table_and_its_state() {
     assert_eq!((&status["generation"], &status["phase"]), (&json!(1), &json!("ready")));
     assert_eq!((&status["ready"], &status["gates"]), (&json!(true), &json!([])));
     assert_eq!((&status["started"], &status["workers"]), (&json!("1970-01-01T00:00:00.000Z"), &json!(WORKERS)));
+    assert_eq!(status["needs_upgrade"], json!(["runtime.workers"]));
+    assert_eq!(
+        status["config"],
+        json!({
+            "hash": "00000000deadbeef", "loaded": "1970-01-01T00:00:01.000Z", "by": "start",
+            "file": "/etc/tidegate/lb.toml",
+            "generations": [
+                { "generation": 1, "hash": "00000000deadbeef", "loaded": "1970-01-01T00:00:01.000Z", "by": "start" },
+            ],
+            "last_refused": { "at": "1970-01-01T00:00:02.000Z", "by": "SIGHUP", "text": "lb.toml:3:1: no" },
+        })
+    );
     assert_eq!(
         status["listeners"],
         json!([{

@@ -55,6 +55,24 @@ struct Served {
     calls: mpsc::Receiver<command::Call>,
 }
 
+/// Of a process that has had one config.
+fn config_status() -> ConfigStatus {
+    let loaded = Moment::of_unix_ms(1_000);
+    let (hash, by) = ("00000000deadbeef".to_owned(), "start".to_owned());
+    let first = Generation { generation: 1, hash: hash.clone(), loaded, by: by.clone(), rollback_to: None };
+    let refused =
+        RefusedConfig { at: Moment::of_unix_ms(2_000), by: "SIGHUP".to_owned(), text: "lb.toml:3:1: no".to_owned() };
+    ConfigStatus {
+        hash,
+        loaded,
+        by,
+        file: Some("/etc/tidegate/lb.toml".to_owned()),
+        needs_upgrade: vec!["runtime.workers"],
+        generations: vec![first],
+        last_refused: Some(refused),
+    }
+}
+
 impl Served {
     fn tcp() -> Self {
         Self::at("127.0.0.1:0".parse().map(Endpoint::Tcp).unwrap(), CONFIG)
@@ -84,6 +102,7 @@ impl Served {
             phase: phase.subscribe(),
             workers: WORKERS,
             started: UNIX_EPOCH,
+            config: Arc::new(ArcSwap::from_pointee(config_status())),
             refresh: Box::new(|| {}),
         };
         let (stop, stopped) = oneshot::channel::<()>();

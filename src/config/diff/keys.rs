@@ -7,8 +7,8 @@
 
 use super::show::{self, Show, Text};
 use crate::config::{
-    AcceptProxy, Agent, Balance, ClientFin, Config, Exchange, Format, Hash, HashKey, Hold, Http, Initial, Level,
-    Listener, Member, OnDown, Order, Overflow, Overload, Pool, PrereadFailed, Probe, Queue, RelayMode, Route,
+    AcceptProxy, Agent, Balance, ClientFin, Config, Exchange, Format, Hash, HashKey, Hold, Http, Initial, Landlock,
+    Level, Listener, Member, OnDown, Order, Overflow, Overload, Pool, PrereadFailed, Probe, Queue, RelayMode, Route,
     SendProxy, SharedLimit, Shed, Tls, Tlvs,
 };
 
@@ -52,6 +52,10 @@ pub const PROCESS: &[Key<Config>] = keys![Config:
     "runtime.state_file" = runtime.state_file,
     "runtime.retired_timeout" = runtime.retired_timeout,
     "runtime.watch" = runtime.watch,
+    "runtime.user" = runtime.privileges.user,
+    "runtime.group" = runtime.privileges.group as show::or_default,
+    "runtime.keep_capabilities" = runtime.privileges.keep_capabilities,
+    "runtime.landlock" = runtime.privileges.landlock as |landlock| show::word(landlock, &Landlock::WORDS),
     "admin.listen" = admin.listen as show::addresses,
     "admin.token_file" = admin.token_file,
     "admin.token_credential" = admin.token_credential,

@@ -20,8 +20,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Keys that are read once, when a process starts: a reload that changes them leaves them as they are, and an upgrade
 /// does it.
-pub const NEEDS_NEW_PROCESS: &[&str] =
-    &["runtime.workers", "runtime.relay", "runtime.state_file", "log.format", "log.access"];
+pub const NEEDS_NEW_PROCESS: &[&str] = &[
+    "runtime.workers",
+    "runtime.relay",
+    "runtime.user",
+    "runtime.group",
+    "runtime.keep_capabilities",
+    "runtime.landlock",
+    "runtime.state_file",
+    "log.format",
+    "log.access",
+];
 
 /// From one config to another.
 #[derive(Debug)]

@@ -5,8 +5,8 @@
 #![expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "all that shows a value has one signature")]
 
 use crate::config::{
-    AcceptProxy, Access, Address, Ca, Cidr, Destination, Expect, Group, NamePattern, Owner, Percent, Pool, Prefix,
-    Protocol, Rate, StateFile, WeightedPool, unit, words,
+    AcceptProxy, Access, Address, Ca, Capability, Cidr, Destination, Expect, Group, NamePattern, Owner, Percent, Pool,
+    Prefix, Protocol, Rate, StateFile, WeightedPool, unit, words,
 };
 use crate::name::{BindAddr, LimitName, PoolName};
 use std::net::{IpAddr, SocketAddr};
@@ -163,6 +163,12 @@ impl Show for Owner {
             Self::Name(name) => name.show(),
             Self::Number(number) => number.show(),
         }
+    }
+}
+
+impl Show for Capability {
+    fn show(&self) -> String {
+        self.word().to_owned()
     }
 }
 

@@ -13,6 +13,7 @@ mod tests;
 
 use super::diff::{Changed, Diff, KeyChange, NEEDS_NEW_PROCESS, Thing, Things};
 use super::{Config, Destination, Listener, Member, Pool, Route};
+use crate::name::PoolName;
 use binds::Binds;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -128,6 +129,21 @@ impl Plan {
         plan
     }
 
+    /// Takes in that the host name of a backend stands for other addresses than it did, which no config tells.
+    pub fn resolves(&mut self, pool: &str, backend: &str, from: String, to: String, sessions: Option<u64>) {
+        let change = Change { key: "addresses".to_owned(), from: Some(from), to: Some(to) };
+        let is_same = |entry: &&mut Entry| {
+            entry.kind == Kind::Backend && entry.name == backend && entry.of.as_deref() == Some(pool)
+        };
+        if let Some(entry) = self.changed.iter_mut().find(is_same) {
+            entry.keys.push(change);
+        } else {
+            let entry = Entry::new(Kind::Backend, backend, Some(pool));
+            self.changed.push(Entry { keys: vec![change], sessions, ..entry });
+        }
+        self.severity = self.judged();
+    }
+
     fn judged(&self) -> Severity {
         let mut all = self.entries().peekable();
         if all.peek().is_none() {
@@ -194,7 +210,7 @@ impl Plan {
         let of_pool = |name: &str| Some(sessions?.pools.get(name).copied().unwrap_or(0));
         let removed = self.removed.len();
         self.things(Kind::Pool, None, &diff.pools, about_pool, of_pool);
-        let used: HashSet<&str> = from.listeners.iter().flat_map(Listener::pools).map(|pool| pool.as_str()).collect();
+        let used: HashSet<&str> = from.listeners.iter().flat_map(Listener::pools).map(PoolName::as_str).collect();
         for (entry, pool) in self.removed[removed..].iter_mut().zip(&diff.pools.removed) {
             if used.contains(pool.name.as_str()) && !pool.members.is_empty() {
                 entry.disruptive = Some("none of its backends gets new sessions by it".to_owned());

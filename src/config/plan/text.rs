@@ -88,11 +88,11 @@ impl Entry {
             };
             let plural = if sessions == 1 { "" } else { "s" };
             let gap = if first.is_empty() { "" } else { " " };
-            first.push_str(&format!("{gap}({sessions} session{plural} {what})"));
+            first.extend([gap, &format!("({sessions} session{plural} {what})")]);
         }
         if let Some(disruptive) = &self.disruptive {
             let gap = if first.is_empty() { "" } else { "; " };
-            first.push_str(&format!("{gap}{disruptive}"));
+            first.extend([gap, disruptive]);
         }
         lines
     }

@@ -43,6 +43,7 @@ fn live(more: &str) -> Live {
     let shared = Shared {
         config: Arc::new(ArcSwap::new(Arc::clone(&candidate.config))),
         adjustments: Arc::default(),
+        config_status: Arc::default(),
         table: Arc::new(ArcSwap::from_pointee(RoutingTable::empty())),
         table_changed: Arc::new(Notify::new()),
         process: Arc::new(Process::new(100, Pressure::default(), &metrics)),

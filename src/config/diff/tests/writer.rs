@@ -17,6 +17,13 @@ const RUNTIME: &[Values] = &[
     ("state_file", &["\"off\"", "\"/var/lib/a b.json\""]),
     ("retired_timeout", &["\"off\"", "\"1h\""]),
     ("watch", &["\"1s\"", "\"2m\""]),
+    ("landlock", &["\"on\"", "\"required\""]),
+];
+/// What goes only with a user.
+const USER: &[Values] = &[("user", &["\"nobody\"", "\"7\""])];
+const WITH_USER: &[Values] = &[
+    ("group", &["\"daemon\"", "\"7\""]),
+    ("keep_capabilities", &["[\"net_raw\"]", "[\"net_bind_service\", \"net_admin\"]"]),
 ];
 /// A credential and a file are no config together.
 const ADMIN: &[Values] = &[
@@ -253,6 +260,10 @@ impl Writer<'_> {
     pub fn config(numbers: &[u8]) -> String {
         let mut it = Writer { numbers: numbers.iter(), text: String::new() };
         it.table("runtime", RUNTIME);
+        if it.number(2) > 0 {
+            it.one(USER);
+            it.keys(WITH_USER);
+        }
         it.table("admin", ADMIN);
         it.table("log", LOG);
         for limit in it.names(&["shared", "other"], "shared") {
