@@ -340,6 +340,7 @@ impl Live {
         (self.text, self.resolution) = (text, resolution);
         self.change(settled(&config, &self.resolution, &self.adjustments));
         self.shared.metrics.max_connections.set(plan.max_sessions as i64);
+        self.shared.process.set_max(plan.max_sessions);
         let mut new = self.replace(config, places, Some(&before));
         new.extend(self.follow_operators());
         for (seat, room) in seats.iter().zip(rooms) {

@@ -128,7 +128,7 @@ impl Checker {
     fn follow_table(&mut self) {
         let table = self.inputs.table.load_full();
         let mut before = std::mem::take(&mut self.targets);
-        let (mut wanted, mut known) = (Vec::new(), Vec::new());
+        let (mut wanted, mut known, mut changed): (Vec<Key>, Vec<_>, Vec<Key>) = Default::default();
         let is_first_round = !*self.inputs.first_round.borrow();
         for pool in &table.pools {
             let probe = question(pool);
@@ -147,7 +147,10 @@ impl Checker {
                     // The process before this one has told.
                     known.extend(keys.clone().map(|key| (key, pool.health.interval)));
                 }
-                wanted.extend(keys);
+                wanted.extend(keys.clone());
+                if before.as_ref().is_some_and(|target| target.pool.health != pool.health) {
+                    changed.extend(keys);
+                }
                 let told = before.map_or_else(Told::default, |target| target.told);
                 let (pool, backend) = (Arc::clone(pool), Arc::clone(backend));
                 let target = Target { pool, probe: probe.clone(), agent: agent.clone(), told, backend };
@@ -158,6 +161,11 @@ impl Checker {
         self.schedule.update(wanted, now);
         for (key, interval) in known {
             self.schedule.count_as_asked(key, interval, now, &mut self.rng);
+        }
+        for key in changed {
+            if let Some(target) = self.targets.get(&key.0) {
+                self.schedule.hasten(key, target.delay(key.1, &mut self.rng), now, &mut self.rng);
+            }
         }
     }
 
@@ -187,17 +195,11 @@ impl Checker {
             let (pool, backend) = (&target.pool.name, &*target.backend.label);
             tracing::warn!(%pool, backend, %reason, unsaid, "can't probe; the backend stays what it is");
         }
-        let delay = match key.1 {
-            Kind::Probe => {
-                target.take_in_probe(&result, now);
-                target.backend.probe_delay(&target.pool.health, &mut self.rng)
-            }
-            Kind::Agent => {
-                target.take_in_agent(&result, &mut self.unknown, now);
-                let Some(agent) = &target.pool.health.agent else { return };
-                self.rng.jitter(agent.interval, target.pool.health.jitter.ratio())
-            }
-        };
+        match key.1 {
+            Kind::Probe => target.take_in_probe(&result, now),
+            Kind::Agent => target.take_in_agent(&result, &mut self.unknown, now),
+        }
+        let delay = target.delay(key.1, &mut self.rng);
         self.schedule.finish(key, delay, now, &mut self.rng);
     }
 
@@ -216,6 +218,15 @@ impl Checker {
 }
 
 impl Target {
+    /// The time from one turn to the next.
+    fn delay(&self, kind: Kind, rng: &mut Rng) -> Duration {
+        let health = &self.pool.health;
+        match (kind, &health.agent) {
+            (Kind::Agent, Some(agent)) => rng.jitter(agent.interval, health.jitter.ratio()),
+            _ => self.backend.probe_delay(health, rng),
+        }
+    }
+
     fn take_in_probe(&mut self, result: &Result<Answer, ProbeError>, now: Instant) {
         let (pool, backend) = (&self.pool, &self.backend);
         let outcome = match result {

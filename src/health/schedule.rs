@@ -40,6 +40,8 @@ pub struct Schedule {
 struct Turn {
     due: Instant,
     asked: bool,
+    /// A probe of it is under way.
+    running: bool,
 }
 
 impl Schedule {
@@ -56,7 +58,7 @@ impl Schedule {
         let count = fresh.len().max(1) as u32;
         let step = (FIRST_SPREAD / count).min(FIRST_STEP);
         for (place, id) in (0..).zip(fresh) {
-            self.set(id, Turn { due: now + step * place, asked: false });
+            self.set(id, Turn { due: now + step * place, asked: false, running: false });
         }
         self.unasked = self.targets.values().filter(|turn| !turn.asked).count();
     }
@@ -66,7 +68,7 @@ impl Schedule {
     pub fn count_as_asked(&mut self, id: Key, interval: Duration, now: Instant, rng: &mut Rng) {
         if self.targets.get(&id).is_some_and(|turn| !turn.asked) {
             self.unasked -= 1;
-            self.set(id, Turn { due: now + rng.up_to(interval), asked: true });
+            self.set(id, Turn { due: now + rng.up_to(interval), asked: true, running: false });
         }
     }
 
@@ -84,7 +86,20 @@ impl Schedule {
     /// Somebody whose turn it is, if it is anybody's.
     pub fn start(&mut self, now: Instant) -> Option<Key> {
         self.next_due().filter(|due| *due <= now)?;
-        self.due.pop().map(|Reverse((_, id))| id)
+        let Reverse((_, id)) = self.due.pop()?;
+        if let Some(turn) = self.targets.get_mut(&id) {
+            turn.running = true;
+        }
+        Some(id)
+    }
+
+    /// The target is asked more often from now on, or something else: its next turn is within `delay`. One that is being
+    /// asked just now has its next turn as ever.
+    pub fn hasten(&mut self, id: Key, delay: Duration, now: Instant, rng: &mut Rng) {
+        let Some(&turn) = self.targets.get(&id) else { return };
+        if !turn.running && turn.due > now + delay {
+            self.set(id, Turn { due: now + rng.up_to(delay), ..turn });
+        }
     }
 
     /// A probe has ended; the next one is `delay` after this one's turn. Ignored if the target has gone.
@@ -96,7 +111,7 @@ impl Schedule {
         // The same holds after a time in which nothing was probed and all are late.
         let due = if regular > now { regular } else { now + rng.up_to(delay) };
         self.unasked -= usize::from(!turn.asked);
-        self.set(id, Turn { due, asked: true });
+        self.set(id, Turn { due, asked: true, running: false });
     }
 
     /// Whether every target has been asked once.
@@ -215,6 +230,28 @@ mod tests {
         let first_of_1 = probes.iter().find(|(_, id)| *id == key(1));
         assert_eq!(first_of_1, Some(&(turn, key(1))));
         assert!(!probes.iter().any(|(_, id)| [key(0), key(2)].contains(id)));
+    }
+
+    #[test]
+    fn a_turn_that_is_far_away_comes_sooner_when_it_should() {
+        let (mut schedule, start, rng) = (Schedule::default(), Instant::now(), &mut Rng::from_seed(8));
+        schedule.update(ids(3), start);
+        for _ in 0..3 {
+            let id = schedule.start(start + FIRST_SPREAD).unwrap();
+            schedule.finish(id, 3_600 * INTERVAL, start + FIRST_SPREAD, rng);
+        }
+        let now = start + INTERVAL;
+        let turns: Vec<Instant> = (0..3).map(|id| schedule.targets[&key(id)].due).collect();
+        schedule.hasten(key(0), INTERVAL, now, rng);
+        schedule.hasten(key(1), 7_200 * INTERVAL, now, rng);
+        assert!(schedule.next_due().is_some_and(|due| due >= now && due <= now + INTERVAL));
+        assert_eq!(schedule.start(now + INTERVAL), Some(key(0)));
+        assert_eq!(schedule.targets[&key(1)].due, turns[1], "it is soon enough");
+        // It is being asked: once.
+        schedule.hasten(key(0), Duration::ZERO, now, rng);
+        assert_eq!(schedule.start(now + INTERVAL), None);
+        schedule.finish(key(0), INTERVAL, now, rng);
+        assert_eq!(simulate(&mut schedule, now + 3 * INTERVAL, rng).iter().filter(|(_, id)| *id != key(0)).count(), 0);
     }
 
     #[test]

@@ -70,6 +70,8 @@ struct Line {
     /// When the last pause began.
     paused: Millis,
     bytes: u64,
+    /// Nobody is held any more.
+    dissolved: bool,
 }
 
 struct Place {
@@ -145,6 +147,21 @@ impl Hold {
         called.extend(line.call_first());
         drop(line);
         wake(called);
+    }
+
+    /// The pool holds nobody any more: all that are here may search at once, and as often as they come.
+    pub fn dissolve(&self) {
+        let mut line = self.line();
+        line.dissolved = true;
+        let called: Vec<Waker> = line.places.values_mut().filter_map(Place::call).collect();
+        drop(line);
+        wake(called);
+    }
+
+    /// Whether that has been said.
+    #[must_use]
+    pub fn is_dissolved(&self) -> bool {
+        self.line().dissolved
     }
 
     /// Whether anybody waits to be released.
@@ -229,13 +246,14 @@ impl Held {
         let mut line = self.hold.line();
         let called = if open { line.release(self.hold.config.release_rate, now) } else { Vec::new() };
         let is_first = line.waiting.first() == Some(&self.ticket);
-        let next_release = line.next_release.div_ceil(NANOS);
+        let (next_release, dissolved) = (line.next_release.div_ceil(NANOS), line.dissolved);
         let turn = match line.places.get_mut(&self.ticket) {
             None => Turn::Displaced,
             Some(place) => {
                 place.called = false;
                 match place.released {
                     Some(_) => Turn::Search,
+                    None if dissolved => Turn::Search,
                     None if now >= self.deadline => Turn::Expired,
                     None if open && is_first => Turn::Wait { until: next_release.min(self.deadline) },
                     None => Turn::Wait { until: self.deadline },

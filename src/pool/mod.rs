@@ -21,6 +21,7 @@ mod ejection;
 pub mod health;
 mod hedge;
 pub mod hold;
+mod latency;
 mod load;
 mod mode;
 mod outlook;
@@ -28,6 +29,7 @@ mod pick;
 pub mod queue;
 mod shed;
 mod slot;
+mod succession;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,8 @@ mod tests_outlook;
 mod tests_queue;
 #[cfg(test)]
 mod tests_state;
+#[cfg(test)]
+mod tests_succession;
 mod total;
 mod tried;
 mod view;
@@ -47,6 +51,7 @@ pub use adjust::Adjusted;
 pub use backend::{Backend, Known, LastError, Operator, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
 pub use health::Health;
+pub use latency::Latency;
 pub use mode::Mode;
 pub use outlook::{How, Obstacle, Outlook};
 pub use pick::Maglev;
@@ -70,28 +75,13 @@ use mode::{Count, Judge};
 use queue::{Terms, WaitingList};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use succession::Succession;
 use total::Total;
 use view::{Ask, Purpose, Shared};
 
 /// A pool with more backends is not reviewed at each change of one, but by whoever does so now and then: when all of
 /// them change together, as at a start, that would be the square of their number.
 const REVIEWED_AT_ONCE: usize = 1_000;
-
-/// What of a session takes time, and may be the sign of too much work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Latency {
-    /// A connect that has succeeded.
-    Connect,
-    /// From the client's first byte to the first byte of the answer.
-    FirstByte,
-    /// In the queue; zero for whoever needn't.
-    Queue,
-}
-
-impl Latency {
-    const COUNT: usize = 3;
-}
 
 /// What a session wants of a pool.
 #[derive(Clone, Copy, Debug)]
@@ -126,22 +116,23 @@ pub struct Pool {
     pub waiting: Arc<WaitingList>,
     /// Where clients wait while no backend is up, if the pool wants that.
     pub hold: Option<Arc<Hold>>,
-    shed: Option<Shed>,
+    shed: Option<Arc<Shed>>,
     view: ArcSwap<PoolView>,
     /// A [`Mode`], as the last review found it.
     mode: AtomicU32,
     judge: Mutex<Judge>,
-    hedges: HedgeBudget,
+    hedges: Arc<HedgeBudget>,
     total: Arc<Total>,
     /// How often one of its backends went down.
-    falls: AtomicU32,
+    falls: Arc<AtomicU32>,
+    succession: Succession,
 }
 
 impl Pool {
     /// A pool of `members`, which must differ from each other in address.
     ///
     /// A member that `previous` (the same pool in the table before) already holds keeps its backend, and with it
-    /// health, counts and metrics.
+    /// health, counts and metrics. What the two pools as a whole have in common goes on as well; see `succession`.
     #[must_use]
     pub fn new(
         config: &config::Pool,
@@ -175,15 +166,19 @@ impl Pool {
             hash: config.hash.clone(),
             send_proxy: config.send_proxy.clone(),
             waiting,
-            shed: config.shed.map(Shed::new),
+            shed: config.shed.map(|shed| {
+                let same = previous.and_then(|pool| pool.shed.as_ref()).filter(|known| known.config == shed);
+                same.map_or_else(|| Arc::new(Shed::new(shed)), Arc::clone)
+            }),
             metrics: previous.map_or_else(|| Arc::new(metrics.pool(&config.name)), |pool| pool.metrics.clone()),
             hold,
             view: ArcSwap::from_pointee(view),
             mode: AtomicU32::new(Mode::default().to_bits()),
             judge: Mutex::new(judge),
-            hedges: HedgeBudget::new(),
+            hedges: previous.map_or_else(|| Arc::new(HedgeBudget::new()), |pool| Arc::clone(&pool.hedges)),
             total,
-            falls: AtomicU32::new(previous.map_or(0, Self::falls)),
+            falls: previous.map(|pool| Arc::clone(&pool.falls)).unwrap_or_default(),
+            succession: Succession::new(config, previous.map(|pool| &pool.succession)),
         };
         if let Some(queue) = pool.queue {
             pool.metrics.queue().max_waiting.set(queue.max_waiting as i64);
@@ -275,15 +270,19 @@ impl Pool {
 
     /// Looks at every backend: ends ejections and slow starts that are over, finds out which tiers are in use and
     /// whether to panic, and lets held clients go if there is a backend for them. To be called now and then; what
-    /// changes a backend's state calls it as well, unless the pool is large.
+    /// changes a backend's state calls it as well, unless the pool is large. One that was retired leaves all of it but
+    /// its own mode to the one in its place.
     pub fn review(&self, now: Millis) -> Mode {
+        let is_retired = self.is_retired();
         // Held while it counts, or the mode of an earlier moment could be stored last.
         let mut judge = self.judge();
         let view = self.view.load();
         let mut tiers = vec![Count::default(); usize::from(view.tiers.iter().max().map_or(0, |&tier| tier)) + 1];
         let (mut available, mut ejected) = (0, 0);
         for (backend, &tier) in view.backends.iter().zip(&view.tiers) {
-            backend.tick(&self.ejection, self.protection.slow_start, now);
+            if !is_retired {
+                backend.tick(&self.ejection, self.protection.slow_start, now);
+            }
             let flags = backend.flags();
             let count = &mut tiers[usize::from(tier)];
             count.enabled += usize::from(flags & flag::OUT == 0);
@@ -294,6 +293,12 @@ impl Pool {
         let mode = judge.judge(&tiers, &self.protection, self.hold.is_some(), now);
         self.mode.store(mode.to_bits(), Relaxed);
         drop(judge);
+        if is_retired {
+            if let Some(next) = self.successor() {
+                next.review(now);
+            }
+            return mode;
+        }
         if view.is_bounded() {
             self.total.set_weight(view.weight_in_use(mode));
         }
@@ -355,6 +360,9 @@ impl Pool {
     /// Real traffic has failed on `backend`. `Some` if that ejects it: after enough failures in a row, or a failed
     /// trial, if there is room for one more.
     pub fn failed(&self, backend: &Backend, on_trial: bool, failure: TrafficFailure, now: Millis) -> Option<Ejected> {
+        if let Some(judge) = self.judge_of(backend) {
+            return judge.failed(backend, on_trial, failure, now);
+        }
         backend.metrics.traffic_failure(failure);
         let failures = backend.count_failure();
         let enough = u32::from(self.ejection.consecutive_failures?);
@@ -386,56 +394,11 @@ impl Pool {
         if !on_trial || backend.flags() & flag::HALF_OPEN == 0 {
             return false;
         }
-        backend.restore(self.protection.slow_start, now);
-        self.review(now);
+        let judge = self.judge_of(backend);
+        let judge = judge.as_deref().unwrap_or(self);
+        backend.restore(judge.protection.slow_start, now);
+        judge.review(now);
         true
-    }
-
-    /// Takes in how long something of a session took.
-    pub fn took(&self, latency: Latency, took: Duration) {
-        if let Some(shed) = &self.shed {
-            shed.observe(latency, took);
-        }
-    }
-
-    /// Takes in that it would have taken longer than `took`: so long it was waited for in vain.
-    pub fn took_at_least(&self, latency: Latency, took: Duration) {
-        if let Some(shed) = &self.shed {
-            shed.observe_at_least(latency, took);
-        }
-    }
-
-    /// Whether it may refuse new sessions for its latency at all: only then is it worth to ask
-    /// [`admits`](Self::admits).
-    #[must_use]
-    pub fn sheds(&self) -> bool {
-        self.shed.is_some()
-    }
-
-    /// Whether a new session may come, or is refused because the latency is too high.
-    pub fn admits(&self, now: Millis, rng: &mut Rng) -> bool {
-        self.shed.as_ref().is_none_or(|shed| {
-            self.look_at_latency(shed, now);
-            let admitted = shed.admits(now, rng);
-            if !admitted {
-                let metrics = self.metrics.shed();
-                if shed.config.dry_run { metrics.dry_run.inc() } else { metrics.refused.inc() }
-            }
-            admitted || shed.config.dry_run
-        })
-    }
-
-    fn look_at_latency(&self, shed: &Shed, now: Millis) {
-        if shed.is_due(now) {
-            shed.look(self.waiting.expected_wait(now), now);
-            self.metrics.shed().probability.set(shed.share());
-        }
-    }
-
-    /// What refuses a share of new sessions for that; `None` if no latency has a target.
-    #[must_use]
-    pub fn shed(&self) -> Option<&Shed> {
-        self.shed.as_ref()
     }
 
     /// Counts a connection, of which a share may have a second attempt.

@@ -9,6 +9,7 @@ use crate::rng::Rng;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 const SLOW_START: Duration = Duration::from_secs(10);
 

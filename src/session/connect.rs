@@ -85,6 +85,15 @@ pub struct Search {
     preface: Option<Arc<[u8]>>,
 }
 
+/// What has become of the pool in which a session searches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// Another one is in its place.
+    Another,
+    /// It has left the table.
+    Nowhere,
+}
+
 /// One connect try.
 pub(super) struct Attempt {
     slot: Slot,
@@ -128,6 +137,9 @@ impl Search {
         watch: Option<&Watch>,
     ) -> Result<(Stream, Slot), CloseReason> {
         while self.attempts_left > 0 {
+            if self.follow() == Some(Followed::Another) {
+                record.pool = Some(Arc::clone(&self.pool));
+            }
             let begun = Instant::now();
             let left = deadline.saturating_duration_since(begun);
             if left.is_zero() {
@@ -199,6 +211,20 @@ impl Search {
             self.pool.took(Latency::Queue, Duration::ZERO);
         }
         attempt
+    }
+
+    /// Who has no backend yet goes by the table that holds now, as far as the same is asked of its client and told to its
+    /// backend; `None` if nothing has changed.
+    pub(super) fn follow(&mut self) -> Option<Followed> {
+        if !self.pool.is_retired() {
+            return None;
+        }
+        let Some(next) = self.pool.successor() else { return Some(Followed::Nowhere) };
+        if next.send_proxy != self.pool.send_proxy || next.hash != self.pool.hash {
+            return None;
+        }
+        self.pool = next;
+        Some(Followed::Another)
     }
 
     /// See [`Pool::is_worth_waiting`].

@@ -93,7 +93,8 @@ pub async fn run(mut session: Session, hold: Arc<Hold>, reason: CloseReason, key
                 let handover = session.record.hand_over(kept);
                 return session.begin(search, backend, slot, handover).await;
             }
-            Err(reason) if may_wait_on(reason) => place.come_back(millis(Instant::now())),
+            // Where nobody is held any more, there is nothing to come back to.
+            Err(reason) if may_wait_on(reason) && !hold.is_dissolved() => place.come_back(millis(Instant::now())),
             Err(reason) => return session.close(reason),
         }
         session.record.phase = Phase::Hold;

@@ -25,8 +25,9 @@ const EXCESS: f64 = 1.1;
 /// What a worker remembers of the pools.
 #[derive(Debug, Default)]
 pub struct Mover {
-    /// How often a backend of each pool had gone down at the last look.
-    falls: HashMap<PoolName, u32>,
+    /// How often a backend of each pool had gone down at the last look, and whether that has ever been to end sessions:
+    /// some may have begun by an earlier config.
+    falls: HashMap<PoolName, (u32, bool)>,
     /// Sessions that may be moved by now, in each pool that rebalances; mostly a fraction.
     credit: HashMap<PoolName, f64>,
     last_step: Option<Instant>,
@@ -43,10 +44,16 @@ impl Mover {
         let mut resets = false;
         for pool in &table.pools {
             let falls = pool.falls();
-            if self.falls.insert(pool.name.clone(), falls).unwrap_or_default() != falls {
+            let (seen, ends) = self.falls.entry(pool.name.clone()).or_default();
+            *ends |= pool.protection.on_down == OnDown::Reset;
+            if std::mem::replace(seen, falls) != falls {
                 fallen = true;
-                resets |= pool.protection.on_down == OnDown::Reset;
+                resets |= *ends;
             }
+        }
+        if self.falls.len() > table.pools.len() {
+            self.falls.retain(|name, _| table.pool(name).is_some());
+            self.credit.retain(|name, _| table.pool(name).is_some());
         }
         if resets {
             engine.review(now, |session, _| session.has_lost_its_backend().then_some(Order::BackendDown));

@@ -5,7 +5,7 @@
 //! than `max_wait` in all; while it waits it holds no place; a wait that ends, however it does, is counted once.
 
 use super::close::CloseReason;
-use super::connect::{Attempt, Search};
+use super::connect::{Attempt, Followed, Search};
 use super::pending::Shown;
 use super::record::{Phase, Record};
 use super::worker::Worker;
@@ -86,6 +86,9 @@ impl Search {
                 // The place is one of those that a stop has just cut, and nobody is let in after them.
                 pending::<()>().await;
             }
+            if self.follow() == Some(Followed::Nowhere) {
+                break Err((QueueOutcome::NoBackend, self.verdict));
+            }
             let now = Instant::now();
             if let Some(attempt) = self.claim(worker, now, patience) {
                 waiter.served(millis(now));
@@ -98,6 +101,9 @@ impl Search {
         };
         drop(shown);
         self.waited += begun.elapsed();
+        if !Arc::ptr_eq(&pool, &self.pool) {
+            stay.record.pool = Some(Arc::clone(&self.pool));
+        }
         match ended {
             Ok(attempt) => {
                 stay.outcome = QueueOutcome::Served;

@@ -1,8 +1,8 @@
 //! From a config to a table: host names become backends, listeners find their pools, and what stays is kept.
 //!
-//! Owns the expansion of members, and who of them is left out or added by an operator. Pure: names were resolved before
-//! (`Resolution`), nothing is bound or probed, and the previous table isn't changed, so a table that isn't wanted after
-//! all can simply be dropped. Next: `Pool::new` for how backends keep their state.
+//! Owns the expansion of members, and who of them is left out or added by an operator. No I/O: names were resolved
+//! before (`Resolution`), and nothing is bound or probed. Next: `Pool::new` and `pool::succession` for how pools and
+//! backends go on, `admission::succeed` for limits.
 
 use super::{Listener, Routes, RoutingTable, Ways};
 use crate::admission::{self, Gate};
@@ -63,8 +63,9 @@ impl fmt::Display for Warning {
 impl RoutingTable {
     /// The table for `config`, with one of `listeners` for each of the config's.
     ///
-    /// Backends that are in the same pool of `previous`, at the same address and by the same name, keep their
-    /// state. What an operator has changed stands on top of the config.
+    /// To be called when that is certain: what stays is shared with `previous`, and goes by the new config from here on.
+    /// A pool of which only members change is the same one; backends that are in the same pool of `previous`, at the
+    /// same address and by the same name, keep their state. What an operator has changed stands on top of the config.
     #[must_use]
     pub fn build(
         config: &Config,
@@ -83,11 +84,25 @@ impl RoutingTable {
                 let adjusted = adjustments.pool(&pool.name);
                 let members = members(pool, resolution, adjusted, &mut warnings);
                 let before = previous.and_then(|table| table.pool(&pool.name));
-                let built = Arc::new(Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now));
+                let built = match before.filter(|before| before.is_as(pool)) {
+                    Some(same) => {
+                        if same.view().members != members {
+                            same.set_members(members, &adjusted.backends, metrics, now);
+                        }
+                        Arc::clone(same)
+                    }
+                    None => Arc::new(Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now)),
+                };
                 built.adjust(&adjusted.backends, metrics, previous.is_none(), now);
                 built
             })
             .collect();
+        for old in previous.into_iter().flat_map(|table| &table.pools) {
+            let new = pools.iter().find(|new| new.name == old.name);
+            if new.is_none_or(|new| !Arc::ptr_eq(new, old)) {
+                old.retire(new);
+            }
+        }
         let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
         let pool = |name: &PoolName| by_name.get(name).copied();
         let new = |listener: &Arc<Listener>| Ways {

@@ -249,3 +249,42 @@ fn a_listener_counts_its_broken_sockets() {
     drop(two);
     assert_eq!((listener.broken(), listener.metrics.up.get()), (0, 1));
 }
+
+#[test]
+fn a_pool_stays_the_same_one_unless_more_than_its_members_changes() {
+    let members = |names: &[&str]| -> Vec<config::Member> {
+        names.iter().map(|name| member(endpoint(&format!("192.0.2.9:{}", 80 + name.len())), Some(name))).collect()
+    };
+    let web = |names: &[&str]| pool("web", Balance::RoundRobin, members(names));
+    let first = build(&config(vec![web(&["a", "bb"]), pool("api", Balance::Random, Vec::new())]), None).table;
+    let web_pool = &first.pools[0];
+    let backend = Arc::clone(&web_pool.view().backends[1]);
+    backend.set_health(Health::Down, 77);
+    let slot = backend.claim().unwrap();
+
+    // The same config, and one that differs elsewhere: nothing moves.
+    let same = build(&config(vec![web(&["a", "bb"]), pool("new", Balance::Random, Vec::new())]), Some(&first)).table;
+    assert!(Arc::ptr_eq(&same.pools[0], web_pool) && Arc::ptr_eq(&same.pools[0].view(), &web_pool.view()));
+    assert!(first.pools[1].is_retired() && first.pools[1].successor().is_none());
+
+    // Another member, weight, tier and policy: the same pool, with another view.
+    let mut moved = web(&["bb", "ccc"]);
+    (moved.balance, moved.members[0].weight, moved.members[0].tier) = (Balance::LeastConnections, 7, 3);
+    moved.members[0].max_connections = Some(5);
+    let other = build(&config(vec![moved.clone()]), Some(&same)).table;
+    assert!(Arc::ptr_eq(&other.pools[0], web_pool) && !web_pool.is_retired());
+    assert_eq!(labels(web_pool), ["bb", "ccc"]);
+    let view = web_pool.view();
+    assert_eq!((view.backends[0].id, view.weights[0], view.tiers[0]), (backend.id, 7, 3));
+    assert_eq!((backend.health(), backend.active(), backend.max_active()), ((Health::Down, 77), 1, Some(5)));
+
+    // Another time-out: another pool, with the same backends.
+    moved.connect.timeout *= 2;
+    let last = build(&config(vec![moved]), Some(&other)).table;
+    assert!(!Arc::ptr_eq(&last.pools[0], web_pool));
+    assert!(web_pool.successor().is_some_and(|next| Arc::ptr_eq(&next, &last.pools[0])));
+    assert_eq!(last.pools[0].view().backends[0].id, backend.id);
+    assert_eq!((backend.health(), backend.active()), ((Health::Down, 77), 1));
+    drop(slot);
+    assert_eq!(backend.active(), 0);
+}

@@ -403,3 +403,22 @@ async fn real_backends_are_asked_by_real_probes() {
     let address = world.backend(&somebody).address.clone();
     assert_eq!(ask(Question::Tcp, address, SECOND).await, Ok(Answered::Good));
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_interval_counts_from_now_on_for_who_stays() {
+    let slow = config::Health { interval: 3_600 * SECOND, ..config::Health::default() };
+    let world = World::new(&[A], slow);
+    world
+        .during(async {
+            sleep(10 * SECOND).await;
+            let asked = world.times_asked(A);
+            assert!(asked <= 2, "the first round, and one turn somewhere in the hour");
+            let (backend, quick) = (world.backend(A), config::Health { interval: SECOND, ..config::Health::default() });
+            world.swap(&[A], quick);
+            sleep(20 * SECOND).await;
+            let times = world.times_asked(A) - asked;
+            assert!((15..=25).contains(&times), "{times}");
+            assert!(world.is_up(A) && world.backend(A).id == backend.id);
+        })
+        .await;
+}

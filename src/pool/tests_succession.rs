@@ -1,0 +1,234 @@
+//! Pools that follow each other: what goes on, who judges, and what becomes of those that wait.
+
+use super::hold::{Held, Turn};
+use super::queue;
+use super::tests::member;
+use super::*;
+use crate::config::{Balance, Initial, Percent};
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+const NOW: Now = Now { millis: 1_000, unix_ms: 1_000_000 };
+
+fn config(change: impl FnOnce(&mut config::Pool)) -> config::Pool {
+    let mut config = config::Pool::new(PoolName::new("web"), Balance::RoundRobin, Vec::new());
+    config.health.initial = Initial::Up;
+    config.protection.panic_threshold = Percent::whole(0);
+    change(&mut config);
+    config
+}
+
+fn members(labels: &[&str]) -> Members {
+    Members { list: labels.iter().map(|label| member(label, label, 1)).collect(), balance: Balance::RoundRobin }
+}
+
+/// One table's pool after another, with the same metrics.
+struct Pools {
+    metrics: Arc<Metrics>,
+    pool: Arc<Pool>,
+}
+
+impl Pools {
+    fn new(labels: &[&str], change: impl FnOnce(&mut config::Pool)) -> Self {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let pool = Arc::new(Pool::new(&config(change), &members(labels), &metrics, None, NOW));
+        Self { metrics, pool }
+    }
+
+    /// The one before, which is retired.
+    fn succeed(&mut self, labels: &[&str], change: impl FnOnce(&mut config::Pool)) -> Arc<Pool> {
+        let next = Arc::new(Pool::new(&config(change), &members(labels), &self.metrics, Some(&self.pool), NOW));
+        self.pool.retire(Some(&next));
+        std::mem::replace(&mut self.pool, next)
+    }
+
+    /// Available, ejected, panic and tier, as the metrics have them.
+    fn gauges(&self) -> [i64; 4] {
+        let metrics = &self.pool.metrics;
+        [&metrics.available, &metrics.ejected, &metrics.panic, &metrics.tier].map(|gauge| gauge.get())
+    }
+}
+
+fn claim(pool: &Pool) -> Option<Slot> {
+    pool.claim(&Tried::default(), NOW.millis, &mut Rng::from_seed(1))
+}
+
+#[test]
+fn only_members_may_differ_in_what_is_the_same_pool() {
+    let pool = Pools::new(&["a"], |_| {}).pool;
+    let with_members = |config: &mut config::Pool| {
+        config.balance = Balance::Random;
+        config.backend_max_connections = Some(7);
+    };
+    assert!(pool.is_as(&config(|_| {})) && pool.is_as(&config(with_members)));
+    assert!(!pool.is_as(&config(|config| config.health.rise = 9)));
+    assert!(!pool.is_as(&config(|config| config.connect.attempts = 9)));
+    assert!(!pool.is_as(&config(|config| config.queue = Some(config::Queue::default()))));
+}
+
+#[test]
+fn a_retired_pool_says_nothing_in_the_metrics_and_its_findings_are_the_next_ones() {
+    let mut pools = Pools::new(&["a", "b"], |_| {});
+    let slot = claim(&pools.pool).unwrap();
+    let old = pools.succeed(&["a", "b", "c"], |config| config.ejection.consecutive_failures = Some(2));
+    assert_eq!(pools.gauges(), [3, 0, 0, 0]);
+    assert!(old.is_retired() && old.successor().is_some_and(|next| Arc::ptr_eq(&next, &pools.pool)));
+    old.review(NOW.millis);
+    assert_eq!(pools.gauges(), [3, 0, 0, 0]);
+    // Five in a row were the old one's rule.
+    assert!(old.failed(&slot, false, TrafficFailure::Connect, NOW.millis).is_none());
+    assert!(old.failed(&slot, false, TrafficFailure::Connect, NOW.millis).is_some());
+    assert_eq!((pools.gauges(), slot.state()), ([2, 1, 0, 0], "ejected"));
+    pools.pool.review(NOW.millis + 3_600_000);
+    assert_eq!(slot.state(), "half_open");
+    assert!(old.served(&slot, true, NOW.millis + 3_600_000));
+    assert_eq!((pools.gauges(), slot.state()), ([3, 0, 0, 0], "up"));
+    // Its own mode goes on, for its own sessions.
+    let verdict = |pool: &Pool, health| {
+        pool.view().backends.iter().for_each(|backend| backend.set_health(health, 1));
+        pool.review(NOW.millis).panic
+    };
+    let second = pools.succeed(&["a", "b", "c"], |config| config.protection.panic_threshold = Percent::whole(50));
+    assert!(!verdict(&old, Health::Down) && !verdict(&second, Health::Down) && pools.pool.mode().panic);
+}
+
+#[test]
+fn of_a_backend_that_is_gone_nobody_judges_any_more() {
+    let mut pools = Pools::new(&["a", "b"], |config| config.ejection.consecutive_failures = Some(1));
+    let slot = claim(&pools.pool).unwrap();
+    assert_eq!(&*slot.label, "a");
+    let old = pools.succeed(&["b"], |config| config.connect.attempts = 1);
+    assert_eq!(old.view().backends.len(), 2, "its sessions keep it as it is");
+    old.failed(&slot, false, TrafficFailure::Connect, NOW.millis);
+    old.failed(&slot, false, TrafficFailure::Connect, NOW.millis);
+    assert_eq!(pools.gauges(), [1, 0, 0, 0]);
+    pools.pool.retire(None);
+    assert_eq!(pools.gauges(), [0; 4]);
+    assert!(old.successor().is_none() && pools.pool.successor().is_none());
+    pools.pool.review(NOW.millis);
+    old.review(NOW.millis);
+    assert_eq!(pools.gauges(), [0; 4]);
+}
+
+#[test]
+fn latency_hedges_and_falls_go_on() {
+    let shed = config::Shed {
+        connect_time: Some(Duration::from_millis(10)),
+        first_byte: None,
+        queue_time: None,
+        window: Duration::from_millis(500),
+        dry_run: false,
+    };
+    let mut pools = Pools::new(&["a"], |config| {
+        config.shed = Some(shed);
+        config.connect.hedge_share = Percent::whole(10);
+        (config.health.rise, config.health.fall) = (1, 1);
+    });
+    for now in 1..=10_000 {
+        pools.pool.took(Latency::Connect, Duration::from_millis(100 + now));
+        pools.pool.review(now);
+    }
+    let share = pools.pool.shed().unwrap().share();
+    assert!(share > 0.9 && pools.pool.may_hedge() && !pools.pool.may_hedge(), "{share}");
+    let backend = Arc::clone(&pools.pool.view().backends[0]);
+    pools.pool.observe(&backend, health::Outcome::Failure, NOW);
+    let with_shed = |settings: config::Shed| {
+        move |config: &mut config::Pool| {
+            config.shed = Some(settings);
+            config.connect.hedge_share = Percent::whole(10);
+            config.connect.attempts = 9;
+        }
+    };
+    let old = pools.succeed(&["a"], with_shed(shed));
+    assert!((pools.pool.shed().unwrap().share() - share).abs() < f64::EPSILON && !pools.pool.may_hedge());
+    assert_eq!((pools.pool.falls(), old.falls()), (1, 1));
+    old.observe(&backend, health::Outcome::Failure, NOW);
+    old.observe(&backend, health::Outcome::Success, NOW);
+    old.observe(&backend, health::Outcome::Failure, NOW);
+    assert_eq!(pools.pool.falls(), 2, "whoever is told of it, all know");
+    // Other settings begin anew.
+    pools.succeed(&["a"], with_shed(config::Shed { window: Duration::from_millis(900), ..shed }));
+    assert!(pools.pool.shed().unwrap().share().abs() < f64::EPSILON);
+}
+
+/// What has happened to one that waits.
+fn turn(waiter: &mut queue::Waiter) -> Option<queue::Turn> {
+    match pin!(waiter.turn()).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(turn) => Some(turn),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn those_that_wait_have_their_turn_when_the_pool_changes_or_goes() {
+    let queued = |config: &mut config::Pool| config.queue = Some(config::Queue::default());
+    for (wants_queue, stays) in [(true, true), (false, true), (false, false)] {
+        let mut pools = Pools::new(&["a"], queued);
+        let mut waiters: Vec<_> = (0..3).map(|_| pools.pool.waiting.enter(None, false, 5).unwrap()).collect();
+        for waiter in &mut waiters {
+            while turn(waiter).is_some() {
+                waiter.failed();
+            }
+        }
+        let max_waiting = pools.pool.metrics.queue().max_waiting.get();
+        assert!(max_waiting > 0);
+        if stays {
+            pools.succeed(&["a", "b"], |config| {
+                config.connect.attempts = 9;
+                if wants_queue {
+                    queued(config);
+                }
+            });
+        } else {
+            pools.pool.retire(None);
+        }
+        // One after the other, each of them: whoever leaves hands it on.
+        for mut waiter in waiters {
+            assert_eq!(turn(&mut waiter), Some(queue::Turn::Try), "queue: {wants_queue}, pool: {stays}");
+        }
+        let expected = if wants_queue { max_waiting } else { 0 };
+        assert_eq!(pools.pool.metrics.queue().max_waiting.get(), expected);
+        assert!(pools.pool.waiting.is_empty());
+    }
+}
+
+#[test]
+fn those_that_are_held_stay_so_or_may_go_at_once() {
+    let down = |config: &mut config::Pool| {
+        config.health.initial = Initial::Down;
+        config.connect.attempts = 9;
+    };
+    let holds = |config: &mut config::Pool| {
+        config.health.initial = Initial::Down;
+        config.hold = Some(config::Hold::default());
+    };
+    let ask = |held: &Held| held.ask(false, 10);
+    for (wants_hold, stays) in [(true, true), (false, true), (false, false)] {
+        let mut pools = Pools::new(&["a"], holds);
+        let hold = Arc::clone(pools.pool.hold.as_ref().unwrap());
+        let places: Vec<_> = (0..3).map(|_| hold.enter(false, 5).unwrap()).collect();
+        assert!(places.iter().all(|place| matches!(ask(place), Turn::Wait { .. })));
+        if stays {
+            pools.succeed(&["a"], |config| {
+                down(config);
+                if wants_hold {
+                    holds(config);
+                }
+            });
+        } else {
+            pools.pool.retire(None);
+        }
+        assert_eq!(hold.is_dissolved(), !wants_hold);
+        let goes = |place: &Held| place.poll_called(Waker::noop()).is_ready() && ask(place) == Turn::Search;
+        assert!(places.iter().all(|place| goes(place) != wants_hold), "hold: {wants_hold}, pool: {stays}");
+        // One that comes too late to know of it.
+        assert_eq!(ask(&hold.enter(false, 11).unwrap()) == Turn::Search, !wants_hold);
+        if wants_hold {
+            assert_eq!(pools.pool.hold.as_ref().unwrap().held(), 3);
+        }
+        drop(places);
+        assert_eq!(hold.held(), 0);
+    }
+}
