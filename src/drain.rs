@@ -1,7 +1,7 @@
 //! The stop of the process as a signal, and the only place that spawns tasks that outlive their spawner.
 //!
-//! Owns the stages of a stop and the counting of what still has to finish; decides no deadline and closes no
-//! socket. A task that panics harms itself alone: the runtime contains it, and its guards run. Next: `daemon`,
+//! Owns the stages of a stop, and when what is left is to go before the last of them; and the counting of what still
+//! has to finish. Decides no deadline and closes no socket. A task that panics harms itself alone: the runtime contains it, and its guards run. Next: `daemon`,
 //! which moves the stages on, and the acceptors, which watch them.
 
 use std::cell::Cell;
@@ -10,6 +10,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
@@ -24,18 +25,32 @@ pub enum Stage {
     Aborting,
 }
 
+/// From when on what is left is ended bit by bit, evenly, and by when all of it has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    pub from: Instant,
+    pub until: Instant,
+}
+
+/// What the daemon says.
+#[derive(Clone, Copy, Debug, Default)]
+struct Word {
+    stage: Stage,
+    spread: Option<Spread>,
+}
+
 /// The sending half, held by the daemon.
 #[derive(Debug)]
-pub struct Stopper(watch::Sender<Stage>);
+pub struct Stopper(watch::Sender<Word>);
 
 /// The receiving half, held by everybody else.
 #[derive(Clone, Debug)]
-pub struct Drain(watch::Receiver<Stage>);
+pub struct Drain(watch::Receiver<Word>);
 
 /// A new stop signal, at [`Stage::Serving`].
 #[must_use]
 pub fn channel() -> (Stopper, Drain) {
-    let (sender, receiver) = watch::channel(Stage::default());
+    let (sender, receiver) = watch::channel(Word::default());
     (Stopper(sender), Drain(receiver))
 }
 
@@ -43,25 +58,36 @@ impl Stopper {
     /// Moves to `stage`, unless the stop is already further.
     pub fn advance(&self, stage: Stage) {
         self.0.send_if_modified(|current| {
-            let forward = stage > *current;
+            let forward = stage > current.stage;
             if forward {
-                *current = stage;
+                current.stage = stage;
             }
             forward
         });
+    }
+
+    /// Says how what is left is ended before [`Stage::Aborting`].
+    pub fn spread(&self, spread: Spread) {
+        self.0.send_modify(|word| word.spread = Some(spread));
     }
 }
 
 impl Drain {
     #[must_use]
     pub fn stage(&self) -> Stage {
-        *self.0.borrow()
+        self.0.borrow().stage
+    }
+
+    /// How what is left is ended before [`Stage::Aborting`]; `None` if not at all.
+    #[must_use]
+    pub fn spread(&self) -> Option<Spread> {
+        self.0.borrow().spread
     }
 
     /// Waits until the stop has reached `stage`. A daemon that is gone counts as [`Stage::Aborting`].
     pub async fn reached(&mut self, stage: Stage) {
         // An error means that the sender is gone: nothing will be served any more.
-        let _ = self.0.wait_for(|current| *current >= stage).await;
+        let _ = self.0.wait_for(|current| current.stage >= stage).await;
     }
 }
 

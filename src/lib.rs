@@ -68,7 +68,8 @@
 //! backend, `table/hash.rs` makes the key of what is known of it, and `pool/pick/maglev.rs` is the table in which that
 //! key has its place; no state is kept of anybody. What would become of a client that has not come is
 //! [`admin::explain`]'s to say, from `table/routes/explain.rs` and `pool/outlook.rs`, which change nothing. What
-//! becomes of sessions whose backend went down, or that last too long, is `session/mover.rs`.
+//! becomes of sessions whose backend went down or drains, or that last too long, is `session/mover.rs`. What goes on from
+//! one config to the next is in `pool/succession.rs`, and for limits in `admission/terms.rs`.
 //!
 //! # Three speeds
 //!
@@ -89,8 +90,9 @@
 //!    clients that wait for a backend no more is read than the pool says.
 //! 6. A bad config never replaces a good one, and every mistake in it is named at once. What can fail is done before
 //!    anything changes; then all changes at once.
-//! 7. Nothing established is cut before the drain deadline, nor by a new config, and the accept queues are emptied
-//!    before they close, also those of a worker that is stuck. A socket that stays is never closed.
+//! 7. Nothing established is cut before the drain deadline, or the last part before it in which all go evenly, nor by a
+//!    new config, and the accept queues are emptied before they close, also those of a worker that is stuck. A socket
+//!    that stays is never closed.
 //! 8. Log, disk and metrics failures never touch traffic: bounded queues that drop and count.
 //! 9. Counts return to zero: permits, slots, trials, sessions, pipes, places in a queue and in a hold are guards.
 //! 10. Finding a backend takes no longer than the pool's budget, whatever fails, with at most two connects at once. A

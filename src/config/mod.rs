@@ -110,6 +110,8 @@ pub struct Runtime {
     pub max_connections: Option<usize>,
     /// How long sessions may go on after a stop has begun.
     pub drain_timeout: Duration,
+    /// From so long before the end of that, what is left is reset evenly.
+    pub drain_spread: Duration,
     /// How long a stopping process reports "not ready" while it still accepts.
     pub lame_duck: Duration,
     pub relay: RelayMode,
@@ -244,6 +246,7 @@ impl Default for Runtime {
             workers: None,
             max_connections: None,
             drain_timeout: Duration::from_secs(60),
+            drain_spread: Duration::ZERO,
             lame_duck: Duration::ZERO,
             relay: RelayMode::default(),
             memory_high: Some(Percent::whole(80)),

@@ -118,10 +118,16 @@ fn check_preread(findings: &Findings, listeners: &[Bound], pools: &[Pool]) {
 
 fn runtime(findings: &Findings, given: file::Runtime) -> Runtime {
     let default = Runtime::default();
+    let drain_timeout = given.drain_timeout.value_or(default.drain_timeout);
+    if let Some(Placed { at, value }) = given.drain_spread.good().filter(|spread| spread.value > drain_timeout) {
+        let message = format!("{value:?} is more than the drain_timeout of {drain_timeout:?}");
+        findings.mistake(at, message, "make it shorter, or raise drain_timeout");
+    }
     Runtime {
         workers: given.workers.into_good().map(|placed| placed.value),
         max_connections: given.max_connections.into_good().map(|placed| placed.value),
-        drain_timeout: given.drain_timeout.value_or(default.drain_timeout),
+        drain_timeout,
+        drain_spread: given.drain_spread.value_or(default.drain_spread),
         lame_duck: given.lame_duck.value_or(default.lame_duck),
         relay: given.relay.value_or(default.relay),
         memory_high: given.memory_high.value_or(default.memory_high),

@@ -57,7 +57,7 @@ pub use start::resolve;
 
 use crate::admin::Phase;
 use crate::admin::command::{self, Asker, Call, Command, Commands};
-use crate::drain::{self, Drain, Stage, Stopper};
+use crate::drain::{self, Drain, Spread, Stage, Stopper};
 use carry_out::{Work, Worked};
 use gates::{Announcement, notify};
 use live::Live;
@@ -343,8 +343,14 @@ impl Daemon {
     }
 
     fn start_draining(&self, live: &Live) -> Stop {
+        let runtime = &live.config.runtime;
+        let until = Instant::now() + runtime.drain_timeout;
+        if !runtime.drain_spread.is_zero() {
+            let from = until.checked_sub(runtime.drain_spread.min(runtime.drain_timeout)).unwrap_or(until);
+            self.stopper.spread(Spread { from, until });
+        }
         self.advance(Stage::Draining, live);
-        Stop::Draining(Instant::now() + live.config.runtime.drain_timeout)
+        Stop::Draining(until)
     }
 
     fn start_aborting(&self, why: &str, live: &Live) -> Stop {

@@ -129,10 +129,10 @@ async fn drained(worker: &Rc<Worker>, mut inbox: LocalTasks, mut drain: Drain) -
         io::Result::Ok(())
     };
     tokio::select! {
-        finished = finished => finished.map(|()| 0),
+        finished = finished => finished.map(|()| worker.cut()),
         () = drain.reached(Stage::Aborting) => {
             // Nothing comes into the inbox any more; what was in it is reset here.
-            let left = worker.living.count() + worker.seat.inbox.close().len();
+            let left = worker.cut() + worker.living.count() + worker.seat.inbox.close().len();
             worker.engine.borrow_mut().abort_all();
             Ok(left)
         }

@@ -153,11 +153,10 @@ impl Session {
 
     /// Hands both sockets and all guards over to the engine, which ends the session from here on.
     fn relay(mut self, backend: Stream, slot: Slot, handover: Handover) {
-        if let Some(at) = self.record.drain_deadline(Some(&slot)) {
-            if at <= millis(Instant::now()) {
-                return self.close(CloseReason::Drained);
-            }
-            self.worker.note_deadline(at);
+        if let Some(at) = self.record.drain_deadline(Some(&slot))
+            && !self.worker.may_stay_until(at)
+        {
+            return self.close(CloseReason::Drained);
         }
         self.record.phase = Phase::Relay;
         let listener = &self.record.listener.config;

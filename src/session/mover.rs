@@ -1,13 +1,18 @@
 //! Sessions that must move on: those of a backend that went down, those that stay longer than their backend or
 //! listener may take to drain, and long ones that keep a pool out of balance.
 //!
+//! The same goes for all of them before the process goes, if they are not to go all at once.
+//!
 //! Owns what one worker remembers between two looks. An end by this hand is a reset of both sides; the client comes
 //! again, and is served elsewhere. Costs nothing while no backend goes down, nothing drains and no pool rebalances:
 //! then nobody looks at the sessions. Next: `net::relay`'s `Engine::review`.
 
 use super::Relayed;
+use super::close::CloseReason;
+use super::pending::Pending;
 use crate::clock::{Deadline, Millis, millis};
 use crate::config::{OnDown, Percent};
+use crate::drain::Spread;
 use crate::name::{BackendId, PoolName};
 use crate::net::relay::{Engine, Order};
 use crate::pool::{Backend, Pool};
@@ -35,11 +40,48 @@ pub struct Mover {
     changes_seen: u32,
     /// The first of those deadlines.
     next_deadline: Option<Millis>,
+    thinning: Thinning,
+}
+
+/// How far the sessions have gone that are to go before the process does.
+#[derive(Debug, Default)]
+struct Thinning {
+    /// When some were last chosen.
+    last: Option<Instant>,
+    /// How many more should have been; a fraction.
+    owed: f64,
+}
+
+impl Thinning {
+    /// How many of those that are `left` go now, so that all go evenly.
+    fn due(&mut self, spread: Spread, left: usize, now: Instant) -> usize {
+        let elapsed = now.saturating_duration_since(self.last.replace(now).unwrap_or(spread.from));
+        let (gone, rest) = (elapsed.as_secs_f64(), spread.until.saturating_duration_since(now).as_secs_f64());
+        if gone > 0.0 {
+            self.owed += left as f64 * gone / (gone + rest);
+        }
+        let count = self.owed.floor();
+        self.owed -= count;
+        (count as usize).min(left)
+    }
+}
+
+/// Where a session is that may have to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Pending(usize),
+    Engine(usize),
 }
 
 impl Mover {
     /// Whether a backend of any pool went down since the last call. Ends the sessions that must not outlive it.
-    pub fn look(&mut self, table: &RoutingTable, engine: &mut Engine<Relayed>, now: Instant) -> bool {
+    pub fn look(
+        &mut self,
+        table: &RoutingTable,
+        engine: &mut Engine<Relayed>,
+        pending: &Pending,
+        now: Instant,
+    ) -> bool {
         let mut fallen = false;
         let mut resets = false;
         for pool in &table.pools {
@@ -58,7 +100,7 @@ impl Mover {
         if resets {
             engine.review(now, |session, _| session.has_lost_its_backend().then_some(Order::BackendDown));
         }
-        self.end_overdue(engine, now);
+        self.end_overdue(engine, pending, now);
         self.rebalance(table, engine, now);
         fallen
     }
@@ -69,12 +111,14 @@ impl Mover {
     }
 
     /// Ends the sessions whose backend or listener should be rid of them by now, be it in the table or not.
-    fn end_overdue(&mut self, engine: &mut Engine<Relayed>, now: Instant) {
+    fn end_overdue(&mut self, engine: &mut Engine<Relayed>, pending: &Pending, now: Instant) {
         let (changes, moment) = (Deadline::changes(), millis(now));
         if changes == self.changes_seen && self.next_deadline.is_none_or(|at| at > moment) {
             return;
         }
         (self.changes_seen, self.next_deadline) = (changes, None);
+        // Those that have no relay yet look for themselves.
+        pending.wake_all();
         engine.review(now, |session, _| {
             let at = session.drain_deadline()?;
             if at <= moment {
@@ -83,6 +127,30 @@ impl Mover {
             self.note_deadline(at);
             None
         });
+    }
+
+    /// Ends so many of the sessions that are left as it takes for all of them to go evenly, the longest idle first.
+    pub fn thin_out(&mut self, spread: Spread, engine: &mut Engine<Relayed>, pending: &Pending, now: Instant) {
+        if now < spread.from {
+            return;
+        }
+        let waiting = pending.places().filter_map(|place| Some((pending.look_at(place)?.last_moved, place)));
+        let mut left: Vec<_> = waiting.map(|(idle_since, place)| (idle_since, Place::Pending(place))).collect();
+        let relayed = engine.places().filter_map(|place| engine.look_at(place)).filter(|seen| !seen.is_closing);
+        left.extend(relayed.map(|seen| (seen.last_moved, Place::Engine(seen.place))));
+        let count = self.thinning.due(spread, left.len(), now);
+        if count == 0 {
+            return;
+        }
+        left.select_nth_unstable(count - 1);
+        let going = &mut left[..count];
+        going.sort_unstable();
+        for (_, place) in going {
+            match *place {
+                Place::Pending(place) => pending.call_off_at(place, CloseReason::DrainDeadline),
+                Place::Engine(place) => engine.order(place, Order::DrainDeadline, now),
+            }
+        }
     }
 
     /// Moves at most the share that each pool's config allows in a minute, the longest-lived first.
@@ -185,6 +253,34 @@ mod tests {
             held.extend(claims.filter(|slot| slot.id == backend.id).take(count));
         }
         held
+    }
+
+    /// Whether anybody ends by himself or not, and however seldom somebody looks, as many go in each part of the time, and
+    /// nobody is left at its end.
+    #[test]
+    fn what_is_left_at_the_end_goes_evenly() {
+        let from = Instant::now();
+        let at = |tenths: u64| from + Duration::from_millis(100 * tenths);
+        let spread = Spread { from, until: at(100) };
+        for (sessions, step) in [(1_000, 1), (1_000, 7), (7, 1), (3, 20), (1, 3), (0, 1)] {
+            let (mut thinning, mut left, mut seen) = (Thinning::default(), sessions, Vec::new());
+            for tenths in (step..100).step_by(step as usize).chain([100]) {
+                let count = thinning.due(spread, left, at(tenths));
+                left -= count;
+                seen.push(left);
+                let expected = sessions as f64 * (100 - tenths) as f64 / 100.0;
+                assert!((left as f64 - expected).abs() <= 1.0, "{left} of {sessions} after {tenths}: {seen:?}");
+            }
+            assert_eq!(left, 0, "{sessions} in steps of {step}");
+        }
+        // Half of them go by themselves after half of the time: the others still take all of it.
+        let (mut thinning, mut left) = (Thinning::default(), 1_000);
+        for tenths in 1..=100 {
+            left -= thinning.due(spread, left, at(tenths));
+            left /= if tenths == 50 { 2 } else { 1 };
+            assert!(tenths != 75 || (124..=126).contains(&left), "{left}");
+        }
+        assert_eq!(left, 0);
     }
 
     #[test]

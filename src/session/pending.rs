@@ -8,6 +8,7 @@
 //! Next: `listing`, which shows them beside those of the engine.
 
 use super::Worker;
+use super::close::CloseReason;
 use super::queue::Watch;
 use super::record::{Phase, Record};
 use crate::config::DEFAULT_RULE;
@@ -69,7 +70,7 @@ impl Sight {
 pub struct Pending {
     entries: RefCell<Slab<Entry>>,
     /// Those that are to end when their task is looked at next.
-    called_off: RefCell<Vec<SessionId>>,
+    called_off: RefCell<Vec<(SessionId, CloseReason)>>,
 }
 
 #[derive(Debug)]
@@ -89,26 +90,39 @@ impl Pending {
         Ref::filter_map(self.entries.borrow(), |entries| Some(&entries.get(place)?.sight)).ok()
     }
 
-    /// Ends this session, if it is here.
+    /// Ends this session by an operator's word, if it is here.
     pub fn call_off(&self, id: SessionId) -> bool {
         let entries = self.entries.borrow();
         let Some((_, entry)) = entries.iter().find(|(_, entry)| entry.sight.id == id) else { return false };
-        self.called_off.borrow_mut().push(id);
+        self.called_off.borrow_mut().push((id, CloseReason::ClosedByOperator));
         entry.waker.wake_by_ref();
         true
+    }
+
+    /// Ends the session at this place for this reason, if there is one.
+    pub fn call_off_at(&self, place: usize, reason: CloseReason) {
+        if let Some(entry) = self.entries.borrow().get(place) {
+            self.called_off.borrow_mut().push((entry.sight.id, reason));
+            entry.waker.wake_by_ref();
+        }
+    }
+
+    /// Has each of them look again until when it may stay.
+    pub fn wake_all(&self) {
+        self.entries.borrow().iter().for_each(|(_, entry)| entry.waker.wake_by_ref());
     }
 
     /// Whether this session is to end.
     pub fn is_called_off(&self, id: SessionId) -> bool {
         let called_off = self.called_off.borrow();
-        !called_off.is_empty() && called_off.contains(&id)
+        !called_off.is_empty() && called_off.iter().any(|(called_off, _)| *called_off == id)
     }
 
-    /// The same, for the record of a session that was dropped: nobody asks again.
-    pub fn take_called_off(&self, id: SessionId) -> bool {
+    /// Why, for the record of a session that was dropped: nobody asks again.
+    pub fn take_called_off(&self, id: SessionId) -> Option<CloseReason> {
         let mut called_off = self.called_off.borrow_mut();
-        let found = called_off.iter().position(|called_off| *called_off == id);
-        found.map(|index| called_off.swap_remove(index)).is_some()
+        let found = called_off.iter().position(|(called_off, _)| *called_off == id)?;
+        Some(called_off.swap_remove(found).1)
     }
 
     fn enter(&self, sight: Sight, waker: Waker) -> usize {
@@ -171,6 +185,14 @@ impl Future for Shown<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Infallible> {
         let pending = &self.worker.pending;
+        let is_shown = self.place.is_some() || self.watch.is_none_or(Watch::is_late);
+        if let Some(at) = self.record.drain_deadline(self.backend).filter(|_| is_shown)
+            && !self.worker.may_stay_until(at)
+        {
+            pending.called_off.borrow_mut().push((self.record.id, CloseReason::Drained));
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         match self.place {
             Some(place) => {
                 if let Some(entry) = pending.entries.borrow_mut().get_mut(place) {

@@ -307,9 +307,11 @@ impl Drop for Record {
     fn drop(&mut self) {
         let reason = self.reason.unwrap_or_else(|| match () {
             () if std::thread::panicking() => CloseReason::Panic,
-            () if self.worker.pending.take_called_off(self.id) => CloseReason::ClosedByOperator,
-            () => CloseReason::DrainDeadline,
+            () => self.worker.pending.take_called_off(self.id).unwrap_or(CloseReason::DrainDeadline),
         });
+        if reason == CloseReason::DrainDeadline {
+            self.worker.count_cut();
+        }
         let duration = self.accepted.elapsed();
         let metrics = &self.listener.metrics;
         metrics.closed[reason as usize].inc();

@@ -6,7 +6,7 @@ use super::balance::{self, Seat, Seats};
 use super::mover::Mover;
 use super::pending::Pending;
 use super::{Arrival, Relayed, Session, hook};
-use crate::clock::Millis;
+use crate::clock::{Millis, millis};
 use crate::config::RelayMode;
 use crate::drain::{Drain, Living, Stage, run_local};
 use crate::every::Every;
@@ -59,6 +59,8 @@ pub struct Worker {
     pub(super) pending: Pending,
     mover: RefCell<Mover>,
     sessions: Cell<u64>,
+    /// Sessions that the end of the process has cut.
+    cut: Cell<usize>,
     /// The use of pipes that the metrics know of.
     pipes_seen: Cell<PipeUse>,
 }
@@ -82,6 +84,7 @@ impl Worker {
             pending: Pending::default(),
             mover: RefCell::default(),
             sessions: Cell::new(0),
+            cut: Cell::new(0),
             pipes_seen: Cell::default(),
         })
     }
@@ -119,8 +122,15 @@ impl Worker {
         if let Some(access) = &self.access {
             access.borrow_mut().flush();
         }
-        if self.mover.borrow_mut().look(&self.table.load(), &mut self.engine.borrow_mut(), Instant::now()) {
-            self.fallen.notify_waiters();
+        let now = Instant::now();
+        {
+            let (mut mover, mut engine) = (self.mover.borrow_mut(), self.engine.borrow_mut());
+            if mover.look(&self.table.load(), &mut engine, &self.pending, now) {
+                self.fallen.notify_waiters();
+            }
+            if let Some(spread) = self.drain.spread() {
+                mover.thin_out(spread, &mut engine, &self.pending, now);
+            }
         }
         let used = self.engine.borrow_mut().pipe_use();
         let seen = self.pipes_seen.replace(used);
@@ -129,9 +139,20 @@ impl Worker {
         metrics.pipe_fallbacks.inc_by(used.fallbacks);
     }
 
-    /// A session that is relayed from now on must end by then.
-    pub(super) fn note_deadline(&self, at: Millis) {
+    /// Whether that time hasn't come yet, for a session that is to end then. It is looked at again when it has.
+    pub(super) fn may_stay_until(&self, at: Millis) -> bool {
         self.mover.borrow_mut().note_deadline(at);
+        at > millis(Instant::now())
+    }
+
+    /// How many sessions the end of the process has cut here so far.
+    #[must_use]
+    pub fn cut(&self) -> usize {
+        self.cut.get()
+    }
+
+    pub(super) fn count_cut(&self) {
+        self.cut.set(self.cut.get() + 1);
     }
 
     pub(super) fn next_session(&self) -> SessionId {

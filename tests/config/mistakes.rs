@@ -39,7 +39,7 @@ fn mistakes_of_the_process() {
             "runtime = 1",
             &[
                 "6:11: runtime: 1 is an integer, but a table is wanted; write { workers = ... }; the keys here are workers, \
-               max_connections, drain_timeout, lame_duck, relay, memory_high, retired_timeout, state_file, watch, user, group, keep_capabilities, landlock",
+               max_connections, drain_timeout, drain_spread, lame_duck, relay, memory_high, retired_timeout, state_file, watch, user, group, keep_capabilities, landlock",
             ],
         ),
         (
@@ -53,7 +53,7 @@ fn mistakes_of_the_process() {
         (
             "runtime.tuning = 4",
             &["6:9: runtime.tuning: unknown key; the keys here are workers, max_connections, drain_timeout, \
-               lame_duck, relay, memory_high, retired_timeout, state_file, watch, user, group, keep_capabilities, landlock"],
+               drain_spread, lame_duck, relay, memory_high, retired_timeout, state_file, watch, user, group, keep_capabilities, landlock"],
         ),
         ("listener.a.bind = 1", &["6:1: listener: unknown key; did you mean \"listeners\"?"]),
         ("sinks = 1", &["6:1: sinks: unknown key; the keys here are runtime, admin, log, limits, listeners, pools"]),

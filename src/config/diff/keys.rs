@@ -46,6 +46,7 @@ pub const PROCESS: &[Key<Config>] = keys![Config:
     "runtime.workers" = runtime.workers as show::or_default,
     "runtime.max_connections" = runtime.max_connections as show::or_default,
     "runtime.drain_timeout" = runtime.drain_timeout,
+    "runtime.drain_spread" = runtime.drain_spread,
     "runtime.lame_duck" = runtime.lame_duck,
     "runtime.relay" = runtime.relay as |relay| show::word(relay, &RelayMode::WORDS),
     "runtime.memory_high" = runtime.memory_high,

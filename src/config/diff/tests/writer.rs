@@ -11,6 +11,7 @@ const RUNTIME: &[Values] = &[
     ("workers", &["1", "2"]),
     ("max_connections", &["1_000", "2_000"]),
     ("drain_timeout", &["\"1s\"", "\"2m\""]),
+    ("drain_spread", &["\"500ms\""]),
     ("lame_duck", &["\"1s\""]),
     ("relay", &["\"copy\"", "\"splice\""]),
     ("memory_high", &["\"off\"", "\"50%\""]),
