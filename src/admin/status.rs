@@ -244,8 +244,11 @@ fn gates(phase: Phase, listeners: &[Listener], pools: &[PoolStatus]) -> Vec<Stri
     let phase = (phase != Phase::Ready).then(|| phase.as_str().to_owned());
     let pools = pools.iter().filter(|pool| pool.available == 0);
     let pools = pools.map(|pool| format!("pool {} has no available backend", pool.name));
-    let listeners = listeners.iter().filter(|listener| listener.state == "down");
-    let listeners = listeners.map(|listener| format!("listener {} has no working socket", listener.name));
+    let listeners = listeners.iter().filter_map(|Listener { name, state, .. }| match *state {
+        "down" => Some(format!("listener {name} has no working socket")),
+        "draining" | "disabled" => Some(format!("listener {name} is {state}")),
+        _ => None,
+    });
     phase.into_iter().chain(pools).chain(listeners).collect()
 }
 

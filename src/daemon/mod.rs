@@ -312,7 +312,7 @@ impl Daemon {
             Stop::LameDuck(_) | Stop::Draining(_) => return self.start_aborting("a second signal came", live),
             Stop::Retired(_) => {
                 tracing::info!(signal, drain_timeout = ?live.config.runtime.drain_timeout, "stopping");
-                return Stop::Draining(Instant::now() + live.config.runtime.drain_timeout);
+                return Stop::Draining(self.end_after(live.config.runtime.drain_timeout, live));
             }
             Stop::No => {}
         }
@@ -339,16 +339,22 @@ impl Daemon {
         self.advance(Stage::Draining, live);
         let retired_timeout = live.config.runtime.retired_timeout;
         tracing::info!(successor = successor.pid, ?retired_timeout, "handed over; finishing the sessions");
-        Stop::Retired(retired_timeout.map(|timeout| Instant::now() + timeout))
+        Stop::Retired(retired_timeout.map(|timeout| self.end_after(timeout, live)))
+    }
+
+    /// When sessions have had so long to finish. In the last part of that they are ended one after the other, where the
+    /// config says so.
+    fn end_after(&self, span: Duration, live: &Live) -> Instant {
+        let until = Instant::now() + span;
+        let spread = live.config.runtime.drain_spread.min(span);
+        if !spread.is_zero() {
+            self.stopper.spread(Spread { from: until.checked_sub(spread).unwrap_or(until), until });
+        }
+        until
     }
 
     fn start_draining(&self, live: &Live) -> Stop {
-        let runtime = &live.config.runtime;
-        let until = Instant::now() + runtime.drain_timeout;
-        if !runtime.drain_spread.is_zero() {
-            let from = until.checked_sub(runtime.drain_spread.min(runtime.drain_timeout)).unwrap_or(until);
-            self.stopper.spread(Spread { from, until });
-        }
+        let until = self.end_after(live.config.runtime.drain_timeout, live);
         self.advance(Stage::Draining, live);
         Stop::Draining(until)
     }

@@ -60,12 +60,13 @@ fn the_maximum_of_the_process_changes_with_a_reload() {
 }
 
 /// A backend with room for one, which is taken, and a client that waits for it.
-fn one_that_waits(backend: &Listening) -> (Tidegate, Conn, Conn) {
+fn one_that_waits(backend: &Listening) -> (Tidegate, [Conn; 2], Conn) {
     let tidegate = Tidegate::start(full(&[backend], "max_wait = \"1h\""));
     let first = tidegate.connect();
+    let served = backend.accept();
     let second = tidegate.connect();
     eventually_eq("it waits", &1, || tidegate.count("tidegate_pool_queue_waiting"));
-    (tidegate, first, second)
+    (tidegate, [first, served], second)
 }
 
 fn full(backends: &[&Listening], queue: &str) -> Config {
@@ -93,11 +94,10 @@ fn who_waits_in_a_queue_gets_a_place_that_a_new_config_brings() {
 #[test]
 fn who_waits_for_a_pool_that_goes_hears_it_at_once_and_keeps_its_place_where_only_the_queue_goes() {
     let (old, other) = (Listening::new(), Backend::echo());
-    let (tidegate, mut first, mut second) = one_that_waits(&old);
+    let (tidegate, [mut first, mut served], mut second) = one_that_waits(&old);
     let elsewhere = format!("[pools.other]\nbackends = [\"{other}\"]\nhealth.probe = \"none\"\n");
     let without = Config::over([&old.addr]).pool("backend_max_connections = 1");
     reload(&tidegate, without.connect("attempts = 5"));
-    let mut served = old.accept();
     first.send("ping");
     served.expect("ping");
     drop((first, served));

@@ -2,6 +2,7 @@
 
 use crate::kit::conn::transfer;
 use crate::kit::{Backend, Config, Conn, End, Listening, Refusing, Silent, Tidegate, eventually, throughout};
+use crate::stop::refuses;
 use rustix::process::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,7 +30,7 @@ fn f53_a_storm_of_other_signals_neither_hastens_a_stop_nor_keeps_it_from_its_end
         }
         tidegate.signal(Signal::TERM);
         tidegate.logged(&["stopping"]);
-        eventually("connects are refused", || Conn::try_to(&tidegate.addr()).is_err());
+        eventually("connects are refused", || refuses(&tidegate.addr()));
         // It was begun before, and isn't cut.
         for round in 10..20 {
             transfer(&mut client, &mut backend, round * 100_000, 100_000);
@@ -143,6 +144,30 @@ fn a_backend_that_drains_is_rid_of_its_sessions_at_its_deadline_and_nobody_else_
         more.iter_mut().for_each(Conn::speak);
         tidegate.closed("drained") == 5
     });
+}
+
+#[test]
+fn a_listener_that_drains_says_so_in_readyz_and_is_rid_of_its_sessions_at_its_deadline() {
+    let backend = Backend::echo();
+    let other = "[listeners.other]\nbind = \"127.0.0.1:0\"\npool = \"web\"";
+    let tidegate = Tidegate::start(Config::over([&backend]).more(other));
+    let clients: Vec<Conn> = (0..4).map(|_| tidegate.echoed()).collect();
+    let mut stays = Conn::to(&tidegate.addr_of("other", 0));
+    stays.speak();
+    post(&tidegate, "/listeners/web", "{\"state\": \"draining\", \"deadline\": \"200ms\"}");
+    eventually("its own have gone", || tidegate.closed("drained") == 4);
+    stays.speak();
+    let answer = tidegate.get("/readyz");
+    assert_eq!((answer.status, answer.body.as_str()), (503, "listener web is draining\n"));
+    assert!(refuses(&tidegate.addr()));
+    post(&tidegate, "/listeners/web", "{\"state\": \"enabled\"}");
+    eventually("it is ready again", || tidegate.get("/readyz").status == 200);
+    let mut again = tidegate.echoed();
+    throughout("nobody is reset", Duration::from_millis(600), || {
+        again.speak();
+        tidegate.closed("drained") == 4
+    });
+    drop(clients);
 }
 
 /// Also one that is removed, and isn't in the table any more.

@@ -12,7 +12,7 @@ fn echoes(client: &mut Conn) {
 }
 
 /// True once connects are refused.
-fn refuses(address: &Addr) -> bool {
+pub fn refuses(address: &Addr) -> bool {
     match Conn::try_to(address) {
         Ok(conn) => {
             conn.reset();
