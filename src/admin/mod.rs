@@ -37,6 +37,7 @@ pub use who::Access;
 pub use generations::{ConfigStatus, Generation, RefusedConfig};
 pub use moment::Moment;
 
+use crate::config::Adjustments;
 use crate::drain;
 use crate::every::Every;
 use crate::metrics::Metrics;
@@ -118,6 +119,8 @@ impl Phase {
 /// What the endpoint shows.
 pub struct State {
     pub table: Arc<ArcSwap<RoutingTable>>,
+    /// What operators have changed on top of the config.
+    pub adjustments: Arc<ArcSwap<Adjustments>>,
     pub metrics: Arc<Metrics>,
     pub phase: watch::Receiver<Phase>,
     /// Each worker has a socket for each address of a listener.

@@ -7,7 +7,7 @@
 use super::{ConfigStatus, Moment, Phase, State};
 use crate::admission::{Limiter, Process};
 use crate::clock::Now;
-use crate::config::{self, AdminState, HealthOverride, SendProxy};
+use crate::config::{self, Adjustments, AdminState, HealthOverride, SendProxy};
 use crate::metrics::{HoldOutcome, QueueOutcome, Scope};
 use crate::name::{Direction, PoolName};
 use crate::pool::hold::Hold;
@@ -35,6 +35,8 @@ pub struct Status {
     /// Of the process, then those of the listeners and what they share.
     pub limits: Vec<LimitStatus>,
     pub pools: Vec<PoolStatus>,
+    /// What operators have changed on top of the config, also of what it doesn't have now.
+    pub adjustments: Adjustments,
 }
 
 /// What a limit counts, and what it has refused.
@@ -235,6 +237,7 @@ impl Status {
             listeners,
             limits: limits(&table),
             pools,
+            adjustments: Adjustments::clone(&state.adjustments.load()),
         }
     }
 }

@@ -152,9 +152,9 @@ impl Change {
         let bounded = self.bound(after.state.unwrap_or_default());
         let (from, to) = (said(before, configured), said(after, configured));
         if differs || bounded {
-            let deadline = self.deadline.filter(|_| bounded);
+            let deadline = self.deadline.filter(|_| bounded).map(tracing::field::debug);
             let (pool, backend) = (&name, &*label);
-            tracing::info!(%by, command = "backend", %pool, backend, from, to, ?deadline, "changed");
+            tracing::info!(%by, command = "backend", %pool, backend, from, to, deadline, "changed");
         }
         let warning = target.warning();
         let summary = if differs {
@@ -329,7 +329,7 @@ fn remove(target: &Target, label: &str, deadline: Option<Duration>, by: &Asker, 
     target.take_members(live, members, next);
     tracing::info!(
         %by, command = "remove backend", pool = %name, backend = label, from = backend.state(), to = "absent",
-        sessions = backend.active(), ?deadline, "changed"
+        sessions = backend.active(), deadline = deadline.map(tracing::field::debug), "changed"
     );
     let summary = format!("backend {label} is removed from pool {name}{}", target.warning());
     let details = target.details(live, &backend, json!({"deadline_ms": deadline.map(|it| it.as_millis() as u64)}));

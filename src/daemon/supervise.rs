@@ -107,6 +107,7 @@ impl Control {
         let queues = AcceptQueues::new(Arc::clone(&shared.seats), Arc::clone(&shared.metrics));
         let state = Arc::new(admin::State {
             table: Arc::clone(&shared.table),
+            adjustments: Arc::clone(&shared.adjustments),
             metrics: Arc::clone(&shared.metrics),
             phase,
             workers: shared.workers,

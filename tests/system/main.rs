@@ -18,6 +18,8 @@ mod carried;
 mod choice;
 mod cli;
 mod connecting;
+mod control;
+mod control_state;
 mod distress;
 mod drain;
 mod ejection;

@@ -98,6 +98,7 @@ impl Served {
             who: Arc::new(Who::new(access)),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             table: Arc::clone(&table),
+            adjustments: Arc::default(),
             metrics: Arc::clone(&metrics),
             phase: phase.subscribe(),
             workers: WORKERS,
