@@ -51,15 +51,20 @@
 //!
 //! # Who may be chosen
 //!
-//! What stands in a backend's way is one word of flags (`pool/backend.rs`); none set is plain good. Four hands set
+//! What stands in a backend's way is one word of flags (`pool/backend.rs`); none set is plain good. Five hands set
 //! them:
 //!
 //! | hand | decides in | says |
 //! |---|---|---|
 //! | probes, [`health`]'s checker | [`pool::health`], damped | down |
-//! | the backend's own agent, the same checker | `pool/backend.rs` | down, draining, maint, a smaller share |
+//! | the backend's own agent, the same checker | `pool/backend/hands.rs` | down, draining, maint, a smaller share |
+//! | an operator, `daemon/control.rs` | `pool/adjust.rs` | draining, disabled, down or up whatever others say |
 //! | real traffic, `session/report.rs` | `pool/ejection.rs` | ejected, then half open for one trial |
 //! | time, [`health`]'s keeper | `Pool::review` | an ejection is over, a slow start goes on |
+//!
+//! No hand undoes what another has said. Weights and members are no flags but the pool's view: an operator's change of
+//! them is another view (`Pool::adjust`, `Pool::set_members`), and stays on top of every config that follows
+//! ([`config::Adjustments`], applied by `table/build.rs`, kept by `daemon/state_file.rs`).
 //!
 //! From the flags of all backends `pool/mode.rs` finds what the pool does as a whole: which tiers are in use, and
 //! whether it panics. That a backend is full is no flag: a place is one step of an atomic (`pool/count.rs`), taken with

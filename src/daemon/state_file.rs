@@ -302,8 +302,8 @@ impl Shared {
                         word.wanted.get_or_insert(wanted);
                         let delay = backoff.next_delay(&mut rng);
                         let goes_on = |word: &mut Word| !word.is_over;
-                        let waited = self.changed.wait_timeout_while(word, delay, goes_on);
-                        drop(waited.unwrap_or_else(PoisonError::into_inner));
+                        let rested = self.changed.wait_timeout_while(word, delay, goes_on);
+                        drop(rested.unwrap_or_else(PoisonError::into_inner));
                         continue;
                     }
                 }
