@@ -51,7 +51,8 @@ pub fn holds(pids: &[i32]) -> Holds {
     for pid in pids {
         holds.descriptors += fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         holds.bytes += fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_or(0, |text| proportional(&text));
-        holds.cpu += fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| used(&stat)).unwrap_or_default();
+        holds.cpu +=
+            fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| used(&stat)).unwrap_or_default();
     }
     holds
 }

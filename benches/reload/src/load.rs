@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// What is taken for an answer that never comes.
@@ -211,12 +212,11 @@ async fn exchange(
 ) -> Result<(), Step> {
     let mut stream = connect(target, Ipv4Addr::new(127, 0, 2, 1)).await.map_err(|error| ("connect", error))?;
     let (mut offset, mut answer) = (0, vec![0; PIECE]);
-    let too_late = |_| io::Error::from(ErrorKind::TimedOut);
     while Instant::now() < *end.borrow() {
         let sent = pattern(offset);
         stream.write_all(&sent).await.map_err(|error| ("sending", error))?;
-        let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await.map_err(too_late);
-        read.flatten().map_err(|error| ("receiving", error))?;
+        let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await;
+        read.unwrap_or_else(too_late).map_err(|error| ("receiving", error))?;
         if answer != sent {
             return Err(("wrong bytes", ErrorKind::InvalidData.into()));
         }
@@ -228,11 +228,15 @@ async fn exchange(
         sleep(PACE).await;
     }
     stream.shutdown().await.map_err(|error| ("end", error))?;
-    match timeout(PATIENCE, stream.read(&mut answer)).await.map_err(too_late).flatten() {
+    match timeout(PATIENCE, stream.read(&mut answer)).await.unwrap_or_else(too_late) {
         Ok(0) => Ok(()),
         Ok(_) => Err(("more than was sent", ErrorKind::InvalidData.into())),
         Err(error) => Err(("end", error)),
     }
+}
+
+fn too_late<T>(_: Elapsed) -> io::Result<T> {
+    Err(ErrorKind::TimedOut.into())
 }
 
 /// Bytes of a stream from here on: none of their neighbours are the same, and no block of a power of two is like the
