@@ -115,6 +115,8 @@
 //!     chance.
 //! 17. Nobody is believed to be somebody else but by a header from a proxy that the config trusts.
 //! 18. Privileges are given up before the first thread begins, so that every thread has the same and none keeps more.
+//! 19. While a process takes another one's place, somebody accepts from each queue at each moment, and until it has
+//!     said that it does, nothing of the other one has changed.
 //!
 //! A unix socket knows no reset: its peer sees an end of file where a TCP peer would see one.
 

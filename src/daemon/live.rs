@@ -22,7 +22,7 @@ use super::privileges::Identity;
 use super::sockets::{self, Severity};
 use super::start::{Shared, resolve};
 use super::state_file::{self, Keeper};
-use super::upgrade::{Estate, Handover};
+use super::upgrade::Handover;
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
 use crate::config::{self, Adjustments, AdminState, Config, Level, Loaded, Mistake, Mistakes};
@@ -34,7 +34,6 @@ use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
 use crate::session::orders::Order;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
-use rustix::io::Errno;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -181,7 +180,7 @@ pub struct Live {
     limit: u64,
     identity: Option<Identity>,
     store: Store,
-    /// The admin endpoint's sockets once more, each with its configured address.
+    /// The admin endpoint's sockets once more, with their addresses as the config had them.
     pub admin: Vec<(BindAddr, Arc<ListenSocket>)>,
     /// The number of the first table.
     first_generation: u64,
@@ -266,28 +265,6 @@ impl Live {
             sockets.entry(bound.listener.clone()).or_default().extend(own);
         }
         self.store.keep(&sockets);
-    }
-
-    /// All that a successor is to have.
-    pub fn estate(&self) -> Result<Estate, Errno> {
-        let table = self.shared.table.load();
-        let mut estate = Estate::new(self.generation(), self.hash(), self.adjustments.clone(), &table.pools);
-        for bound in &self.bound {
-            let sockets = bound.sockets.iter().filter_map(|shared| shared.get());
-            estate.add(bound.listener.as_str(), &bound.wanted, sockets)?;
-        }
-        for (wanted, socket) in &self.admin {
-            estate.add_admin(wanted, Arc::clone(socket))?;
-        }
-        Ok(estate)
-    }
-
-    /// The predecessor has left everything to this process.
-    pub fn take_over(&self) {
-        let sockets = self.bound.iter().flat_map(|bound| &bound.sockets).filter_map(|shared| shared.get());
-        for socket in sockets.chain(self.admin.iter().map(|(_, socket)| Arc::clone(socket))) {
-            socket.take_over();
-        }
     }
 
     /// Which one of the configs that this process had it is.

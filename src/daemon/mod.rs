@@ -11,6 +11,8 @@
 //! | refusals | control thread | a tick of a second | after the workers |
 //! | watchdog | control thread | half of the service manager's span | after the workers |
 //! | look at the file | control thread | `runtime.watch` | after the workers |
+//! | status line | control thread | a tick of five seconds | after the workers |
+//! | upgrade | a thread for each | the successor | with it |
 //! | admin endpoint | control thread | its socket | last |
 //! | state file | a thread | what is to be kept | flushed at exit |
 //! | log writers | a thread each | their queues | flushed at exit |
@@ -45,6 +47,7 @@ mod refusals;
 mod sockets;
 mod start;
 mod state_file;
+mod status_line;
 mod supervise;
 mod upgrade;
 mod watchdog;
@@ -177,8 +180,8 @@ impl Daemon {
         let mut control = supervise::Control::start(&shared);
         let (phase, file) = (self.phase.subscribe(), live.looked());
         let mut endpoint = Some(supervise::Endpoint { admin, phase, commands: commands.clone(), file });
-        if inheritance.is_none() {
-            control.open(&shared, endpoint.take())?;
+        if let Some(endpoint) = endpoint.take_if(|_| inheritance.is_none()) {
+            control.open(&shared, endpoint)?;
         }
         let verdict = if let Some(signal) = self.first_round(&live, &control, &mut signals).await {
             tracing::info!(signal, "stopped before it was ready");
@@ -199,7 +202,9 @@ impl Daemon {
                     taken_over = heir.take_over(&taken) => taken_over?,
                 }
                 live.take_over();
-                control.open(&shared, endpoint.take())?;
+                if let Some(endpoint) = endpoint.take() {
+                    control.open(&shared, endpoint)?;
+                }
             }
             if are_up {
                 live.keep_in_store();
@@ -332,6 +337,7 @@ impl Daemon {
         // Two would write one state file.
         drop(live.keeper.take());
         successor.estate.pass_on(&successor.taken);
+        live.admin.clear();
         control.close();
         if let Err(error) = successor.say_go() {
             tracing::error!(%error, "can't tell the successor to go");

@@ -7,7 +7,7 @@
 use super::accept_queues::AcceptQueues;
 use super::look::{self, Looked};
 use super::start::Shared;
-use super::{Failure, headroom, memory, refusals, watchdog};
+use super::{Failure, headroom, memory, refusals, status_line, watchdog};
 use crate::admin::command::Commands;
 use crate::admin::{self, Phase};
 use crate::backoff::Backoff;
@@ -32,26 +32,25 @@ pub struct Control {
     memory: JoinHandle<()>,
     headroom: JoinHandle<()>,
     refusals: JoinHandle<()>,
-    /// From the moment on when it speaks with the outside.
-    watchdog: Option<JoinHandle<()>>,
-    look: Option<JoinHandle<()>>,
+    /// Those that act or speak for the service as a whole.
+    voices: Vec<JoinHandle<()>>,
     /// One for each of the endpoint's sockets.
     admin: Vec<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
 }
 
-/// What the admin endpoint is made of.
+/// What speaks for the service as a whole is made of.
 pub struct Endpoint {
     pub admin: Vec<ListenSocket>,
     pub phase: watch::Receiver<Phase>,
     pub commands: Commands,
-    /// The config's file, which is looked at where the config says so.
+    /// The config file, as it was read.
     pub file: Option<Looked>,
 }
 
 impl Control {
-    /// All but what speaks with the outside.
+    /// All that looks after this process alone.
     pub fn start(shared: &Shared) -> Self {
         let (done, first_round) = watch::channel(false);
         let (table, table_changed) = (Arc::clone(&shared.table), Arc::clone(&shared.table_changed));
@@ -78,32 +77,25 @@ impl Control {
         let (checker, keeper, memory) = (spawn(checker), spawn(keeper), spawn(memory));
         let (headroom, refusals) = (spawn(headroom), spawn(refusals));
         let stop = watch::Sender::new(false);
-        Self {
-            checker,
-            keeper,
-            memory,
-            headroom,
-            refusals,
-            watchdog: None,
-            look: None,
-            admin: Vec::new(),
-            first_round,
-            stop,
-        }
+        let (voices, admin) = (Vec::new(), Vec::new());
+        Self { checker, keeper, memory, headroom, refusals, voices, admin, first_round, stop }
     }
 
-    /// Speaks with the outside: starts the admin endpoint, and the watchdog.
-    pub fn open(&mut self, shared: &Shared, endpoint: Option<Endpoint>) -> Result<(), Failure> {
+    /// All that speaks for the service: the admin endpoint, the look at the config file, and what the service manager
+    /// hears.
+    pub fn open(&mut self, shared: &Shared, endpoint: Endpoint) -> Result<(), Failure> {
+        let Endpoint { admin, phase, commands, file } = endpoint;
         let seats = Arc::clone(&shared.seats);
         let watchdog =
             keep_running("watchdog", Arc::clone(&shared.metrics), move || watchdog::feed(Arc::clone(&seats)));
-        self.watchdog = Some(spawn(watchdog));
-        let Some(Endpoint { admin, phase, commands, file }) = endpoint else { return Ok(()) };
         let (config, asked) = (Arc::clone(&shared.config), commands.clone());
         let look = keep_running("look", Arc::clone(&shared.metrics), move || {
             look::at_the_file(file.clone(), Arc::clone(&config), asked.clone())
         });
-        self.look = Some(spawn(look));
+        let (told, ready) = (shared.clone(), phase.clone());
+        let status =
+            keep_running("status", Arc::clone(&shared.metrics), move || status_line::tell(told.clone(), ready.clone()));
+        self.voices = vec![spawn(watchdog), spawn(look), spawn(status)];
         let queues = AcceptQueues::new(Arc::clone(&shared.seats), Arc::clone(&shared.metrics));
         let state = Arc::new(admin::State {
             table: Arc::clone(&shared.table),
@@ -135,9 +127,11 @@ impl Control {
         Ok(())
     }
 
-    /// Another process speaks with the outside in this one's place: answers that have begun are finished.
+    /// Another process speaks in this one's place: answers that have begun are finished.
     pub fn close(&self) {
-        self.watchdog.iter().chain(&self.look).for_each(JoinHandle::abort);
+        for voice in &self.voices {
+            voice.abort();
+        }
         self.stop.send_replace(true);
     }
 

@@ -8,7 +8,6 @@
 use super::conn::{Addr, Conn};
 use super::http::{self, Answer};
 use super::kernel;
-use super::metrics::Metrics;
 use super::output::{Output, keep, keep_telling};
 use super::running::Running;
 use super::wait::{PATIENCE, eventually, eventually_some};
@@ -296,51 +295,6 @@ impl Tidegate {
         http::post(self.admin(), path, body)
     }
 
-    pub fn metrics(&self) -> Metrics {
-        let answer = self.get("/metrics");
-        assert_eq!(answer.status, 200);
-        Metrics::parse(&answer.body)
-    }
-
-    /// `/status`.
-    pub fn status(&self) -> Value {
-        let answer = self.get("/status");
-        assert_eq!(answer.status, 200);
-        answer.json()
-    }
-
-    /// The one backend of this address or name in `/status`.
-    pub fn backend_status(&self, backend: impl Display) -> Value {
-        let (status, wanted) = (self.status(), backend.to_string());
-        let pools = status["pools"].as_array().unwrap();
-        pools
-            .iter()
-            .flat_map(|pool| pool["backends"].as_array().unwrap())
-            .find(|backend| backend["address"] == wanted.as_str() || backend["name"] == wanted.as_str())
-            .unwrap_or_else(|| panic!("no backend {wanted} in {status:#}"))
-            .clone()
-    }
-
-    /// The number of the config in use.
-    pub fn generation(&self) -> u64 {
-        self.metrics().one("tidegate_config_generation", &[]) as u64
-    }
-
-    /// Sessions of all listeners, as the gauge has them.
-    pub fn sessions(&self) -> u64 {
-        self.metrics().sum("tidegate_listener_connections_active", &[]) as u64
-    }
-
-    /// Slots of all backends, as the gauge has them.
-    pub fn slots(&self) -> u64 {
-        self.metrics().sum("tidegate_backend_connections_active", &[]) as u64
-    }
-
-    /// How many sessions ended for this reason.
-    pub fn closed(&self, reason: &str) -> u64 {
-        self.metrics().sum("tidegate_connections_closed_total", &[("reason", reason)]) as u64
-    }
-
     pub fn fds(&self) -> Vec<String> {
         kernel::fds(self.pid)
     }
@@ -354,26 +308,6 @@ impl Tidegate {
     pub fn until_idle(&self) {
         eventually("all sessions have ended", || self.sessions() == 0);
         eventually("all slots are free", || self.slots() == 0);
-    }
-
-    /// The first `count` lines of `$DIR/access.log`, which must be JSON; waits for them.
-    pub fn records(&self, count: usize) -> Vec<Value> {
-        let lines = self.access_lines(count);
-        lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
-    }
-
-    /// The first `count` lines of `$DIR/access.log`; waits for them, and asserts that there are no more when nothing is
-    /// going on.
-    pub fn access_lines(&self, count: usize) -> Vec<String> {
-        let path = self.dir.path().join("access.log");
-        self.until_idle();
-        let lines = eventually_some("the access log has its lines", || {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            let lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
-            (lines.len() >= count && lines.iter().all(|line| line.ends_with('\n'))).then_some(lines)
-        });
-        assert_eq!(lines.len(), count, "{lines:#?}");
-        lines.iter().map(|line| line.trim_end().to_owned()).collect()
     }
 
     /// What it said on stderr so far.
@@ -429,6 +363,9 @@ impl Tidegate {
         self.pid = line["pid"].as_u64().unwrap() as u32;
         self.listeners = listeners(&line);
         self.admin = line["admin"].as_str().map(Addr::parse);
+        // Its endpoint keeps a descriptor in reserve as soon as it answers.
+        self.admin.is_some().then(|| self.get("/livez"));
+        self.fds_at_start = kernel::fds(self.pid);
         std::mem::replace(&mut self.running, Running::Follower { pid: self.pid, status: None })
     }
 
@@ -436,7 +373,6 @@ impl Tidegate {
     pub fn follow_alone(&mut self) {
         let mut before = self.follow();
         assert_eq!(before.end().map(|status| status.code()), Some(Some(0)), "{}", self.log());
-        self.fds_at_start = kernel::fds(self.pid);
     }
 
     /// All lines that it and its successors have said on stdout.

@@ -37,6 +37,11 @@ impl Running {
         }
     }
 
+    /// Whether it is gone, whoever has reaped it: a successor is its predecessor's child as long as that one lives.
+    pub fn has_ended(&mut self) -> bool {
+        self.try_wait().is_some() || !std::path::Path::new(&format!("/proc/{}", self.pid())).exists()
+    }
+
     /// Waits for its end.
     pub fn end(&mut self) -> Option<ExitStatus> {
         let deadline = std::time::Instant::now() + PATIENCE;

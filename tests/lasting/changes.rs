@@ -144,3 +144,39 @@ fn f41_three_hundred_reloads_of_everything_cost_nobody_a_connection() {
     eventually_eq("nobody is left", &0, || tidegate.sessions());
     assert!(tidegate.lives());
 }
+
+#[test]
+fn f55_ten_upgrades_in_a_row_cost_nobody_a_connection() {
+    const UPGRADES: usize = 10;
+    let scene = Scene::new();
+    let mut tidegate = scene.start();
+    let load = scene.load();
+    eventually("the load has begun", || load.served() > u64::from(RATE));
+    let (begun, sockets) = (Instant::now(), tidegate.sockets());
+    let (mut predecessors, mut sizes) = (Vec::new(), Vec::new());
+    for step in 1..=UPGRADES {
+        pace((begun + Duration::from_secs(1) * step as u32).saturating_duration_since(Instant::now()));
+        // The last one is as the first was.
+        let config = scene.config(if step == UPGRADES { 0 } else { step });
+        let workers = format!("workers = {}", if step == UPGRADES { 2 } else { 1 + step % 3 });
+        std::fs::write(tidegate.dir().join("lb.toml"), config.replace("workers = 2", &workers)).unwrap();
+        tidegate.signal(Signal::USR2);
+        predecessors.push(tidegate.follow());
+        assert_eq!(load.wrong(""), 0, "at step {step}: {:?}", load.finish());
+        sizes.push(kernel::resident(tidegate.pid) >> 20);
+    }
+    // Those without long streams have nothing left to do, and none of them is waited for.
+    for predecessor in &mut predecessors[1..] {
+        eventually("it has ended", || predecessor.has_ended());
+        // The second one's end is the first one's to see, which tells of it.
+        assert!(predecessor.try_wait().is_none_or(|status| status.success()), "{}", tidegate.log());
+    }
+    assert!(predecessors[0].try_wait().is_none(), "the first one has all the streams");
+    let report = load.finish();
+    println!("{UPGRADES} upgrades in {:?}; MiB of each: {sizes:?}; {report:?}", begun.elapsed());
+    assert!(report.wrong.is_empty(), "{report:?}");
+    assert_eq!(predecessors[0].end().map(|status| status.code()), Some(Some(0)), "{}", tidegate.log());
+    assert_eq!(tidegate.count_logged(&["ERROR"]), 0, "{}", tidegate.log());
+    assert_eq!(tidegate.generation(), UPGRADES as u64 + 1);
+    eventually("its sockets are as many as the first one's", || tidegate.sockets() <= sockets);
+}

@@ -21,6 +21,12 @@ fn script(tidegate: &Tidegate, lines: &str) -> PathBuf {
     path
 }
 
+/// Makes this its config file.
+fn write(tidegate: &Tidegate, config: &str) {
+    let text = config.replace("$DIR", tidegate.dir().to_str().unwrap());
+    fs::write(tidegate.dir().join("lb.toml"), text).unwrap();
+}
+
 /// It is asked for, and comes to nothing: the process serves on, and can be asked again.
 fn refused(tidegate: &mut Tidegate, words: &[&str]) {
     let before = tidegate.count_logged(&["refused:", "command=\"upgrade\""]);
@@ -83,7 +89,7 @@ fn the_binary_that_is_there_now_is_started_with_the_config_that_is_there_now() {
     tidegate.replace_binary(&wrapper);
     let text = Config::over([&two]).only_runtime("workers = 3").to_string();
     let more = format!("{text}[listeners.more]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n");
-    fs::write(tidegate.dir().join("lb.toml"), more).unwrap();
+    write(&tidegate, &more);
     tidegate.signal(Signal::USR2);
     tidegate.follow_alone();
     assert_eq!(tidegate.addr(), address);
@@ -94,7 +100,7 @@ fn the_binary_that_is_there_now_is_started_with_the_config_that_is_there_now() {
     assert_eq!(tidegate.status()["generation"], 2);
 
     // Fewer workers leave no queue without one.
-    fs::write(tidegate.dir().join("lb.toml"), Config::over([&two]).only_runtime("workers = 1").to_string()).unwrap();
+    write(&tidegate, &Config::over([&two]).only_runtime("workers = 1").to_string());
     tidegate.signal(Signal::USR2);
     tidegate.follow_alone();
     for _ in 0..50 {
@@ -128,7 +134,7 @@ fn f55_a_successor_that_ends_at_once_changes_nothing_and_its_words_are_told() {
 fn f55_a_successor_with_a_bad_config_is_refused_with_its_own_words() {
     let backend = Backend::echo();
     let mut tidegate = started(Config::over([&backend]));
-    fs::write(tidegate.dir().join("lb.toml"), "[listeners.web]\nbind = 7\n").unwrap();
+    write(&tidegate, "[listeners.web]\nbind = 7\n");
     refused(&mut tidegate, &["lb.toml:2:8"]);
 }
 
@@ -249,4 +255,24 @@ fn with_a_timeout_a_process_that_has_handed_over_ends_by_itself() {
     client.expect_end(End::Rst);
     assert_eq!(predecessor.end().unwrap().code(), Some(0));
     tidegate.logged(&["runtime.retired_timeout has passed"]);
+}
+
+#[test]
+fn a_listener_that_was_taken_out_stays_so_and_keeps_its_address() {
+    let backend = Backend::echo();
+    let mut tidegate = started(Config::over([&backend]));
+    let address = tidegate.addr();
+    let answer = tidegate.post("/listeners/web", "{\"state\": \"disabled\"}");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    eventually("nobody listens", || Conn::try_to(&address).is_err());
+    let answer = tidegate.post("/upgrade", "");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    tidegate.follow_alone();
+    assert_eq!(answer.json()["details"]["pid"], tidegate.pid);
+    assert!(Conn::try_to(&address).is_err(), "nobody listens after the upgrade either");
+    let answer = tidegate.post("/listeners/web", "{\"state\": \"enabled\"}");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    for _ in 0..20 {
+        Conn::to(&address).speak();
+    }
 }

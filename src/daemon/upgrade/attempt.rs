@@ -256,9 +256,13 @@ fn how(status: ExitStatus) -> String {
     format!("it ended ({status})")
 }
 
-/// A successor that ends after this process has left it everything leaves nobody who accepts.
+/// A successor that fails after this process has left it everything leaves nobody who accepts.
 fn told_of_end(status: ExitStatus) {
-    tracing::error!(%status, "the successor has ended; this process only finishes its sessions: start the service again");
+    if status.success() {
+        tracing::info!(%status, "the successor has ended, too");
+    } else {
+        tracing::error!(%status, "the successor has ended; this process only finishes its sessions: start the service again");
+    }
 }
 
 /// Waits for something to read or, if wanted, room to send; a while at most.

@@ -51,6 +51,9 @@ struct Socket {
     kept: bool,
     #[serde(default)]
     owns_path: bool,
+    /// An operator has taken the listener out: it doesn't listen.
+    #[serde(default)]
+    parked: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,6 +98,7 @@ impl Estate {
         name: &str,
         wanted: &BindAddr,
         sockets: impl IntoIterator<Item = Arc<ListenSocket>>,
+        parked: bool,
     ) -> Result<(), Errno> {
         let first = self.descriptors.len();
         let mut inodes = Vec::new();
@@ -107,7 +111,7 @@ impl Estate {
                 self.descriptors.push(copy.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?);
                 let (name, wanted) = (name.to_owned(), wanted.to_string());
                 let (kept, owns_path) = (socket.is_kept(), socket.owns_path());
-                self.handover.sockets.push(Socket { name, wanted, kept, owns_path });
+                self.handover.sockets.push(Socket { name, wanted, kept, owns_path, parked });
             }
             self.sockets.push((first + place.unwrap_or(inodes.len() - 1), socket));
         }
@@ -115,7 +119,7 @@ impl Estate {
     }
 
     pub fn add_admin(&mut self, wanted: &BindAddr, socket: Arc<ListenSocket>) -> Result<(), Errno> {
-        self.add(ADMIN, wanted, [socket])
+        self.add(ADMIN, wanted, [socket], false)
     }
 
     /// The successor has these descriptors: their sockets are its own now.
@@ -162,7 +166,8 @@ impl Handover {
             let source =
                 if socket.kept { Source::ServiceManager } else { Source::Predecessor { owns_path: socket.owns_path } };
             let is_admin = socket.name == ADMIN;
-            match (Given::new(descriptor), address(&socket.wanted)) {
+            let given = if socket.parked { Given::bound(descriptor) } else { Given::new(descriptor) };
+            match (given, address(&socket.wanted)) {
                 (Ok(given), Some(wanted)) => {
                     let name = socket.name.clone();
                     candidates.push(Candidate { index, name, is_admin, wanted, source, given });

@@ -19,6 +19,10 @@ mod heir;
 mod program;
 mod wire;
 
+use super::live::Live;
+use rustix::io::Errno;
+use std::sync::Arc;
+
 pub use attempt::{Attempt, Successor};
 pub use handover::{Estate, Handover};
 pub use heir::Heir;
@@ -26,3 +30,29 @@ pub use program::Program;
 
 /// The variable by which a process knows that it is a successor: the number of the descriptor to its predecessor.
 const VARIABLE: &str = "TIDEGATE_PREDECESSOR";
+
+impl Live {
+    /// All that a successor is to have.
+    pub fn estate(&self) -> Result<Estate, Errno> {
+        let table = self.shared.table.load();
+        let mut estate = Estate::new(self.generation(), self.hash(), self.adjustments.clone(), &table.pools);
+        for bound in &self.bound {
+            let name = bound.listener.as_str();
+            estate.add(name, &bound.wanted, bound.sockets.iter().filter_map(|shared| shared.get()), false)?;
+            estate.add(name, &bound.wanted, bound.parked.iter().flatten().cloned(), true)?;
+        }
+        for (wanted, socket) in &self.admin {
+            estate.add_admin(wanted, Arc::clone(socket))?;
+        }
+        Ok(estate)
+    }
+
+    /// The predecessor has left everything to this process.
+    pub fn take_over(&self) {
+        let sockets = self.bound.iter().flat_map(|bound| &bound.sockets).filter_map(|shared| shared.get());
+        let parked = self.bound.iter().flat_map(|bound| bound.parked.iter().flatten().cloned());
+        for socket in sockets.chain(parked).chain(self.admin.iter().map(|(_, socket)| Arc::clone(socket))) {
+            socket.take_over();
+        }
+    }
+}

@@ -13,7 +13,7 @@ use crate::sys;
 use crate::sys::option;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketType, getsockname, listen, sockopt};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketType, getsockname, sockopt};
 use std::ffi::OsStr;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,17 +54,24 @@ pub enum Source {
 }
 
 impl Given {
-    /// Looks at a descriptor.
+    /// Looks at a descriptor that should listen.
     pub fn new(socket: OwnedFd) -> Result<Self, Unfit> {
+        let given = Self::bound(socket)?;
+        match sockopt::socket_acceptconn(&given.socket) {
+            Ok(true) => Ok(given),
+            Ok(false) => Err(Unfit::Deaf),
+            Err(error) => Err(Unfit::Unknown(error)),
+        }
+    }
+
+    /// Looks at a descriptor that need not listen yet.
+    pub fn bound(socket: OwnedFd) -> Result<Self, Unfit> {
         let unknown = |error| match error {
             Errno::NOTSOCK => Unfit::NoStream,
             error => Unfit::Unknown(error),
         };
         if sockopt::socket_type(&socket).map_err(unknown)? != SocketType::STREAM {
             return Err(Unfit::NoStream);
-        }
-        if !sockopt::socket_acceptconn(&socket).map_err(unknown)? {
-            return Err(Unfit::Deaf);
         }
         let address = address_of(&getsockname(&socket).map_err(unknown)?).ok_or(Unfit::Family)?;
         Ok(Self { socket, address: BindAddr(address) })
@@ -94,7 +101,7 @@ impl AsFd for Given {
     }
 }
 
-/// Makes sockets that were bound to one address into at least one for each of `workers`, all listening there.
+/// Makes sockets that were bound to one address into at least one for each of `workers`, which listen if they did.
 ///
 /// Where there are too few, several workers take from one accept queue, as they do from a unix socket's: sockets beside
 /// them would have clients at once, whom nobody serves yet. Fails if an option can't be set.
@@ -140,7 +147,6 @@ fn take(given: Given, source: Source, options: &Options) -> Result<ListenSocket,
             }
         }
     }
-    listen(&socket, options.backlog as i32)?;
     let (kept, lent) = (AtomicBool::new(true), source != Source::ServiceManager);
     Ok(ListenSocket { socket, address, path, kept, lent, passed_on: AtomicBool::new(false), earlier })
 }
@@ -197,7 +203,7 @@ mod tests {
         let name = rustix::net::SocketAddrUnix::new_abstract_name(b"tidegate-adopt-test").unwrap();
         let nameless = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         rustix::net::bind(&nameless, &name).unwrap();
-        listen(&nameless, 1).unwrap();
+        rustix::net::listen(&nameless, 1).unwrap();
         assert_eq!(why(nameless), Unfit::Family);
     }
 
