@@ -25,20 +25,18 @@ use super::state_file::{self, Keeper};
 use super::upgrade::Handover;
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
-use crate::config::{self, Adjustments, AdminState, Config, Level, Loaded, Mistake, Mistakes};
+use crate::config::{Adjustments, AdminState, Config, Level, Loaded, Mistake, Mistakes};
 use crate::drain::Stage;
 use crate::log;
 use crate::name::BindAddr;
 use crate::net::listen::{ListenSocket, Options};
 use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
-use crate::session::orders::Order;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -216,7 +214,7 @@ impl Live {
         let generation = handover.map_or(1, |before| before.generation + u64::from(before.hash != hash(&text)));
         let by = if handover.is_some() { "upgrade" } else { "start" }.to_owned();
         let kept = handover.map_or(kept, |handover| handover.adjustments.clone());
-        let places = listening::open(places, &idle(&config, &kept), &[]).map_err(Failure::System)?;
+        let places = listening::open(places, &parking::idle(&config, &kept), &[]).map_err(Failure::System)?;
         let first = Next { generation, hash: hash(&text), text: &text, config: &config, by, rollback_to: None };
         let told = Told { status: &shared.config_status, metrics: &shared.metrics };
         let history = History::new(&config, first, path.as_deref(), told);
@@ -311,7 +309,7 @@ impl Live {
             return Ok(Committed { generation: self.generation(), changed: false, warnings });
         }
         let (seats, rooms) = self.rooms()?;
-        let places = listening::open(places, &idle(&config, &self.adjustments), &self.bound)?;
+        let places = listening::open(places, &parking::idle(&config, &self.adjustments), &self.bound)?;
         // From here on nothing can fail.
         let before = std::mem::take(&mut self.bound);
         (self.text, self.resolution) = (text, resolution);
@@ -331,38 +329,6 @@ impl Live {
         self.shared.table_changed.notify_one();
         self.keep_in_store();
         Ok(Committed { generation: self.generation(), changed: true, warnings })
-    }
-
-    /// The workers, and room for an order to each. Fails if one of them is stuck.
-    pub fn rooms(&self) -> Result<(Arc<Seats>, Vec<OwnedPermit<Order>>), String> {
-        let seats = self.shared.seats.get().cloned().ok_or("the workers have not begun")?;
-        let stuck = |index| format!("worker {index} doesn't take orders: it is stuck; try again when it is back");
-        let rooms = seats.iter().map(|seat| seat.reserve_order().ok_or_else(|| stuck(seat.index)));
-        let rooms = rooms.collect::<Result<_, _>>()?;
-        Ok((seats, rooms))
-    }
-
-    /// Parks addresses that have come to a listener which is taken out, and listens again on those that have left one;
-    /// the sockets that no worker has yet.
-    fn follow_operators(&mut self) -> Vec<Vec<Arc<SharedSocket>>> {
-        let mut new = Vec::new();
-        let table = self.shared.table.load_full();
-        for bound in &mut self.bound {
-            let Some(listener) = table.listener(&bound.listener) else { continue };
-            let idle = listener.admin() != AdminState::Enabled;
-            if idle {
-                parking::park(bound);
-            } else if bound.is_parked() {
-                match parking::unpark(bound, listener) {
-                    Ok(sockets) => {
-                        (bound.sockets, bound.parked) = (sockets.clone(), Vec::new());
-                        new.push(sockets);
-                    }
-                    Err(text) => tracing::error!("{text}"),
-                }
-            }
-        }
-        new
     }
 
     /// Makes this config the one that runs, on these sockets; those that no worker has yet.
@@ -441,7 +407,7 @@ impl Live {
                             new.push(sockets.clone());
                             Vec::new()
                         } else {
-                            sockets.iter().map(|shared| shared.take()).collect()
+                            sockets.iter().map(|shared| parking::take(shared)).collect()
                         };
                         Bound { listener: name, wanted, actual, options, sockets, parked }
                     }
@@ -489,12 +455,6 @@ impl Live {
 /// One worker's share of an address's sockets; at least one, since there are never fewer than workers.
 pub fn share(sockets: &[Arc<SharedSocket>], worker: usize, workers: usize) -> impl Iterator<Item = Arc<SharedSocket>> {
     sockets.iter().skip(worker).step_by(workers.max(1)).cloned()
-}
-
-/// For each listener, whether an operator has taken it out.
-fn idle(config: &Config, adjustments: &Adjustments) -> Vec<bool> {
-    let state = |listener: &config::Listener| adjustments.listeners.get(listener.name.as_str()).copied();
-    config.listeners.iter().map(|listener| state(listener).unwrap_or_default() != AdminState::Enabled).collect()
 }
 
 /// Of a config's text; 16 hexadecimal digits.

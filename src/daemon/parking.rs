@@ -9,15 +9,17 @@ use super::listening::Bound;
 use super::live::{Live, share};
 use crate::admin::command::{Asker, Done, Refused, Reply, Why};
 use crate::clock::Now;
-use crate::config::{AdminState, unknown_name};
+use crate::config::{self, Adjustments, AdminState, Config, unknown_name};
 use crate::drain::Stage;
 use crate::name::ListenerName;
 use crate::net::listen::{ListenSocket, Neighbours, bind_again, bind_all};
-use crate::session::balance::SharedSocket;
+use crate::session::balance::{Seats, SharedSocket};
+use crate::session::orders::Order;
 use crate::table::Listener;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc::OwnedPermit;
 
 /// Has a listener take nobody new, or take clients again; those that it has may stay until `deadline`.
 pub fn carry_out(
@@ -112,6 +114,51 @@ impl Live {
         self.keep_in_store();
         Ok(())
     }
+
+    /// The workers, and room for an order to each. Fails if one of them is stuck.
+    pub fn rooms(&self) -> Result<(Arc<Seats>, Vec<OwnedPermit<Order>>), String> {
+        let seats = self.shared.seats.get().cloned().ok_or("the workers have not begun")?;
+        let stuck = |index| format!("worker {index} doesn't take orders: it is stuck; try again when it is back");
+        let rooms = seats.iter().map(|seat| seat.reserve_order().ok_or_else(|| stuck(seat.index)));
+        let rooms = rooms.collect::<Result<_, _>>()?;
+        Ok((seats, rooms))
+    }
+
+    /// Parks addresses that have come to a listener which is taken out, and listens again on those that have left one;
+    /// the sockets that no worker has yet.
+    pub fn follow_operators(&mut self) -> Vec<Vec<Arc<SharedSocket>>> {
+        let mut new = Vec::new();
+        let table = self.shared.table.load_full();
+        for bound in &mut self.bound {
+            let Some(listener) = table.listener(&bound.listener) else { continue };
+            let idle = listener.admin() != AdminState::Enabled;
+            if idle {
+                park(bound);
+            } else if bound.is_parked() {
+                match unpark(bound, listener) {
+                    Ok(sockets) => {
+                        (bound.sockets, bound.parked) = (sockets.clone(), Vec::new());
+                        new.push(sockets);
+                    }
+                    Err(text) => tracing::error!("{text}"),
+                }
+            }
+        }
+        new
+    }
+}
+
+/// For each listener, whether an operator has taken it out.
+pub fn idle(config: &Config, adjustments: &Adjustments) -> Vec<bool> {
+    let state = |listener: &config::Listener| adjustments.listeners.get(listener.name.as_str()).copied();
+    config.listeners.iter().map(|listener| state(listener).unwrap_or_default() != AdminState::Enabled).collect()
+}
+
+/// The socket of one that no worker has; it doesn't listen, also if it came from another process that did.
+pub fn take(shared: &SharedSocket) -> Option<Arc<ListenSocket>> {
+    let socket = shared.take();
+    socket.iter().for_each(|socket| socket.stop());
+    socket
 }
 
 /// Has the sockets emptied and their listening ended.
@@ -172,7 +219,7 @@ fn end(socket: &SharedSocket) {
 mod tests {
     use super::*;
     use crate::admission::Gate;
-    use crate::config::{self, Socket};
+    use crate::config::Socket;
     use crate::metrics::Metrics;
     use crate::name::{BindAddr, Endpoint, PoolName};
     use crate::net::listen::{AtClose, Options, SocketAccess};

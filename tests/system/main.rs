@@ -36,6 +36,7 @@ mod memory;
 mod moving;
 mod origin;
 mod panics;
+mod parking;
 mod plan;
 mod policies;
 mod probes;

@@ -45,7 +45,8 @@ fn a_volume_that_is_swapped_by_a_link_is_seen() {
     let dir = launch.dir().to_owned();
     for (version, backend) in [("v1", &one), ("v2", &two)] {
         fs::create_dir(dir.join(version)).unwrap();
-        fs::write(dir.join(version).join("lb.toml"), Config::over([backend]).runtime(WATCH).to_string()).unwrap();
+        let text = Config::over([backend]).runtime(WATCH).to_string().replace("$DIR", dir.to_str().unwrap());
+        fs::write(dir.join(version).join("lb.toml"), text).unwrap();
     }
     fs::remove_file(dir.join("lb.toml")).unwrap();
     symlink("v1", dir.join("data")).unwrap();
