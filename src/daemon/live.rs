@@ -11,6 +11,7 @@
 //! for the sockets, `carry_out` for who asks.
 
 use super::Failure;
+use super::examine::{Examined, examine, hash};
 use super::fd_store::Store;
 use super::fds;
 use super::history::{History, Next, Told};
@@ -19,13 +20,12 @@ use super::listening::{self, Bound, Opened, Place};
 use super::look::Looked;
 use super::parking;
 use super::privileges::Identity;
-use super::sockets::{self, Severity};
-use super::start::{Shared, resolve};
+use super::start::Shared;
 use super::state_file::{self, Keeper};
 use super::upgrade::Handover;
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
-use crate::config::{Adjustments, AdminState, Config, Level, Loaded, Mistake, Mistakes};
+use crate::config::{Adjustments, AdminState, Config, Level, Loaded};
 use crate::drain::Stage;
 use crate::log;
 use crate::name::BindAddr;
@@ -34,7 +34,7 @@ use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -94,33 +94,6 @@ pub struct Candidate {
     pub warnings: Vec<String>,
 }
 
-/// A config that makes sense here, of which nothing has been bound.
-pub struct Examined {
-    pub config: Config,
-    pub text: Arc<str>,
-    pub resolution: Resolution,
-    plan: fds::Plan,
-    /// What it does that is hardly meant.
-    pub warnings: Vec<String>,
-}
-
-/// The part of phase one that is only looking. Fails with a line for each mistake.
-pub fn examine(base: &Base, loaded: Loaded) -> Result<Examined, Failure> {
-    let Loaded { config, warnings, text } = loaded;
-    let mut warnings: Vec<String> = warnings.iter().map(Mistake::first_line).collect();
-    let resolution = resolve(&config)?;
-    let (lacks, refusals): (Vec<_>, Vec<_>) =
-        sockets::lacks(&config).into_iter().partition(|lack| lack.severity == Severity::Warning);
-    warnings.extend(lacks.into_iter().map(|lack| lack.text));
-    if !refusals.is_empty() {
-        let texts: Vec<String> = refusals.into_iter().map(|lack| lack.text).collect();
-        return Err(Failure::System(texts.join("\n")));
-    }
-    let plan = fds::plan(&config, base.workers, base.limit).map_err(Failure::System)?;
-    warnings.extend(limits_out_of_reach(&config, plan.max_sessions));
-    Ok(Examined { config, text, resolution, plan, warnings })
-}
-
 /// Phase one: everything short of what others could notice. Fails with a line for each mistake, and nothing is left.
 pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result<Candidate, Failure> {
     let Examined { config, text, resolution, plan, warnings } = examine(base, loaded)?;
@@ -128,35 +101,6 @@ pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result
     let places = listening::bind(&config, &base.bound, &base.others, base.workers, identity, inherited)
         .map_err(|refused| Failure::System(refused.join("\n")))?;
     Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, warnings })
-}
-
-/// The config file as it is now, if it is good.
-pub fn load(path: &Path) -> Result<Loaded, Failure> {
-    Config::load(path).map_err(|mistakes| mistaken(&mistakes))
-}
-
-/// The same for a text that stands for the file.
-pub fn parse(path: &Path, text: &str) -> Result<Loaded, Failure> {
-    Config::parse(&path.to_string_lossy(), text.as_bytes()).map_err(|mistakes| mistaken(&mistakes))
-}
-
-fn mistaken(mistakes: &Mistakes) -> Failure {
-    let mut lines: Vec<String> = mistakes.iter().map(Mistake::first_line).collect();
-    if mistakes.unlisted() > 0 {
-        lines.push(format!("and {} more", mistakes.unlisted()));
-    }
-    Failure::Config(lines.join("\n"))
-}
-
-/// A limit that the process reaches first is hardly meant.
-fn limits_out_of_reach(config: &Config, max_sessions: usize) -> impl Iterator<Item = String> {
-    config.listeners.iter().filter_map(move |listener| {
-        let own = listener.admission.limits.max_connections.filter(|&own| own > max_sessions)?;
-        let name = &listener.name;
-        Some(format!(
-            "listeners.{name}: max_connections = {own} is never reached: the process serves {max_sessions} at most"
-        ))
-    })
 }
 
 /// The config that runs, and all that it has made.
@@ -455,11 +399,6 @@ impl Live {
 /// One worker's share of an address's sockets; at least one, since there are never fewer than workers.
 pub fn share(sockets: &[Arc<SharedSocket>], worker: usize, workers: usize) -> impl Iterator<Item = Arc<SharedSocket>> {
     sockets.iter().skip(worker).step_by(workers.max(1)).cloned()
-}
-
-/// Of a config's text; 16 hexadecimal digits.
-pub fn hash(text: &str) -> String {
-    format!("{:016x}", xxh3_64(text.as_bytes()))
 }
 
 fn forget_at(table: &RoutingTable) -> Option<Instant> {

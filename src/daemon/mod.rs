@@ -25,7 +25,9 @@
 mod accept_queues;
 mod carry_out;
 mod cgroup;
+mod configs;
 mod control;
+mod examine;
 mod fd_store;
 mod fds;
 mod files;

@@ -3,7 +3,8 @@
 //! Owns how what runs is counted by the names that a config has for it. Nothing is bound, so that an address that
 //! somebody else has shows only at the reload. Next: `config::plan`, for what is said of it.
 
-use super::live::{Examined, Live, hash};
+use super::examine::{Examined, hash};
+use super::live::Live;
 use crate::admin::command::Done;
 use crate::config::plan::{Plan, Sessions, backend_id};
 use crate::config::{self, Address, Config, Member};

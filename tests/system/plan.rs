@@ -13,14 +13,15 @@ fn offline(from: &Path, to: &Path, more: &[&str]) -> Exit {
     run(&[&["plan", "--config", to, "--against", from], more].concat())
 }
 
-fn fixed(config: Config) -> Config {
-    config.bind("127.0.0.1:21500")
+/// The text of a config that no process has.
+fn fixed(config: Config) -> String {
+    config.bind("127.0.0.1:21500").to_string().replace("$DIR", "/etc/tidegate")
 }
 
 #[test]
 fn f51_a_plan_of_two_files_says_what_differs_and_how_severe_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, config: &Config| file(dir.path(), name, config.to_string());
+    let write = |name: &str, text: &str| file(dir.path(), name, text);
     let old = write("old.toml", &fixed(Config::over(["10.0.0.1:80", "10.0.0.2:80"])));
     let same =
         file(dir.path(), "same.toml", format!("# the same\n{}", fixed(Config::over(["10.0.0.1:80", "10.0.0.2:80"]))));
@@ -37,7 +38,8 @@ fn f51_a_plan_of_two_files_says_what_differs_and_how_severe_it_is() {
 ";
     assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), shown), "{exit:?}");
 
-    let moved = Config::over(["10.0.0.1:80", "10.0.0.2:80"]).bind("127.0.0.1:21501").runtime("relay = \"copy\"");
+    let moved =
+        fixed(Config::over(["10.0.0.1:80", "10.0.0.2:80"]).runtime("relay = \"copy\"")).replace("21500", "21501");
     let moved = write("moved.toml", &moved);
     let exit = offline(&old, &moved, &[]);
     let shown = "\
@@ -58,7 +60,7 @@ fn f51_a_plan_of_two_files_says_what_differs_and_how_severe_it_is() {
 fn f48_check_plan_and_reload_say_the_same_of_a_bad_file() {
     let backend = Backend::echo();
     let tidegate = Tidegate::start(Config::over([&backend]));
-    let old = file(tidegate.dir(), "old.toml", fixed(Config::over([&backend])).to_string());
+    let old = file(tidegate.dir(), "old.toml", fixed(Config::over([&backend])));
     write(&tidegate, Config::over([&backend]).pool("balanse = \"random\"").runtime("workerz = 2"));
     let path = tidegate.dir().join("lb.toml");
     let (checked, planned) = (run(&["check", "--config", path.to_str().unwrap()]), offline(&old, &path, &[]));
@@ -116,4 +118,104 @@ fn status_and_metrics_tell_which_configs_there_were_and_what_needs_a_new_process
     eventually("the last one is counted", || reloads("unchanged") == 1);
     assert_eq!((reloads("changed"), reloads("refused"), generation(&tidegate)), (2, 1, 3));
     assert!(tidegate.metrics().one("tidegate_config_last_reload_timestamp_seconds", &[]) >= taken);
+}
+
+/// The plan of a config, as the running process answers it.
+fn planned(tidegate: &Tidegate, config: &str) -> Value {
+    let answer = tidegate.post("/plan", &json!({ "config": config }).to_string());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["details"].clone()
+}
+
+/// What the process would read from its file.
+fn text(tidegate: &Tidegate, config: &Config) -> String {
+    config.to_string().replace("$DIR", tidegate.dir().to_str().unwrap())
+}
+
+#[test]
+fn f51_the_running_process_says_how_many_sessions_a_plan_touches_and_a_reload_does_what_it_says() {
+    let (stays, goes, comes) = (Backend::echo(), Backend::echo(), Backend::echo());
+    let tidegate = Tidegate::start(Config::over([&stays, &goes]));
+    let mut clients = [tidegate.echoed(), tidegate.echoed(), tidegate.echoed(), tidegate.echoed()];
+    let to = Config::over([&stays, &comes]).pool("balance = \"random\"");
+    let path = file(tidegate.dir(), "new.toml", text(&tidegate, &to));
+    let exit = super::cli::ask(&tidegate, &["plan", "-c", path.to_str().unwrap()]);
+    let width = format!("backend {goes} of web").len().max(format!("backend {comes} of web").len());
+    let row = |sign: char, subject: String, rest: &str| {
+        format!("{sign} {subject:width$}  {rest}").trim_end().to_owned() + "\n"
+    };
+    let shown = row('~', "pool web".to_owned(), "balance round_robin -> random (4 sessions keep the old one)")
+        + &row('+', format!("backend {comes} of web"), "")
+        + &row('-', format!("backend {goes} of web"), "(2 sessions go on to their end)")
+        + "1 added, 1 removed, 1 changed\n";
+    assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), shown.as_str()), "{exit:?}");
+    assert_eq!(generation(&tidegate), 1, "to ask changes nothing");
+
+    reload(&tidegate, &to);
+    let details = planned(&tidegate, &text(&tidegate, &to));
+    assert_eq!((&details["severity"], &details["changed"]), (&json!("nothing"), &json!([])));
+    assert_eq!(details["from_hash"], details["to_hash"]);
+    clients.iter_mut().for_each(|client| client.speak());
+}
+
+#[test]
+fn f48_a_plan_over_http_refuses_a_bad_config_with_the_text_of_a_reload() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend]));
+    let bad = text(&tidegate, &Config::over([&backend]).pool("balanse = \"random\"").runtime("workerz = 2"));
+    let planned = tidegate.post("/plan", &json!({ "config": bad }).to_string());
+    write(&tidegate, &bad);
+    let (read, reloaded) = (tidegate.post("/plan", ""), tidegate.post("/reload", ""));
+    assert_eq!([planned.status, read.status, reloaded.status], [422, 422, 422], "{planned:?}");
+    assert_eq!(planned.json()["error"], reloaded.json()["error"]);
+    assert_eq!(read.json()["error"], reloaded.json()["error"]);
+    let path = tidegate.dir().join("lb.toml");
+    let exit = super::cli::ask(&tidegate, &["plan", "-c", path.to_str().unwrap()]);
+    let checked = run(&["check", "--config", path.to_str().unwrap()]);
+    assert_eq!((exit.code, exit.stderr), (Some(78), checked.stderr), "the shell says what check says");
+    let refused = tidegate.metrics().one("tidegate_config_reloads_total", &[("result", "refused")]);
+    assert_eq!(refused as u64, 1, "a plan is no reload");
+}
+
+#[test]
+fn rollback_goes_back_and_says_that_the_file_has_not() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let tidegate = Tidegate::start(Config::over([&one]));
+    let alone = tidegate.post("/rollback", "");
+    assert_eq!((alone.status, &alone.json()["error"]), (409, &json!("there is no generation before the one in force")));
+    reload(&tidegate, Config::over([&two]));
+    assert_eq!(tidegate.connect().rest().text(), "two\n");
+
+    let file = std::fs::read_to_string(tidegate.dir().join("lb.toml")).unwrap();
+    let answer = tidegate.post("/rollback", "");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let answer = answer.json();
+    assert_eq!(
+        (&answer["changed"], &answer["summary"]),
+        (&json!(true), &json!("generation 3 runs, which is generation 1 again"))
+    );
+    let warning = answer["details"]["warnings"][0].as_str().unwrap().to_owned();
+    assert!(warning.contains("lb.toml has another config, which the next reload takes"), "{warning}");
+    tidegate.logged(&[&warning]);
+    tidegate.logged(&["changed", "rollback", "from=2", "to=3", "rollback_to=1"]);
+    assert_eq!(tidegate.connect().rest().text(), "one\n");
+    assert_eq!(std::fs::read_to_string(tidegate.dir().join("lb.toml")).unwrap(), file, "the file is left alone");
+    let config = tidegate.status()["config"].clone();
+    assert_eq!(config["hash"], config["generations"][2]["hash"]);
+    assert_eq!(config["generations"][0]["rollback_to"], 1);
+
+    // A second one undoes it.
+    let path = tidegate.dir().join("lb.toml");
+    let exit = super::cli::ask(&tidegate, &["rollback", "-c", path.to_str().unwrap()]);
+    assert_eq!(
+        (exit.code, exit.stdout.as_str()),
+        (Some(0), "generation 4 runs, which is generation 2 again\n"),
+        "{exit:?}"
+    );
+    assert_eq!((tidegate.connect().rest().text(), exit.stderr.as_str()), ("two\n".to_owned(), ""));
+    let none = tidegate.post("/rollback", "{\"generation\": 9}");
+    assert_eq!(none.status, 404, "{none:?}");
+    assert!(none.json()["error"].as_str().unwrap().contains("name one of 1, 2, 3, 4"), "{none:?}");
+    let same = tidegate.post("/rollback", "{\"generation\": 2}").json();
+    assert_eq!(same["changed"], false, "{same}");
 }
