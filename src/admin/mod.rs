@@ -129,8 +129,7 @@ pub struct State {
     pub config: Arc<ArcSwap<ConfigStatus>>,
     /// Where changes are asked for.
     pub commands: command::Commands,
-    /// `None` where nobody keeps a list of them.
-    pub sessions: Option<Arc<dyn Sessions>>,
+    pub sessions: Arc<dyn Sessions>,
     pub who: Arc<Who>,
     /// One for each connection that may be; all sockets of the endpoint share it.
     pub permits: Arc<Semaphore>,

@@ -177,9 +177,8 @@ impl Asked<'_> {
     }
 
     async fn list(&self) -> Answer {
-        let Some(sessions) = &self.state.sessions else { return self.not_found() };
         match connections::query(self.head.uri.query().unwrap_or_default()) {
-            Ok(query) => Answer::json(&sessions.list(query).await),
+            Ok(query) => Answer::json(&self.state.sessions.list(query).await),
             Err(complaint) => Answer::text(StatusCode::BAD_REQUEST, format!("{complaint}\n")),
         }
     }
@@ -218,10 +217,7 @@ impl Asked<'_> {
         let _carrying = carrying.begin();
         match act {
             Ok(Act::Command(command)) => Answer::of(self.state.commands.ask(command, by).await),
-            Ok(Act::Close(id)) => match &self.state.sessions {
-                Some(sessions) => Answer::of(sessions.close(id, by).await),
-                None => self.not_found(),
-            },
+            Ok(Act::Close(id)) => Answer::of(self.state.sessions.close(id, by).await),
             Ok(Act::Nothing(text)) => Answer::refused(StatusCode::NOT_FOUND, &text),
             Err((status, text)) => Answer::refused(status, &text),
         }

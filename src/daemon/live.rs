@@ -23,6 +23,7 @@ use super::privileges::Identity;
 use super::start::Shared;
 use super::state_file::{self, Keeper};
 use super::upgrade::Handover;
+use crate::admin::{Access, Own};
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
 use crate::config::{Adjustments, AdminState, Config, Level, Loaded};
@@ -90,6 +91,7 @@ pub struct Candidate {
     resolution: Resolution,
     pub plan: fds::Plan,
     places: Vec<Vec<Place>>,
+    access: Access,
     /// What it does that is hardly meant.
     pub warnings: Vec<String>,
 }
@@ -98,9 +100,11 @@ pub struct Candidate {
 pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result<Candidate, Failure> {
     let Examined { config, text, resolution, plan, warnings } = examine(base, loaded)?;
     let identity = base.identity.as_ref();
+    let own = identity.map_or_else(Own::now, Identity::own);
+    let access = Access::load(&config.admin, &own).map_err(Failure::System)?;
     let places = listening::bind(&config, &base.bound, &base.others, base.workers, identity, inherited)
         .map_err(|refused| Failure::System(refused.join("\n")))?;
-    Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, warnings })
+    Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, access, warnings })
 }
 
 /// The config that runs, and all that it has made.
@@ -148,7 +152,8 @@ impl Live {
         shared: Shared,
         handover: Option<&Handover>,
     ) -> Result<Self, Failure> {
-        let Candidate { config, text, resolution, places, warnings, .. } = candidate;
+        let Candidate { config, text, resolution, places, access, warnings, .. } = candidate;
+        shared.who.access.store(Arc::new(access));
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -248,13 +253,16 @@ impl Live {
 
     /// Phase two. If it fails, with the reason, nothing has changed.
     pub fn commit(&mut self, candidate: Candidate) -> Result<Committed, String> {
-        let Candidate { config, text, resolution, places, warnings, plan } = candidate;
+        let Candidate { config, text, resolution, places, access, warnings, plan } = candidate;
         if text == self.text && resolution == self.resolution && *config == *self.config {
+            // Another token in the same file is no other config.
+            self.shared.who.access.store(Arc::new(access));
             return Ok(Committed { generation: self.generation(), changed: false, warnings });
         }
         let (seats, rooms) = self.rooms()?;
         let places = listening::open(places, &parking::idle(&config, &self.adjustments), &self.bound)?;
         // From here on nothing can fail.
+        self.shared.who.access.store(Arc::new(access));
         let before = std::mem::take(&mut self.bound);
         (self.text, self.resolution) = (text, resolution);
         self.change(settled(&config, &self.resolution, &self.adjustments));

@@ -46,6 +46,7 @@ mod pipes;
 mod plan;
 mod privileges;
 mod refusals;
+mod sessions;
 mod sockets;
 mod start;
 mod state_file;

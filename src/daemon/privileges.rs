@@ -7,6 +7,7 @@
 use super::files;
 use super::landlock;
 use super::sockets::{self, Severity};
+use crate::admin;
 use crate::config::{Capability, Config, Landlock, Owner, Privileges};
 use crate::net::listen::SocketAccess;
 use crate::sys::user::{self, Account, Database};
@@ -31,7 +32,7 @@ pub struct Identity {
     pub user: u32,
     pub group: u32,
     /// All groups that it is in.
-    pub groups: Vec<u32>,
+    groups: Vec<u32>,
     /// As the config has it, for messages.
     shown: String,
 }
@@ -72,6 +73,11 @@ impl Identity {
             group: access.group.or(Some(self.group)),
             mode: access.mode,
         }
+    }
+
+    /// What the admin endpoint needs to know of it.
+    pub fn own(&self) -> admin::Own {
+        admin::Own { uid: self.user, groups: [&[self.group], self.groups.as_slice()].concat() }
     }
 
     /// Whether the process is that user and group already, for good.

@@ -100,11 +100,6 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let base = Base::of_start(workers, limit, identity.clone(), inherited.beside.clone());
     let candidate = prepare(&base, loaded, &mut inherited)?;
     let (config, plan) = (Arc::clone(&candidate.config), candidate.plan);
-    let own = identity.as_ref().map_or_else(admin::Own::now, |identity| admin::Own {
-        uid: identity.user,
-        groups: [&[identity.group], identity.groups.as_slice()].concat(),
-    });
-    let access_to_admin = admin::Access::load(&config.admin, &own).map_err(Failure::System)?;
     let admin = bind_admin(&config, identity.as_ref(), &mut inherited)?;
     if let (Some(identity), Some((_, writer))) = (&identity, &access) {
         let given = writer.give_to(identity.user, identity.group);
@@ -123,7 +118,7 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
         shortage: Arc::new(Every::new(SHORTAGE_LOG, Instant::now())),
         workers,
         seats: Arc::default(),
-        who: Arc::new(admin::Who::new(access_to_admin)),
+        who: Arc::new(admin::Who::new(admin::Access::default())),
     };
     let handover = heir.as_ref().map(|heir| &heir.handover);
     let mut live = Live::first(candidate, path, base, shared, handover)?;

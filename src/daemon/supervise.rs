@@ -6,6 +6,7 @@
 
 use super::accept_queues::AcceptQueues;
 use super::look::{self, Looked};
+use super::sessions::Sessions;
 use super::start::Shared;
 use super::{Failure, headroom, memory, refusals, status_line, watchdog};
 use crate::admin::command::Commands;
@@ -106,7 +107,7 @@ impl Control {
             started: SystemTime::now(),
             config: Arc::clone(&shared.config_status),
             commands,
-            sessions: None,
+            sessions: Arc::new(Sessions(Arc::clone(&shared.seats))),
             who: Arc::clone(&shared.who),
             permits: Arc::new(Semaphore::new(admin::MAX_CONNECTIONS)),
             refresh: Box::new(move || queues.refresh()),

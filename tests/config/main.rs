@@ -4,6 +4,7 @@
 //! mean. Next: `mistakes`, `pools` and `syntax` for the tables of wrong ones, `files` for what isn't even text, `bytes`
 //! for anything at all, `example` for `lb.toml.example`.
 
+mod admin;
 mod bytes;
 mod demand;
 mod example;

@@ -11,6 +11,7 @@ mod kit;
 mod accept_queue;
 mod access;
 mod admin;
+mod admin_api;
 mod admission;
 mod agents;
 mod bytes;

@@ -28,6 +28,23 @@ async fn each_path_has_its_answer() {
 }
 
 #[tokio::test]
+async fn everything_that_is_shown_is_of_the_type_that_is_described() {
+    let served = Served::tcp();
+    served.all_up();
+    for shown in shown::SHOWN {
+        let query = if shown.path == "/explain" { "?listener=web&from=unix" } else { "" };
+        let answer = served.get(&format!("{}{query}", shown.path)).await;
+        assert_eq!((answer.status, answer.headers["content-type"].as_str()), (200, shown.content_type), "{answer:?}");
+    }
+    let description: Value = serde_json::from_str(&served.get("/openapi.json").await.body).unwrap();
+    for change in crate::admin::changes::CHANGES {
+        assert!(description["paths"][change.path]["post"].is_object(), "{}", change.path);
+        let path = change.path.replace(['{', '}'], "");
+        assert_eq!(served.ask("POST", &path).await.status, 403, "{path} is there, and nobody may");
+    }
+}
+
+#[tokio::test]
 async fn head_is_get_without_the_body() {
     let served = Served::tcp();
     for path in ["/livez", "/readyz", "/status", "/nothing"] {

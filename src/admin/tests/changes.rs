@@ -1,7 +1,7 @@
 //! Changes: what reaches the daemon and what is answered, as the one who carries commands out would say it.
 
 use super::*;
-use crate::admin::command::{Asker, Command, Done, Refused, Reply, Why};
+use crate::admin::command::{Command, Refused, Why};
 use std::fmt::Write;
 
 /// Everything of a request but its path.
@@ -77,6 +77,24 @@ async fn each_refusal_has_its_status() {
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         assert_eq!((answer.status, body), (status, json!({ "ok": false, "error": "line 1\nline 2" })));
     }
+}
+
+#[tokio::test]
+async fn sessions_are_listed_by_page_and_closed_by_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::unix(&dir.path().join("admin.sock"), CONFIG);
+    let page = served.get("/connections?limit=1").await;
+    let page: Value = serde_json::from_str(&page.body).unwrap();
+    assert_eq!((&page["connections"][0]["id"], &page["next"]), (&json!("1-1"), &json!("1.1-1")));
+    let last: Value = serde_json::from_str(&served.get("/connections?after=1.1-1").await.body).unwrap();
+    assert_eq!((&last["connections"][0]["id"], &last["next"]), (&json!("1-2"), &Value::Null));
+    let wrong = served.get("/connections?limit=all").await;
+    assert_eq!((wrong.status, wrong.body.starts_with("limit: \"all\" is no such number")), (400, true));
+    let (answer, asked) = answered(&Post::to("/connections/1-4711/close", ""), done()).await;
+    let own = rustix::process::geteuid().as_raw();
+    let body: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(body["summary"], format!("1-4711 closed for uid {own}"));
+    assert!(asked.is_empty(), "the workers are asked, not the daemon");
 }
 
 #[tokio::test]

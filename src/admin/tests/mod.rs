@@ -9,11 +9,13 @@ mod clock;
 mod hostile;
 
 use super::*;
+use crate::admin::command::{Asker, Done, Reply};
 use crate::admission::Gate;
 use crate::clock::Now;
 use crate::config::Socket;
 use crate::config::{Adjustments, Config};
-use crate::name::BindAddr;
+use crate::listing::{self, Cursor, Page, Query};
+use crate::name::{BindAddr, ClientAddr, ListenerName, SessionId};
 use crate::net::listen::{AtClose, Neighbours, Options, SocketAccess, bind_all};
 use crate::pool::{Backend, Health};
 use crate::table::{self, Resolution};
@@ -94,7 +96,7 @@ impl Served {
         let access = Access::load(&Config::parse("lb.toml", config.as_bytes()).unwrap().config.admin, &own).unwrap();
         let state = State {
             commands,
-            sessions: None,
+            sessions: Arc::new(Known),
             who: Arc::new(Who::new(access)),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             table: Arc::clone(&table),
@@ -145,6 +147,37 @@ impl Served {
             pool.view().backends.iter().for_each(|backend| backend.set_health(Health::Up, 1_700_000_000_000));
             pool.review(1);
         }
+    }
+}
+
+/// Sessions that nobody serves: two of them.
+struct Known;
+
+impl Sessions for Known {
+    fn list(&self, query: Query) -> Soon<Page> {
+        let bytes = listing::Bytes { to_backend: 5, to_client: 7 };
+        let row = |count: u64| listing::Row {
+            place: Cursor { rank: count, id: SessionId::new(1, count) },
+            id: SessionId::new(1, count),
+            client: ClientAddr::Unix,
+            listener: ListenerName::new("web"),
+            rule: None,
+            pool: None,
+            backend: None,
+            backend_address: None,
+            phase: "connect",
+            age_ms: 3,
+            idle_ms: 2,
+            bytes,
+        };
+        let rows = [1, 2].map(row).into_iter().filter(|row| query.after.is_none_or(|after| row.place > after));
+        let all = listing::Answer { rows: rows.collect(), up_to: None };
+        Box::pin(std::future::ready(Page::merge(vec![all], Vec::new(), query.limit)))
+    }
+
+    fn close(&self, id: SessionId, by: Asker) -> Soon<Reply> {
+        let summary = format!("{id} closed for {by}");
+        Box::pin(std::future::ready(Ok(Done { summary, changed: true, details: Value::Null })))
     }
 }
 
