@@ -18,6 +18,7 @@ mod bytes;
 mod carried;
 mod choice;
 mod cli;
+mod cli_changes;
 mod cli_sessions;
 mod connecting;
 mod control;

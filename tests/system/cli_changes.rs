@@ -1,0 +1,102 @@
+//! Changes from the shell: what they bring about, who may, and what a refusal is for a script.
+
+use super::cli::ask;
+use crate::kit::{Backend, Config, Tidegate, daemon};
+use std::fs;
+
+/// As whoever has the config, and with it the token.
+fn change(tidegate: &Tidegate, arguments: &[&str]) -> daemon::Exit {
+    let config = tidegate.dir().join("lb.toml");
+    ask(tidegate, &[arguments, &["-c", config.to_str().unwrap()]].concat())
+}
+
+/// What was said of a change that was made.
+#[track_caller]
+fn changed(tidegate: &Tidegate, arguments: &[&str]) -> String {
+    let exit = change(tidegate, arguments);
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+    exit.stdout
+}
+
+#[test]
+fn a_backend_is_weighed_taken_out_overruled_added_and_removed() {
+    let (first, second) = (Backend::named("first"), Backend::named("second"));
+    let tidegate = Tidegate::start(Config::over([&first.addr]));
+    let one = format!("web/{}", first.addr);
+    assert!(changed(&tidegate, &["weight", &one, "7"]).contains('7'));
+    assert_eq!(tidegate.backend_status(&first)["weight"], 7);
+    assert!(changed(&tidegate, &["weight", &one, "7"]).starts_with("nothing has changed"));
+    changed(&tidegate, &["health", &one, "down"]);
+    assert_eq!(tidegate.backend_status(&first)["health_override"], "down");
+    changed(&tidegate, &["health", &one, "auto"]);
+
+    let added = second.addr.to_string();
+    changed(&tidegate, &["add", "web", &added, "--name", "guest", "--weight", "2"]);
+    assert_eq!(tidegate.backend_status("guest")["weight"], 2);
+    changed(&tidegate, &["drain", &one, "--deadline", "60s"]);
+    assert_eq!(tidegate.backend_status(&first)["admin"], "draining");
+    assert_eq!(tidegate.connect().line(), "second");
+    changed(&tidegate, &["enable", &one]);
+    changed(&tidegate, &["disable", "web/guest"]);
+    assert_eq!(tidegate.connect().line(), "first");
+    let json = change(&tidegate, &["remove", "web/guest", "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["ok"], &json["changed"]), (&true.into(), &true.into()), "{json}");
+    assert_eq!(tidegate.status()["pools"][0]["backends"].as_array().unwrap().len(), 1);
+    changed(&tidegate, &["log", "debug"]);
+    tidegate.logged(&["log level", "debug", "changed"]);
+}
+
+/// A script can tell that it is wrong, that it can't be, and that it may not.
+#[test]
+fn a_refusal_is_told_in_the_words_of_the_process() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let one = format!("web/{}", backend.addr);
+    for (arguments, code, words) in [
+        (&["weight", &one, "100000"][..], 65, "weight"),
+        (&["weight", "web/nobody", "3"], 1, "nobody"),
+        (&["enable", "nobody/a"], 1, "nobody"),
+        (&["add", "web", "10.0.0.1"], 65, "address"),
+        (&["remove", &one, "--deadline", "soon"], 65, "deadline"),
+    ] {
+        let exit = change(&tidegate, arguments);
+        assert_eq!((exit.code, exit.stdout.as_str()), (Some(code), ""), "{arguments:?}: {exit:?}");
+        assert!(exit.stderr.contains(words), "{arguments:?}: {}", exit.stderr);
+    }
+    let before = tidegate.status()["pools"].clone();
+    // Without the config nobody knows the token.
+    for arguments in [&["weight", &one, "3"][..], &["reload"], &["close", "0-1"], &["drain", "--process"]] {
+        let exit = ask(&tidegate, arguments);
+        assert_eq!((exit.code, exit.stdout.as_str()), (Some(77), ""), "{arguments:?}: {exit:?}");
+        assert!(exit.stderr.contains("token"), "{}", exit.stderr);
+    }
+    let wrong = daemon::file(tidegate.dir(), "wrong", "a token that is another one");
+    let exit = ask(&tidegate, &["reload", "--token-file", wrong.to_str().unwrap()]);
+    assert_eq!(exit.code, Some(77), "{exit:?}");
+    let exit = ask(&tidegate, &["reload", "--token-file", "/nonexistent/token"]);
+    assert_eq!(exit.code, Some(66), "{exit:?}");
+    assert_eq!(tidegate.status()["pools"], before);
+}
+
+#[test]
+fn a_config_that_is_refused_is_told_as_in_the_log_and_the_one_before_serves_on() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let path = tidegate.dir().join("lb.toml");
+    let good = fs::read_to_string(&path).unwrap();
+    fs::write(&path, good.replace("pool = \"web\"", "pool = \"elsewhere\"")).unwrap();
+    let exit = change(&tidegate, &["reload"]);
+    assert_eq!((exit.code, exit.stdout.as_str()), (Some(65), ""), "{exit:?}");
+    assert!(exit.stderr.contains("elsewhere"), "{}", exit.stderr);
+    for line in exit.stderr.lines() {
+        tidegate.logged(&["reload", "refused", line.get(..40).unwrap_or(line)]);
+    }
+    let json = change(&tidegate, &["reload", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(answer["ok"], false);
+    assert_eq!(answer["error"].as_str().map(str::trim_end), Some(exit.stderr.trim_end()));
+    fs::write(&path, good).unwrap();
+    assert!(changed(&tidegate, &["reload"]).contains("generation 1"));
+    drop(tidegate.echoed());
+}
