@@ -199,15 +199,16 @@ impl ListenSocket {
     /// one that another process listens on after this one, of which nothing is ended.
     pub fn end(&self) {
         if !self.is_kept() {
-            // It fails only if the socket doesn't listen any more.
-            let _ = shutdown(&self.socket, Shutdown::Read);
+            self.stop();
         }
     }
 
     /// Ends listening at once, also where another process has the socket.
     pub fn stop(&self) {
-        // It fails only if the socket doesn't listen any more.
-        let _ = shutdown(&self.socket, Shutdown::Read);
+        // Of a socket that doesn't listen, it would be the end of reading for all clients that come when it listens again.
+        if sockopt::socket_acceptconn(&self.socket) == Ok(true) {
+            let _ = shutdown(&self.socket, Shutdown::Read);
+        }
     }
 
     /// Begins to listen; on a socket that listens already, it changes the backlog.
