@@ -162,7 +162,11 @@ impl Live {
         let (keeper, kept) = kept.map_or((None, Adjustments::default()), |(keeper, kept)| (Some(keeper), kept));
         let generation = handover.map_or(1, |before| before.generation + u64::from(before.hash != hash(&text)));
         let by = if handover.is_some() { "upgrade" } else { "start" }.to_owned();
-        let kept = handover.map_or(kept, |handover| handover.adjustments.clone());
+        let read = kept;
+        let kept = handover.map_or_else(|| read.clone(), |handover| handover.adjustments.clone());
+        if let Some(keeper) = keeper.as_ref().filter(|_| kept != read) {
+            keeper.keep(kept.clone());
+        }
         let places = listening::open(places, &parking::idle(&config, &kept), &[]).map_err(Failure::System)?;
         let first = Next { generation, hash: hash(&text), text: &text, config: &config, by, rollback_to: None };
         let told = Told { status: &shared.config_status, metrics: &shared.metrics };
