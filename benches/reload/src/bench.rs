@@ -19,6 +19,8 @@ use crate::{backend, report};
 const READY: Duration = Duration::from_secs(20);
 /// How long after the last client a proxy may take to let go of what it had for it.
 const SETTLE: Duration = Duration::from_secs(4);
+/// Between a change that has come into force and the next one, at least.
+const PAUSE: Duration = Duration::from_millis(20);
 /// A proxy that has not changed in time so often in a row won't any more.
 const MOST_FAILED: u32 = 3;
 
@@ -32,6 +34,8 @@ pub struct Window {
     /// Changes that were made, in milliseconds each, and that didn't come within the bound.
     pub changes: Vec<f64>,
     pub failed_changes: u32,
+    /// Signals that had to be sent again after a second.
+    pub lost_signals: u32,
     /// Before the first change, at the end with the streams still running, and some seconds after the last client.
     pub before: Holds,
     pub end: Holds,
@@ -121,7 +125,7 @@ fn drive(
     let span = options.window().saturating_sub(Duration::from_secs(1));
     for index in 0..options.count() {
         let due = begun + span * index / options.count();
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        std::thread::sleep(due.saturating_duration_since(Instant::now()).max(PAUSE));
         if begun.elapsed() > span || in_a_row == MOST_FAILED {
             break;
         }
@@ -132,7 +136,7 @@ fn drive(
             failed_changes += 1;
             in_a_row += 1;
         }
-        if index % 10 == 0 || options.change == Change::Upgrade {
+        if index % 50 == 0 || options.change == Change::Upgrade {
             most_processes = most_processes.max(group::members(&helpers).len());
         }
     }
@@ -153,6 +157,7 @@ fn drive(
         sample,
         changes,
         failed_changes,
+        lost_signals: running.lost_signals,
         before,
         end,
         after,

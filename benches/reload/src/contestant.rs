@@ -24,8 +24,9 @@ use crate::load::QUESTION;
 
 /// Bound on the time from the start of a proxy until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bound on a change.
+/// Bound on a change; and when a signal that nothing has come of is sent again.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(1);
 const BACKENDS: u16 = 4;
 /// Ports that `extra` uses in turn.
 const EXTRAS: u16 = 8;
@@ -116,6 +117,10 @@ pub struct Running {
     program: PathBuf,
     layout: Layout,
     version: u32,
+    /// Who takes signals.
+    current: i32,
+    /// Signals that had to be sent again.
+    pub lost_signals: u32,
 }
 
 /// Starts a proxy; returns once it answers.
@@ -134,7 +139,8 @@ pub fn start(proxy: Proxy, program: &Path, layout: Layout, directory: &Path) -> 
     let ending = if proxy == Proxy::Tidegate { Ending::Kill } else { Ending::Terminate };
     let process = Process::start(proxy.name(), &command, ending, directory)?;
     let (directory, program) = (directory.to_owned(), program.to_owned());
-    let mut running = Running { proxy, process, directory, program, layout, version: 0 };
+    let current = process.pid();
+    let mut running = Running { proxy, process, directory, program, layout, version: 0, current, lost_signals: 0 };
     let until = Instant::now() + START_TIMEOUT;
     for address in [layout.listen(), layout.extra(0)] {
         if !is_answered(address, until) {
@@ -152,26 +158,34 @@ impl Running {
         let text = config(self.proxy, self.layout, &self.directory, version)?;
         let (file, new) = (self.directory.join("config"), self.directory.join("config.new"));
         fs::write(&new, text).and_then(|()| fs::rename(&new, &file)).context("writing the next config")?;
-        let current = self.current(helpers)?;
         let begun = Instant::now();
-        match (self.proxy, change) {
-            (Proxy::Haproxy, _) | (_, Change::Upgrade) => signal(current, Signal::USR2)?,
-            (_, Change::Reload) => signal(current, Signal::HUP)?,
-        }
-        let done = is_answered(self.layout.extra(version), begun + CHANGE_TIMEOUT);
-        let took = begun.elapsed();
-        if done {
-            self.version = version;
-            if (self.proxy, change) == (Proxy::Nginx, Change::Upgrade) {
-                // The new master waits until it hears that the old one is to go; that ends with its last connection.
-                signal(current, Signal::QUIT)?;
+        let number = match (self.proxy, change) {
+            (Proxy::Haproxy, _) | (_, Change::Upgrade) => Signal::USR2,
+            (_, Change::Reload) => Signal::HUP,
+        };
+        signal(self.current, number)?;
+        // A master that is just starting anew hears nothing. One that hears it twice changes twice, to the same.
+        while !is_answered(self.layout.extra(version), Instant::now() + AGAIN) {
+            if begun.elapsed() > CHANGE_TIMEOUT {
+                return Ok(None);
             }
+            self.lost_signals += 1;
+            signal(self.current, number)?;
         }
-        Ok(done.then_some(took))
+        let took = begun.elapsed();
+        self.version = version;
+        if change == Change::Upgrade {
+            if self.proxy == Proxy::Nginx {
+                // The new master waits until it hears that the old one is to go; that ends with its last connection.
+                signal(self.current, Signal::QUIT)?;
+            }
+            self.current = self.in_charge(helpers)?;
+        }
+        Ok(Some(took))
     }
 
-    /// The process that takes signals now: the one that the last upgrade left in charge.
-    fn current(&self, helpers: &[i32]) -> Result<i32> {
+    /// The process that the last upgrade left in charge.
+    fn in_charge(&self, helpers: &[i32]) -> Result<i32> {
         match self.proxy {
             Proxy::Haproxy => Ok(self.process.pid()),
             Proxy::Nginx => {

@@ -55,6 +55,11 @@ pub fn text(options: &Options, windows: &[Window], troubles: &[String]) -> Strin
         }
     }
     for window in windows {
+        if window.lost_signals > 0 {
+            let lost = window.lost_signals;
+            text +=
+                &style.item(&format!("{}: {lost} signals had to be sent again after a second\n", window.contestant));
+        }
         text += &style.item(&format!("{}: {}\n", window.contestant, window.version));
     }
     for trouble in troubles {
