@@ -79,9 +79,9 @@
 //! # Three speeds
 //!
 //! Config changes in minutes: the [`table::RoutingTable`], swapped whole; `daemon/live.rs` is how one comes after the
-//! other, without a restart. Membership changes in seconds: a pool's
-//! view, swapped whole. Health and load change in microseconds: atomics in [`pool::Backend`]. A faster speed never
-//! forces a rebuild of a slower one.
+//! other, without a restart, and [`config::plan`] says before what that changes. Membership changes in seconds: a
+//! pool's view, swapped whole. Health and load change in microseconds: atomics in [`pool::Backend`]. A faster speed
+//! never forces a rebuild of a slower one.
 //!
 //! # Invariants
 //!
