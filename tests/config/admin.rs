@@ -64,7 +64,7 @@ fn mistakes_have_a_way_out() {
         (
             "admin.allow_uids = 7",
             &[
-                "6:20: admin.allow_uids: this has no effect: users are known by their number on unix sockets only; add one \
+                "6:20: admin.allow_uids: warning: this has no effect: users are known by their number on unix sockets only; add one \
                to admin.listen, such as \"unix:/run/tidegate/admin.sock\"",
             ],
         ),

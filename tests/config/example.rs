@@ -17,7 +17,13 @@ fn the_example_is_good_and_tells_the_defaults_as_they_are() {
     let mut short = good(EXAMPLE);
     // The file must be there; the example's isn't.
     let ca = self_signed();
-    let mut long = good(&with_defaults_in_force().replace("/etc/tidegate/ca.pem", ca.path().to_str().unwrap()));
+    let long = with_defaults_in_force().replace("/etc/tidegate/ca.pem", ca.path().to_str().unwrap());
+    // Instead of another key, and of no effect without a unix socket.
+    let beside = ["token_credential = \"admin-token\"\n", "allow_uids = [0, \"deploy\"]\n"];
+    assert!(beside.iter().all(|line| long.contains(line)));
+    let mut long = good(&beside.iter().fold(long, |long, line| long.replace(line, "")));
+    assert_eq!(long.admin.token_file.take(), Some("/etc/tidegate/token".into()));
+    assert_eq!(std::mem::take(&mut long.admin.allowed_hosts), ["lb.example.com"]);
     assert_eq!((long.runtime.workers.take(), long.runtime.max_connections.take()), (Some(4), Some(100_000)));
     assert_eq!(std::mem::take(&mut long.runtime.state_file), StateFile::At("/var/lib/tidegate/state.json".into()));
     // The lines are the same but for the missing marks, so that columns differ nowhere else.
