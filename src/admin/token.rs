@@ -15,8 +15,8 @@ const MOST: usize = 4 << 10;
 
 const NEW: &str = "write a new one: `openssl rand -hex 32`";
 
-/// Reads the token, if there is to be one, for a process that runs as `own`. Fails with the key, the file, what is wrong
-/// with it and the way out.
+/// Reads the token, if there is to be one, for a process that runs as `own`. Fails with the key, the file, what is
+/// wrong with it and the way out.
 pub fn read(admin: &Admin, own: &Own) -> Result<Option<Secret>, String> {
     let (key, path) = match (&admin.token_file, &admin.token_credential) {
         (Some(path), _) => ("token_file", path.clone()),

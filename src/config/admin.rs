@@ -153,7 +153,12 @@ fn uids(findings: &Findings, section: &Section) -> Given<Vec<Owner>> {
 
 fn uid(findings: &Findings, value: &Value<'_>, at: &At) -> Option<Owner> {
     let judged = match value.get_ref() {
-        DeValue::Integer(digits) => owner(digits.as_str(), "the number of a user"),
+        // The highest number means nobody to the kernel.
+        DeValue::Integer(digits) => {
+            let number = u32::from_str_radix(digits.as_str(), digits.radix()).ok().filter(|&number| number < u32::MAX);
+            let message = || format!("{} is not the number of a user", words::escaped(&digits.to_string()));
+            number.map(Owner::Number).ok_or_else(|| Complaint::new(message(), "use 0 to 4294967294"))
+        }
         DeValue::String(text) => owner(text, "the name or number of a user"),
         _ => Err(Complaint { hint: "write its name or its number".into(), ..wrong_type(value, "a user") }),
     };

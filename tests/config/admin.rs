@@ -72,7 +72,7 @@ fn mistakes_have_a_way_out() {
             "admin.listen = \"unix:/a\"\nadmin.allow_uids = [true, -1]",
             &[
                 "7:21: admin.allow_uids[0]: true is a boolean, but a user is wanted; write its name or its number",
-                "7:27: admin.allow_uids[1]: \"-1\" is not the name or number of a user; write its name or its number",
+                "7:27: admin.allow_uids[1]: -1 is not the number of a user; use 0 to 4294967294",
             ],
         ),
         (
