@@ -84,7 +84,11 @@ fn mistakes_have_a_way_out() {
                  dots",
             ],
         ),
-        ("admin.token = \"secret\"", &["6:7: admin.token: unknown key; did you mean \"token_file\"?"]),
+        (
+            "admin.token = \"secret\"",
+            &["6:7: admin.token: unknown key; the keys here are listen, token_file, token_credential, allow_uids, \
+               allowed_hosts"],
+        ),
     ];
     for (top, expected) in cases {
         assert_said(&with_top(top), expected);
