@@ -1,8 +1,8 @@
 //! The stop of the process as a signal, and the only place that spawns tasks that outlive their spawner.
 //!
 //! Owns the stages of a stop, and when what is left is to go before the last of them; and the counting of what still
-//! has to finish. Decides no deadline and closes no socket. A task that panics harms itself alone: the runtime contains it, and its guards run. Next: `daemon`,
-//! which moves the stages on, and the acceptors, which watch them.
+//! has to finish. Decides no deadline and closes no socket. A task that panics harms itself alone: the runtime contains
+//! it, and its guards run. Next: `daemon`, which moves the stages on, and the acceptors, which watch them.
 
 use std::cell::Cell;
 use std::future::Future;

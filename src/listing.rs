@@ -1,9 +1,10 @@
 //! Which sessions there are: what may be asked, and what is answered.
 //!
-//! Owns the words between those who ask and the workers, each of which answers for its own sessions (`session::listing`),
-//! the order of a listing, and how the answers of the workers become one page. Invariants: a page has no more than
-//! [`MAX_LIMIT`] sessions; the order is the same on all workers, so that a page goes on where the one before it ended,
-//! whichever worker has the sessions. A session that moves in the order between two pages may be on both or on none.
+//! Owns the words between those who ask and the workers, each of which answers for its own sessions
+//! (`session::listing`), the order of a listing, and how the answers of the workers become one page. Invariants: a page
+//! has no more than [`MAX_LIMIT`] sessions; the order is the same on all workers, so that a page goes on where the one
+//! before it ended, whichever worker has the sessions. A session that moves in the order between two pages may be on
+//! both or on none.
 
 use crate::clock::Millis;
 use crate::name::{BackendAddr, ClientAddr, ListenerName, PoolName, SessionId};
@@ -68,7 +69,8 @@ impl Sort {
     }
 }
 
-/// A place in the order of a listing, as text like `4711.1-17`, which means something to the process that wrote it alone.
+/// A place in the order of a listing, as text like `4711.1-17`, which means something to the process that wrote it
+/// alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     pub rank: u64,

@@ -1,8 +1,9 @@
 //! The limits that one table of the config names: of one listener, or of all that share it.
 //!
-//! Owns their counts, which go on when the numbers change. What concerns no single client ([`Limiter::enter`]) can be asked before anybody is accepted; what
-//! does ([`Limiter::enter_client`]) needs the address. Invariant: whoever enters leaves once, or gives back what a
-//! client that was refused elsewhere has taken, so that one limit isn't used up by what another one refuses.
+//! Owns their counts, which go on when the numbers change. What concerns no single client ([`Limiter::enter`]) can be
+//! asked before anybody is accepted; what does ([`Limiter::enter_client`]) needs the address. Invariant: whoever enters
+//! leaves once, or gives back what a client that was refused elsewhere has taken, so that one limit isn't used up by
+//! what another one refuses.
 
 use super::clients::{Clients, Entered, Rules, Slot, TooMany};
 use super::rate::{Bucket, Gcra};

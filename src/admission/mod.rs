@@ -130,7 +130,8 @@ pub struct Around<'a> {
 }
 
 impl Gate {
-    /// Goes on with the counts of `previous`, the gate that the listener had before. Until [`succeed`] all is as it was.
+    /// Goes on with the counts of `previous`, the gate that the listener had before. Until [`succeed`] all is as it
+    /// was.
     #[must_use]
     pub fn new(name: &ListenerName, wanted: &config::Admission, around: Around<'_>, previous: Option<&Self>) -> Self {
         let Around { process, shared, metrics, bounded_by_fds } = around;

@@ -4,7 +4,8 @@
 //! while they are free. Both the maximum and the promises may change while connections come and go. Invariants: nobody
 //! is let in beyond the maximum, and nobody without a promise while the connections of all listeners, each taken as at
 //! least its reserve, are as many as that; so a reserve is always there. After a change there may be more of them than
-//! the maximum: nobody is cut for that, and nobody new comes in until it fits, beginning with those that have a reserve.
+//! the maximum: nobody is cut for that, and nobody new comes in until it fits, beginning with those that have a
+//! reserve.
 
 use super::{Pressure, Refusal};
 use crate::metrics::{LimitMetrics, Metrics, Scope};

@@ -36,8 +36,8 @@ impl Gcra {
         Ok(due.max(now).saturating_add(self.interval))
     }
 
-    /// The state of a limit with this rate as that of one `after` it: what has come too early by so many connections has
-    /// come too early by as many.
+    /// The state of a limit with this rate as that of one `after` it: what has come too early by so many connections
+    /// has come too early by as many.
     #[must_use]
     pub fn converted(self, due: Nanos, after: Self, now: Nanos) -> Nanos {
         let early = u128::from(due.saturating_sub(now));

@@ -73,8 +73,8 @@ impl Adjustments {
         *self == Self::default()
     }
 
-    /// Whether all of it could have come from an operator: what is read from elsewhere may not be so. Fails with what is
-    /// wrong with it.
+    /// Whether all of it could have come from an operator: what is read from elsewhere may not be so. Fails with what
+    /// is wrong with it.
     pub fn judge(&self) -> Result<(), String> {
         for (pool, own) in &self.pools {
             let weights = own.backends.values().filter_map(|one| one.weight);

@@ -1,9 +1,9 @@
 //! What an operator changes of a pool, and of the log.
 //!
 //! Owns the words: what is asked for, judged against what there is, becomes other [`Adjustments`] and is carried out at
-//! once. Invariants: who asks for what is already so changes nothing; a refusal has changed nothing; whatever is changed
-//! is in the adjustments, and so outlives reloads; each change is one line in the log. What it comes to is the pool's own
-//! (`Pool::adjust`, `Pool::set_members`): nobody is touched but whom it is about.
+//! once. Invariants: who asks for what is already so changes nothing; a refusal has changed nothing; whatever is
+//! changed is in the adjustments, and so outlives reloads; each change is one line in the log. What it comes to is the
+//! pool's own (`Pool::adjust`, `Pool::set_members`): nobody is touched but whom it is about.
 
 use super::live::Live;
 use crate::admin::command::{Asker, Command, Done, Refused, Reply, Why};

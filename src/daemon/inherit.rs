@@ -110,8 +110,8 @@ impl Inherited {
         inherited
     }
 
-    /// Tells of what nobody wants, and is closed. The service manager shall not keep it for the next start either, if it
-    /// does; all that has its name is stored together.
+    /// Tells of what nobody wants, and is closed. The service manager shall not keep it for the next start either, if
+    /// it does; all that has its name is stored together.
     fn forget(&self, group: &Group) {
         let found = &group[0];
         if found.source != Source::ServiceManager {

@@ -62,7 +62,8 @@ pub enum Opened {
 }
 
 /// Finds or binds a place for each address of each listener of `config`, in their order; `others` are addresses of this
-/// process that are on their way out. What is `inherited` for an address isn't bound. Fails with a line for each address that can't be had, and nothing is bound then.
+/// process that are on their way out. What is `inherited` for an address isn't bound. Fails with a line for each
+/// address that can't be had, and nothing is bound then.
 pub fn bind(
     config: &Config,
     bound: &[Bound],
@@ -179,8 +180,8 @@ impl Ours {
     }
 }
 
-/// Gives what is kept its options, and listens on what is new, but where its listener is `idle`. If anything of that fails, all is as before, and what
-/// was new is closed.
+/// Gives what is kept its options, and listens on what is new, but where its listener is `idle`. If anything of that
+/// fails, all is as before, and what was new is closed.
 pub fn open(places: Vec<Vec<Place>>, idle: &[bool], bound: &[Bound]) -> Result<Vec<Vec<(Opened, Options)>>, String> {
     let mut adjusted = Vec::new();
     for (place, idle) in places.iter().zip(idle).flat_map(|(own, idle)| own.iter().map(move |place| (place, *idle))) {

@@ -1,9 +1,9 @@
 //! Listeners that an operator has taken out for a while: their sockets don't listen, and keep their addresses.
 //!
 //! Owns how that is made so and undone. A socket that is parked is emptied by its acceptor as one that is retired, and
-//! then its listening ends, so that clients are refused by the kernel and can go elsewhere; the descriptor stays bound, so
-//! that listening again needs no privilege and nobody else gets the address meanwhile. A unix socket can't listen again:
-//! it is bound anew. Invariants: who had connected is served; sessions that there are go on.
+//! then its listening ends, so that clients are refused by the kernel and can go elsewhere; the descriptor stays bound,
+//! so that listening again needs no privilege and nobody else gets the address meanwhile. A unix socket can't listen
+//! again: it is bound anew. Invariants: who had connected is served; sessions that there are go on.
 
 use super::listening::Bound;
 use super::live::{Live, share};

@@ -3,8 +3,8 @@
 //! Owns the format, the way to the disk and the thread that goes it: the loop only leaves word of what is to be kept.
 //! JSON with a version and a checksum; written beside the old one, brought to the disk and renamed over it, so that
 //! there is always a whole one, whatever dies when. Invariants: a file that isn't good in every bit is not used at all,
-//! but set aside (`.bad`), and never keeps the process from starting; what can't be written is tried again and told, and
-//! costs nobody anything but what a restart forgets. Of changes that come fast only the last one is written.
+//! but set aside (`.bad`), and never keeps the process from starting; what can't be written is tried again and told,
+//! and costs nobody anything but what a restart forgets. Of changes that come fast only the last one is written.
 
 use crate::backoff::Backoff;
 use crate::config::{Adjustments, Config, StateFile as Place};

@@ -93,8 +93,8 @@ impl Schedule {
         Some(id)
     }
 
-    /// The target is asked more often from now on, or something else: its next turn is within `delay`. One that is being
-    /// asked just now has its next turn as ever.
+    /// The target is asked more often from now on, or something else: its next turn is within `delay`. One that is
+    /// being asked just now has its next turn as ever.
     pub fn hasten(&mut self, id: Key, delay: Duration, now: Instant, rng: &mut Rng) {
         let Some(&turn) = self.targets.get(&id) else { return };
         if !turn.running && turn.due > now + delay {

@@ -213,8 +213,8 @@ impl Search {
         attempt
     }
 
-    /// Who has no backend yet goes by the table that holds now, as far as the same is asked of its client and told to its
-    /// backend; `None` if nothing has changed.
+    /// Who has no backend yet goes by the table that holds now, as far as the same is asked of its client and told to
+    /// its backend; `None` if nothing has changed.
     pub(super) fn follow(&mut self) -> Option<Followed> {
         if !self.pool.is_retired() {
             return None;

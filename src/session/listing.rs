@@ -24,8 +24,8 @@ const STEP: usize = 2_048;
 /// How long a session whose backend is about to answer is in neither place, and a little more: see `queue::Watch`.
 const BLIND: Duration = Duration::from_millis(50);
 
-/// How long a worker may take. Longer than it takes to look at all sessions that a worker can have; one that is stuck is
-/// left out.
+/// How long a worker may take. Longer than it takes to look at all sessions that a worker can have; one that is stuck
+/// is left out.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What came of the wish to end a session.

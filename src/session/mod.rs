@@ -5,8 +5,8 @@
 //! [`Session::run`] routes and connects, `preread` reads what its route depends on, `hold` may keep it while no
 //! backend is up, `replay` may wait for the first answer, the worker's relay engine moves the bytes, and `record`
 //! ends it, once, whatever happened; `report` tells the pool what became of its backend, and `mover` ends what must
-//! go elsewhere. `listing` tells which sessions there are, from the engine and from `pending`, where those are seen that
-//! wait for something else. Owns no pool and no table; it asks them. Invariants: every count is held by a guard in
+//! go elsewhere. `listing` tells which sessions there are, from the engine and from `pending`, where those are seen
+//! that wait for something else. Owns no pool and no table; it asks them. Invariants: every count is held by a guard in
 //! [`Session`] or in what it turns into, so that a cancelled task or a panic gives everything back; the client's stream
 //! resets unless the relay closes it in order.
 

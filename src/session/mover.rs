@@ -255,8 +255,8 @@ mod tests {
         held
     }
 
-    /// Whether anybody ends by himself or not, and however seldom somebody looks, as many go in each part of the time, and
-    /// nobody is left at its end.
+    /// Whether anybody ends by himself or not, and however seldom somebody looks, as many go in each part of the time,
+    /// and nobody is left at its end.
     #[test]
     fn what_is_left_at_the_end_goes_evenly() {
         let from = Instant::now();

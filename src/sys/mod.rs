@@ -96,8 +96,8 @@ pub fn passed_descriptors(count: usize) -> Vec<OwnedFd> {
     let numbers = (FIRST..).take(count);
     // SAFETY: the call reads flags of whatever the number stands for, if anything.
     let is_open = |number: &RawFd| unsafe { libc::fcntl(*number, libc::F_GETFD) } >= 0;
-    // SAFETY: they are open, they have been since before the process ran, so that nobody in it has made them, and whoever
-    // passed them meant this process to have them; this happens once.
+    // SAFETY: they are open, they have been since before the process ran, so that nobody in it has made them, and
+    // whoever passed them meant this process to have them; this happens once.
     numbers.filter(is_open).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 

@@ -63,9 +63,10 @@ impl fmt::Display for Warning {
 impl RoutingTable {
     /// The table for `config`, with one of `listeners` for each of the config's.
     ///
-    /// To be called when that is certain: what stays is shared with `previous`, and goes by the new config from here on.
-    /// A pool of which only members change is the same one; backends that are in the same pool of `previous`, at the
-    /// same address and by the same name, keep their state. What an operator has changed stands on top of the config.
+    /// To be called when that is certain: what stays is shared with `previous`, and goes by the new config from here
+    /// on. A pool of which only members change is the same one; backends that are in the same pool of `previous`, at
+    /// the same address and by the same name, keep their state. What an operator has changed stands on top of the
+    /// config.
     #[must_use]
     pub fn build(
         config: &Config,

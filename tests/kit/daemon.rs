@@ -100,7 +100,8 @@ impl Launch {
 
     /// Passes a listening socket on as a service manager does, by this name.
     pub fn given(mut self, name: &str, socket: OwnedFd) -> Self {
-        // As standard input and not by its number: other tests start processes at the same time, which would get it too.
+        // As standard input and not by its number: other tests start processes at the same time, which would get it
+        // too.
         self.stdin = Stdio::from(socket);
         let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$1; shift; exec \"$@\"";
         self.wrapped(["sh", "-c", script, "sh", name])
@@ -494,7 +495,6 @@ fn said(config: &str, stderr: &Output) -> String {
 
 /// The path of a file that a test writes beside the config.
 pub fn file(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-    let path = dir.join(name);
-    fs::write(&path, content).unwrap();
-    path
+    fs::write(dir.join(name), content).unwrap();
+    dir.join(name)
 }

@@ -1,9 +1,9 @@
 //! A load that notices everything: short connections in great number, and long streams whose every byte is compared.
 //!
 //! Owns its own backends (echoes that end in order), a paced storm of connections that each ask, get their answer back
-//! and end by FIN on both sides, and streams that send and compare the kit's pattern for as long as the load lasts. What
-//! went wrong is counted by its kind; nothing is tried again. Runs on threads of its own, one runtime each, and stops by
-//! itself when it is asked how it went.
+//! and end by FIN on both sides, and streams that send and compare the kit's pattern for as long as the load lasts.
+//! What went wrong is counted by its kind; nothing is tried again. Runs on threads of its own, one runtime each, and
+//! stops by itself when it is asked how it went.
 
 use crate::kit::pattern;
 use std::collections::BTreeMap;

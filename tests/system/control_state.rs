@@ -1,5 +1,5 @@
-//! The state file on the real binary: what was changed is there after a restart; and whatever is in its place, or in its
-//! way, keeps nobody from starting, and no change from being made.
+//! The state file on the real binary: what was changed is there after a restart; and whatever is in its place, or in
+//! its way, keeps nobody from starting, and no change from being made.
 
 use crate::control::Control;
 use crate::kit::daemon::run;

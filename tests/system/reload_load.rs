@@ -1,4 +1,5 @@
-//! Reloads while clients come and go, and while others stay: none of them may notice; and what a scrape shows meanwhile.
+//! Reloads while clients come and go, and while others stay: none of them may notice; and what a scrape shows
+//! meanwhile.
 
 use crate::kit::{Addr, Backend, Config, Conn, Tidegate, eventually};
 use crate::reload::{generation, reload, write};

@@ -2,9 +2,9 @@
 //!
 //! The walk: `cli` → `bench` (rounds of windows) → for each window `contestant` (a proxy whose config changes each
 //! time), `backend` (echoes) and `load` (short connections and long streams), each in a process of its own → `group`
-//! (processes, descriptors, memory and CPU of the proxy) → `report`. Processes, ports and tables come from `../compare`.
-//! Linux only; it stays on loopback, and everything that it starts ends with it. README.md says how to read what it
-//! prints.
+//! (processes, descriptors, memory and CPU of the proxy) → `report`. Processes, ports and tables come from
+//! `../compare`. Linux only; it stays on loopback, and everything that it starts ends with it. README.md says how to
+//! read what it prints.
 
 #![allow(clippy::disallowed_methods, reason = "tidegate's own rules for tasks and sleeping; a pace is made of time")]
 

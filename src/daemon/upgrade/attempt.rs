@@ -1,9 +1,9 @@
 //! The predecessor's side of an upgrade: one attempt to start a successor, on a thread of its own.
 //!
-//! Owns the child: what it is told, what it writes to its standard error (which goes on to ours, and its last lines into
-//! the answer if it fails), its end if it fails, and its reaping. Decides when an attempt has failed: the child has
-//! ended, or has hung up, or hasn't said within [`PATIENCE`] that it accepts. Until somebody adopts the [`Successor`],
-//! it can be taken back.
+//! Owns the child: what it is told, what it writes to its standard error (which goes on to ours, and its last lines
+//! into the answer if it fails), its end if it fails, and its reaping. Decides when an attempt has failed: the child
+//! has ended, or has hung up, or hasn't said within [`PATIENCE`] that it accepts. Until somebody adopts the
+//! [`Successor`], it can be taken back.
 
 use super::VARIABLE;
 use super::handover::Estate;

@@ -1,7 +1,8 @@
 //! What to start again: the path of the running binary and the words after it.
 //!
 //! Owns the choice of the path. It is looked up at the start, when it still means what runs: the name by which the
-//! process was started, with its symbolic links, if it leads to the running binary; else what the kernel says that runs.
+//! process was started, with its symbolic links, if it leads to the running binary; else what the kernel says that
+//! runs.
 
 use std::ffi::OsString;
 use std::fs;

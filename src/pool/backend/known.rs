@@ -42,8 +42,8 @@ impl Backend {
         })
     }
 
-    /// Takes what another process knew of it for its own knowledge; what an agent said only if it still `has_agent`. For
-    /// a backend that nobody has used yet.
+    /// Takes what another process knew of it for its own knowledge; what an agent said only if it still `has_agent`.
+    /// For a backend that nobody has used yet.
     pub fn believe(&self, known: &Known, slow_start: Duration, has_agent: bool, now: Now) {
         if has_agent {
             self.set_agent(&known.agent, Duration::ZERO, now.millis);
