@@ -55,6 +55,7 @@ pub fn age() -> Duration {
 
 /// Makes this clock go on with one that runs for so long in another process, so that its moments mean the same here.
 /// Without effect, and false, once anybody has asked what time it is.
+#[must_use]
 pub fn go_on(age: Duration) -> bool {
     Instant::now().checked_sub(age).is_some_and(|begun| START.set(begun).is_ok())
 }

@@ -1,4 +1,4 @@
-//! The endpoint described for programs, as OpenAPI 3.1 at `/openapi.json`.
+//! The endpoint described for programs, as `OpenAPI` 3.1 at `/openapi.json`.
 //!
 //! Made from the lists that requests are answered by, so that it says of no path more or less than there is. What a
 //! schema refuses is refused; what it lets pass may still be refused for what it means, such as a config with a

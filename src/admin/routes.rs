@@ -313,7 +313,7 @@ mod tests {
         let paths: Vec<&str> =
             SHOWN.iter().map(|shown| shown.path).chain(CHANGES.iter().map(|change| change.path)).collect();
         for path in &paths {
-            let sample = path.replace('{', "").replace('}', "");
+            let sample = path.replace(['{', '}'], "");
             let matching = paths.iter().filter(|template| names(template, &sample).is_some()).count();
             assert_eq!(matching, 1, "{path}");
         }

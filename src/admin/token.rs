@@ -103,7 +103,8 @@ impl Own {
 
 fn not_for_everybody(metadata: &Metadata, path: &Path) -> Result<(), String> {
     let mode = metadata.mode() & 0o777;
-    if mode & 0o007 == 0 {
+    let of_others = mode & 0o007;
+    if of_others == 0 {
         return Ok(());
     }
     Err(format!("every user of this host may use it (mode {mode:04o}); run `chmod 600 {}`", path.display()))

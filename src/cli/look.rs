@@ -300,7 +300,7 @@ ID   CLIENT          LISTENER  RULE  POOL  BACKEND  PHASE     AGE  IDLE  SENT  R
             "LISTENER  BIND  STATE  ACTIVE  TOTAL\n-         -     -           -      -\n"
         );
         assert_eq!(sessions(&json!({})).lines().count(), 1);
-        assert!(pool_text(&json!({"backends": [{}]})).contains("-"));
+        assert!(pool_text(&json!({"backends": [{}]})).contains('-'));
         assert!(head(&json!({})).starts_with("tidegate "));
     }
 

@@ -16,12 +16,12 @@ pub const TIER: RangeInclusive<u8> = 0..=limits::MAX_TIER;
 
 /// `"5s"`, `"1m 30s"`, within [`DEADLINE`]. Fails with what is wrong and the way out.
 pub fn deadline(text: &str) -> Result<Duration, String> {
-    unit::duration(text, &DEADLINE).map_err(sentence)
+    unit::duration(text, &DEADLINE).map_err(|complaint| sentence(&complaint))
 }
 
 /// An address that one backend is reached at: what a host name stands for isn't known, and may be several.
 pub fn backend(text: &str) -> Result<BackendAddr, String> {
-    match address::backend(text).map_err(sentence)? {
+    match address::backend(text).map_err(|complaint| sentence(&complaint))? {
         Address::Endpoint(endpoint @ (Endpoint::Tcp(_) | Endpoint::Unix(_))) => Ok(BackendAddr(endpoint)),
         Address::Host { host, .. } => {
             Err(format!("{} is a name; write the address that it stands for, such as \"10.0.0.1:80\"", quoted(&host)))
@@ -52,6 +52,6 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str> + Clone
     words::nearest(word, candidates)
 }
 
-fn sentence(complaint: Complaint) -> String {
+fn sentence(complaint: &Complaint) -> String {
     format!("{}; {}", complaint.message, complaint.hint)
 }

@@ -99,7 +99,7 @@ pub fn begin(call: Call, stop: Stop, live: &mut Live, program: Option<&Program>,
             return Some(Work::of_config(name, by, reply, live, move |base| configs::reload(base, &path)));
         }
         (Command::Plan(text), _, path) => {
-            let look = move |base: &Base| configs::examined(base, path.as_deref(), text.as_deref());
+            let look = move |base: &Base| Ok(configs::examined(base, path.as_deref(), text.as_deref()));
             return Some(Work::of_config(name, by, reply, live, look));
         }
         (Command::Rollback(number), _, Some(path)) => match live.history.find(number) {

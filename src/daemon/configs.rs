@@ -37,10 +37,10 @@ pub fn reload(base: &Base, path: &Path) -> Result<Prepared, Failure> {
 }
 
 /// This text, or the file as it is now.
-pub fn examined(base: &Base, path: Option<&Path>, text: Option<&str>) -> Result<Prepared, Failure> {
+pub fn examined(base: &Base, path: Option<&Path>, text: Option<&str>) -> Prepared {
     let path = path.unwrap_or(Path::new("config"));
     let loaded = text.map_or_else(|| load(path), |text| parse(path, text));
-    Ok(Prepared::Plan(loaded.and_then(|loaded| examine(base, loaded)).map(Box::new)))
+    Prepared::Plan(loaded.and_then(|loaded| examine(base, loaded)).map(Box::new))
 }
 
 /// Prepares a way back to a text that was in force.

@@ -30,7 +30,7 @@ pub fn carry_out(command: Command, by: &Asker, live: &mut Live) -> Reply {
         }
         Command::AddBackend { pool, address, name, weight, tier } => {
             let added = AddedBackend { address: address.to_string(), name, weight, tier };
-            add(&Target::find(live, &pool)?, added, by, live)
+            add(&Target::find(live, &pool)?, &added, by, live)
         }
         Command::RemoveBackend { pool, backend, deadline } => {
             remove(&Target::find(live, &pool)?, &backend, deadline, by, live)
@@ -55,14 +55,11 @@ impl Target {
     fn find(live: &Live, name: &PoolName) -> Result<Self, Refused> {
         let table = live.shared.table.load_full();
         let config = live.config.pools.iter().find(|pool| pool.name == *name);
-        match (config, table.pool(name)) {
-            (Some(config), Some(pool)) => {
-                Ok(Self { config: config.clone(), pool: Arc::clone(pool), table: Arc::clone(&table) })
-            }
-            _ => {
-                let names: Vec<&str> = table.pools.iter().map(|pool| pool.name.as_str()).collect();
-                Err(refused(Why::NotFound, unknown_name("pool", name.as_str(), "the config", &names)))
-            }
+        if let (Some(config), Some(pool)) = (config, table.pool(name)) {
+            Ok(Self { config: config.clone(), pool: Arc::clone(pool), table: Arc::clone(&table) })
+        } else {
+            let names: Vec<&str> = table.pools.iter().map(|pool| pool.name.as_str()).collect();
+            Err(refused(Why::NotFound, unknown_name("pool", name.as_str(), "the config", &names)))
         }
     }
 
@@ -91,13 +88,7 @@ impl Target {
     fn take_members(&self, live: &mut Live, members: Members, next: Adjustments) {
         let adjusted = &next.pool(&self.pool.name).backends;
         self.pool.set_members(members, adjusted, &live.shared.metrics, Now::read());
-        self.done(live, next);
-    }
-
-    fn done(&self, live: &mut Live, next: Adjustments) {
-        live.change(next);
-        // There may be somebody else to probe, or one less.
-        live.shared.table_changed.notify_one();
+        put(live, next);
     }
 
     /// What is to be said where nobody is left.
@@ -147,7 +138,7 @@ impl Change {
         let differs = next != live.adjustments;
         if differs {
             target.pool.adjust(&next.pool(&name).backends, &live.shared.metrics, false, Now::read());
-            target.done(live, next);
+            put(live, next);
         }
         let bounded = self.bound(after.state.unwrap_or_default());
         let (from, to) = (said(before, configured), said(after, configured));
@@ -232,10 +223,16 @@ fn said(own: Adjustment, configured: u16) -> String {
     format!("{state}, weight {}{health}", own.weight.unwrap_or(configured))
 }
 
-fn add(target: &Target, added: AddedBackend, by: &Asker, live: &mut Live) -> Reply {
+fn put(live: &mut Live, next: Adjustments) {
+    live.change(next);
+    // There may be somebody else to probe, or one less.
+    live.shared.table_changed.notify_one();
+}
+
+fn add(target: &Target, added: &AddedBackend, by: &Asker, live: &mut Live) -> Reply {
     let conflict = |text: String| refused(Why::Conflict, text);
     let name = target.pool.name.clone();
-    let address = target.config.may_add(&added).map_err(|text| refused(Why::Invalid, text))?;
+    let address = target.config.may_add(added).map_err(|text| refused(Why::Invalid, text))?;
     let view = target.pool.view();
     let member = |index: usize| (&view.members.list[index], view.weights[index]);
     if let Some(index) = view.backends.iter().position(|backend| backend.address == address) {
@@ -260,25 +257,22 @@ fn add(target: &Target, added: AddedBackend, by: &Asker, live: &mut Live) -> Rep
         .list
         .into_iter()
         .find(|member| member.address == address && added.name.as_deref().is_none_or(|name| *name == *member.label));
-    let label = match returning {
-        Some(member) => {
-            if member.tier != added.tier {
-                return Err(conflict(format!(
-                    "the config has {address} in tier {}; give that tier, or another name",
-                    member.tier
-                )));
-            }
-            own.removed.retain(|removed| *removed != *member.label);
-            if member.weight != added.weight {
-                own.backends.entry(member.label.to_string()).or_default().weight = Some(added.weight);
-            }
-            member.label
+    let label = if let Some(member) = returning {
+        if member.tier != added.tier {
+            return Err(conflict(format!(
+                "the config has {address} in tier {}; give that tier, or another name",
+                member.tier
+            )));
         }
-        None => {
-            let label = added.label().into();
-            own.added.push(added.clone());
-            label
+        own.removed.retain(|removed| *removed != *member.label);
+        if member.weight != added.weight {
+            own.backends.entry(member.label.to_string()).or_default().weight = Some(added.weight);
         }
+        member.label
+    } else {
+        let label = added.label().into();
+        own.added.push(added.clone());
+        label
     };
     next.prune();
     let (members, warnings) = target.members(live, next.pool(&name));

@@ -27,7 +27,7 @@ pub struct History {
     status: Arc<ArcSwap<ConfigStatus>>,
     metrics: Arc<Metrics>,
     /// Its series is there as long as this is.
-    _info: Series<Gauge>,
+    info: Series<Gauge>,
 }
 
 /// Where it is told of.
@@ -58,7 +58,7 @@ impl History {
             kept: VecDeque::new(),
             status: Arc::clone(status),
             metrics: Arc::clone(metrics),
-            _info: metrics.config_info(&first.hash),
+            info: metrics.config_info(&first.hash),
         };
         history.take(first);
         history
@@ -85,7 +85,7 @@ impl History {
             self.kept.pop_front();
         }
         // The new series first, so that a scrape finds one of them at least.
-        self._info = self.metrics.config_info(&hash);
+        self.info = self.metrics.config_info(&hash);
         self.succeeded(now);
         self.status.store(Arc::new(ConfigStatus {
             hash,

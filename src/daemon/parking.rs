@@ -157,7 +157,9 @@ pub fn idle(config: &Config, adjustments: &Adjustments) -> Vec<bool> {
 /// The socket of one that no worker has; it doesn't listen, also if it came from another process that did.
 pub fn take(shared: &SharedSocket) -> Option<Arc<ListenSocket>> {
     let socket = shared.take();
-    socket.iter().for_each(|socket| socket.stop());
+    if let Some(socket) = &socket {
+        socket.stop();
+    }
     socket
 }
 
@@ -238,7 +240,9 @@ mod tests {
         let handles = metrics.listener(&config.name, &[]);
         let listener = Arc::new(Listener::new(config, handles, Vec::new(), gate));
         let sockets = bind_all(&wanted, &options(), 2, Neighbours::None).unwrap();
-        sockets.iter().for_each(|socket| socket.listen(16).unwrap());
+        for socket in &sockets {
+            socket.listen(16).unwrap();
+        }
         let actual = sockets[0].address.clone();
         let share = |socket| Arc::new(SharedSocket::new(Arc::new(socket), options(), Arc::clone(&listener)));
         let sockets = sockets.into_iter().map(share).collect();
@@ -264,7 +268,9 @@ mod tests {
                 park(&mut bound);
                 assert!(bound.is_parked() && before.iter().all(|socket| socket.is_retired()));
                 assert!(takes(&bound.actual), "as long as the queue is being emptied");
-                before.iter().for_each(|socket| socket.close());
+                for socket in &before {
+                    socket.close();
+                }
                 assert!(!takes(&bound.actual));
                 bound.sockets = unpark(&bound, &listener).unwrap();
                 bound.parked = Vec::new();
@@ -286,7 +292,9 @@ mod tests {
         park(&mut bound);
         bound.sockets = unpark(&bound, &listener).unwrap();
         // The acceptors of before come to their end.
-        before.iter().for_each(|socket| socket.close());
+        for socket in &before {
+            socket.close();
+        }
         assert!(takes(&bound.actual));
     }
 }

@@ -265,7 +265,7 @@ fn f80_bodies_are_bounded_and_what_is_no_json_is_told_so() {
     assert_eq!(http::raw(tidegate.admin(), &head).status, 413);
     let nested = format!("{{\"config\": {}}}", "[0,".repeat(2_000_000));
     let mut conn = Conn::to(tidegate.admin());
-    conn.send(&head.replace("1073741824", &nested.len().to_string()));
+    conn.send(head.replace("1073741824", &nested.len().to_string()));
     conn.send(&nested);
     assert_eq!(http::Answer::parse(&conn.rest()).status, 400);
     let grown = crate::kit::kernel::resident(tidegate.pid).saturating_sub(resident);

@@ -155,7 +155,7 @@ fn f51_the_running_process_says_how_many_sessions_a_plan_touches_and_a_reload_do
     let details = planned(&tidegate, &text(&tidegate, &to));
     assert_eq!((&details["severity"], &details["changed"]), (&json!("nothing"), &json!([])));
     assert_eq!(details["from_hash"], details["to_hash"]);
-    clients.iter_mut().for_each(|client| client.speak());
+    clients.iter_mut().for_each(super::kit::conn::Conn::speak);
 }
 
 #[test]

@@ -47,6 +47,7 @@ impl Complaint {
 }
 
 /// A value with nothing in it that a terminal or log might act upon.
+#[must_use]
 pub fn quoted(value: &str) -> String {
     let shown: String = value.chars().take(MAX_SHOWN).collect();
     let more = if shown.len() < value.len() { "…" } else { "" };

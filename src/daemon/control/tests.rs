@@ -84,6 +84,7 @@ fn remove(backend: &str) -> Command {
 }
 
 /// It is done, and changed something; what was said of it.
+#[allow(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
 fn changed(live: &mut Live, command: Command) -> String {
     let done = ask(live, command.clone()).unwrap();
     assert!(done.changed, "{command:?}: {}", done.summary);
@@ -92,6 +93,7 @@ fn changed(live: &mut Live, command: Command) -> String {
 }
 
 /// It is so already.
+#[allow(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
 fn unchanged(live: &mut Live, command: Command) -> String {
     let before = live.adjustments.clone();
     let done = ask(live, command.clone()).unwrap();
@@ -136,10 +138,10 @@ fn what_is_asked_for_twice_changes_something_once_and_is_taken_back_without_a_tr
         Command::LogLevel(Level::Debug),
     ] {
         changed(&mut live, command.clone());
-        if command != add("192.0.2.9:80", Some("new"), 3, 0) {
-            unchanged(&mut live, command);
-        } else {
+        if command == add("192.0.2.9:80", Some("new"), 3, 0) {
             unchanged(&mut live, add("192.0.2.9:80", None, 3, 0));
+        } else {
+            unchanged(&mut live, command);
         }
     }
     assert_eq!(web(&live), ["a 7 0 disabled", "spare 1 1 up", "new 4 0 up"]);

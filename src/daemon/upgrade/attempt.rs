@@ -227,7 +227,7 @@ impl Candidate {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return how(status);
             }
-            std::thread::sleep(LOOK / 10);
+            wait_for(&self.errors, None, false);
         }
         "it has hung up".to_owned()
     }

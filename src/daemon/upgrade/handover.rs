@@ -173,7 +173,7 @@ impl Handover {
                     candidates.push(Candidate { index, name, is_admin, wanted, source, given });
                 }
                 (Err(unfit), _) => {
-                    tracing::warn!(name = socket.name, "a socket of the predecessor is of no use: {unfit}")
+                    tracing::warn!(name = socket.name, "a socket of the predecessor is of no use: {unfit}");
                 }
                 (_, None) => tracing::warn!(wanted = socket.wanted, "the predecessor names an address that isn't one"),
             }
