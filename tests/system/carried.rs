@@ -122,19 +122,23 @@ fn who_is_held_stays_so_and_is_let_go_where_nobody_is_held_any_more() {
     let hold = "[pools.web.hold]\nmax_wait = \"1h\"";
     let over = |address: String| Config::over([address]).connect("attempts = 1");
     let tidegate = Tidegate::start(Config::over([&dead.addr]).more(hold));
-    let held = || tidegate.count("tidegate_pool_held");
+    let now_held = || tidegate.count("tidegate_pool_held");
     let mut clients: Vec<Conn> = (0..2).map(|_| tidegate.connect()).collect();
-    clients.iter_mut().for_each(|client| client.send("ping"));
-    eventually_eq("they are held", &2, held);
+    for client in &mut clients {
+        client.send("ping");
+    }
+    eventually_eq("they are held", &2, now_held);
     reload(&tidegate, over(dead.addr.to_string()).more(hold));
-    assert_eq!(held(), 2);
+    assert_eq!(now_held(), 2);
     reload(&tidegate, over(living.to_string()).more(hold));
-    clients.iter_mut().for_each(|client| client.expect("ping"));
+    for client in &mut clients {
+        client.expect("ping");
+    }
     drop(clients);
 
     reload(&tidegate, over(dead.addr.to_string()).more(hold));
     let mut client = tidegate.connect();
-    eventually_eq("it is held", &1, held);
+    eventually_eq("it is held", &1, now_held);
     reload(&tidegate, over(dead.addr.to_string()));
     client.expect_end(End::Rst);
     tidegate.until_idle();

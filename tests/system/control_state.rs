@@ -32,7 +32,9 @@ impl World {
             "backends = [{{ name = \"a\", address = \"{}\" }}, {{ name = \"b\", address = \"{}\" }}]\n",
             self.a, self.b
         );
-        Config::with_pool(&backends).pool("slow_start = \"0s\"").runtime(&format!("state_file = {:?}", self.path()))
+        Config::with_pool(&backends)
+            .pool("slow_start = \"0s\"")
+            .runtime(&format!("state_file = \"{}\"", self.path().display()))
     }
 
     fn start(&self) -> Tidegate {

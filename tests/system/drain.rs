@@ -1,6 +1,7 @@
 //! The last part of a stop: what is left goes evenly and the longest idle first, whatever else comes in meanwhile.
 
 use crate::kit::conn::transfer;
+use crate::kit::wait::pace;
 use crate::kit::{Backend, Config, Conn, End, Listening, Refusing, Silent, Tidegate, eventually, throughout};
 use crate::stop::refuses;
 use rustix::process::Signal;
@@ -20,7 +21,7 @@ fn f53_a_storm_of_other_signals_neither_hastens_a_stop_nor_keeps_it_from_its_end
                 return;
             }
             tidegate.signal(signal);
-            std::thread::sleep(Duration::from_micros(200));
+            pace(Duration::from_micros(200));
         }
     };
     std::thread::scope(|scope| {
@@ -59,7 +60,7 @@ fn f52_what_is_left_goes_one_after_the_other_the_longest_idle_first() {
     // Idle in another order than that of their beginning.
     for client in clients.iter_mut().rev() {
         client.speak();
-        std::thread::sleep(Duration::from_millis(2));
+        pace(Duration::from_millis(2));
     }
     let expected: Vec<String> = clients.iter().rev().map(|client| client.local().to_string()).collect();
     tidegate.signal(Signal::TERM);
