@@ -10,6 +10,7 @@ use super::history::Next;
 use super::inherit::Inherited;
 use super::live::{Base, Candidate, Committed, Live, prepare};
 use super::plan;
+use super::status_line;
 use crate::admin::command::{Asker, Done, Refused, Reply, Why};
 use serde_json::json;
 use std::path::Path;
@@ -79,7 +80,7 @@ pub fn finish(prepared: Result<Prepared, Failure>, by: &Asker, live: &mut Live) 
     if let Err(refused) = &done {
         live.history.refused(by.to_string(), refused.text.clone());
     }
-    notify_reloaded(live.generation(), done.as_ref().err().map(|refused| &*refused.text));
+    notify_reloaded(&status_line::of(&live.shared));
     done
 }
 

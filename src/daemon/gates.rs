@@ -59,13 +59,9 @@ pub fn notify_reloading() {
     notify(&states);
 }
 
-/// Tells systemd which config runs now, and if another one was refused, why.
-pub fn notify_reloaded(generation: u64, refused: Option<&str>) {
-    let status = match refused.and_then(|text| text.lines().next()) {
-        Some(line) => format!("serving, generation {generation}; the last reload was refused: {line}"),
-        None => format!("serving, generation {generation}"),
-    };
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+/// Tells systemd that this is over, and how things are.
+pub fn notify_reloaded(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Another process speaks with the service manager in this one's place.

@@ -68,7 +68,7 @@ use carry_out::{Work, Worked};
 use gates::{Announcement, notify};
 use live::Live;
 use sd_notify::NotifyState;
-use start::{Inheritance, Started};
+use start::{Inheritance, Shared, Started};
 use std::fmt;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -211,7 +211,7 @@ impl Daemon {
             }
             if are_up {
                 live.keep_in_store();
-                self.say_ready(&announcement);
+                self.say_ready(&announcement, &shared);
             }
             let (ended, calls) = (&mut ended, &mut calls);
             let (control, program) = (&control, program.as_ref());
@@ -252,13 +252,13 @@ impl Daemon {
         }
     }
 
-    fn say_ready(&self, announcement: &Announcement) {
+    fn say_ready(&self, announcement: &Announcement, shared: &Shared) {
         self.phase.send_replace(Phase::Ready);
         announcement.log();
         if self.announce == Announce::Stdout {
             announcement.print();
         }
-        notify(&[NotifyState::Ready, NotifyState::Status("serving, generation 1")]);
+        notify(&[NotifyState::Ready, NotifyState::Status(&status_line::of(shared))]);
     }
 
     async fn serve(

@@ -1,7 +1,7 @@
 //! The line of `systemctl status`: how many sessions there are, and which config serves them.
 //!
-//! Owns its words and its pace. Whoever has something more urgent to say (a stop, a refused reload) says it itself, and
-//! nothing is said over it before the number of sessions has changed. Without a service manager there is nothing to do.
+//! Owns its words and its pace; that the last reload was refused stays in it until another config is taken. A stop says
+//! its own. Without a service manager there is nothing to do.
 
 use super::gates::notify;
 use super::start::Shared;
@@ -22,7 +22,7 @@ pub async fn tell(shared: Shared, mut phase: watch::Receiver<Phase>) {
     let mut told = String::new();
     // An error means that the loop is gone.
     while phase.wait_for(|phase| *phase == Phase::Ready).await.is_ok() {
-        let line = line(shared.process.active() as u64, shared.table.load().generation);
+        let line = of(&shared);
         if line != told {
             notify(&[NotifyState::Status(&line)]);
             told = line;
@@ -31,9 +31,17 @@ pub async fn tell(shared: Shared, mut phase: watch::Receiver<Phase>) {
     }
 }
 
-fn line(sessions: u64, generation: u64) -> String {
+/// As things are.
+pub fn of(shared: &Shared) -> String {
+    let status = shared.config_status.load();
+    let refused = status.last_refused.as_ref().and_then(|refused| refused.text.lines().next());
+    line(shared.process.active() as u64, shared.table.load().generation, refused)
+}
+
+fn line(sessions: u64, generation: u64, refused: Option<&str>) -> String {
     let plural = if sessions == 1 { "" } else { "s" };
-    format!("serving {} session{plural}, generation {generation}", grouped(sessions))
+    let refused = refused.map(|line| format!("; the last reload was refused: {line}")).unwrap_or_default();
+    format!("serving {} session{plural}, generation {generation}{refused}", grouped(sessions))
 }
 
 /// With commas between thousands.
@@ -55,9 +63,13 @@ mod tests {
 
     #[test]
     fn people_can_read_it() {
-        assert_eq!(line(0, 1), "serving 0 sessions, generation 1");
-        assert_eq!(line(1, 2), "serving 1 session, generation 2");
-        assert_eq!(line(1_234, 7), "serving 1,234 sessions, generation 7");
-        assert_eq!(line(12_345_678, 10), "serving 12,345,678 sessions, generation 10");
+        assert_eq!(line(0, 1, None), "serving 0 sessions, generation 1");
+        assert_eq!(line(1, 2, None), "serving 1 session, generation 2");
+        assert_eq!(line(1_234, 7, None), "serving 1,234 sessions, generation 7");
+        assert_eq!(line(12_345_678, 10, None), "serving 12,345,678 sessions, generation 10");
+        assert_eq!(
+            line(0, 3, Some("lb.toml:1:1: wrong")),
+            "serving 0 sessions, generation 3; the last reload was refused: lb.toml:1:1: wrong"
+        );
     }
 }

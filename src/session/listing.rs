@@ -225,7 +225,8 @@ fn row(sight: &Sight, is_closing: bool, place: Cursor, now: Instant) -> Row {
         backend_address: sight.backend_address.clone(),
         phase: if is_closing { "closing" } else { sight.phase.as_str() },
         age_ms: since(sight.accepted),
-        idle_ms: since(sight.last_moved),
+        // The clocks of the two are not read at one moment.
+        idle_ms: since(sight.last_moved).min(since(sight.accepted)),
         bytes: Bytes { to_backend, to_client },
     }
 }

@@ -6,6 +6,8 @@
 //! printed instead.
 
 use super::conn::{Addr, Conn};
+use super::files;
+pub use super::files::file;
 use super::http::{self, Answer};
 use super::kernel;
 use super::output::{Output, keep, keep_telling};
@@ -49,9 +51,8 @@ impl Launch {
     pub fn new(config: impl Display) -> Self {
         let dir = tempfile::Builder::new().prefix("tidegate-test-").tempdir().unwrap();
         let config = config.to_string().replace("$DIR", dir.path().to_str().unwrap());
-        fs::write(dir.path().join("lb.toml"), &config).unwrap();
-        let token = file(dir.path(), "token", http::TOKEN);
-        fs::set_permissions(token, fs::Permissions::from_mode(0o600)).unwrap();
+        file(dir.path(), "lb.toml", &config);
+        files::token(dir.path());
         Self {
             config,
             dir,
@@ -491,10 +492,4 @@ fn listeners(announced: &Value) -> BTreeMap<String, Vec<Addr>> {
 
 fn said(config: &str, stderr: &Output) -> String {
     format!("--- config\n{config}\n--- log\n{}", stderr.all())
-}
-
-/// The path of a file that a test writes beside the config.
-pub fn file(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-    fs::write(dir.join(name), content).unwrap();
-    dir.join(name)
 }

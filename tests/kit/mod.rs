@@ -12,6 +12,7 @@ pub mod backend;
 pub mod config;
 pub mod conn;
 pub mod daemon;
+pub mod files;
 pub mod http;
 pub mod kernel;
 pub mod ledger;

@@ -66,20 +66,24 @@ fn the_service_manager_hears_of_a_reload_and_why_it_was_refused() {
     let path = launch.dir().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     let tidegate = launch.env("NOTIFY_SOCKET", path.to_str().unwrap()).start();
-    let heard = || {
+    // What is told now and then comes between.
+    let heard = || loop {
         let mut buffer = [0; 1_024];
         let length = manager.recv(&mut buffer).unwrap();
-        String::from_utf8_lossy(&buffer[..length]).into_owned()
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if !text.starts_with("STATUS=") {
+            return text;
+        }
     };
     manager.set_read_timeout(Some(crate::kit::PATIENCE)).unwrap();
-    assert_eq!(heard(), "READY=1\nSTATUS=serving, generation 1\n");
+    assert_eq!(heard(), "READY=1\nSTATUS=serving 0 sessions, generation 1\n");
     for (config, status) in [
-        (Config::over([&backend]).listener("backlog = 99"), "serving, generation 2".to_owned()),
+        (Config::over([&backend]).listener("backlog = 99"), "serving 0 sessions, generation 2".to_owned()),
         (Config::over([&backend]).listener("backlog = 0"), {
             let file = tidegate.dir().join("lb.toml");
-            format!("serving, generation 2; the last reload was refused: {}:", file.display())
+            format!("serving 0 sessions, generation 2; the last reload was refused: {}:", file.display())
         }),
-        (Config::over([&backend]).listener("backlog = 99"), "serving, generation 2".to_owned()),
+        (Config::over([&backend]).listener("backlog = 99"), "serving 0 sessions, generation 2".to_owned()),
     ] {
         write(&tidegate, config);
         tidegate.signal(Signal::HUP);
