@@ -28,12 +28,12 @@
 //! a session is one small slab entry without task, timer, buffer or pipe. Workers share the table, the pools, the
 //! counts of admission and the metrics, through atomics and a few small locks. Of each other they know a *seat*: how
 //! many sessions it has, when it last lived, an inbox for fresh connections, and its listening sockets, of which the
-//! daemon may send it more (`session/orders.rs`). The kernel
-//! spreads connections by a hash; a worker that has got more than its share hands the next one over before it is a
-//! session, and a worker that is stuck has a sibling that accepts for it. An established session never changes its
-//! thread. The *control thread* runs the daemon's loop, the health checker, the keeper of the pools, the admin endpoint
-//! and the small tasks of [`daemon`]: memory that is given back, or short; refusals told of; the watchdog. Log lines
-//! are written by threads of their own, behind bounded queues; a config is read and judged by a thread of its own too.
+//! daemon may send it more (`session/orders.rs`). The kernel spreads connections by a hash; a worker that has got more
+//! than its share hands the next one over before it is a session, and a worker that is stuck has a sibling that accepts
+//! for it. An established session never changes its thread. The *control thread* runs the daemon's loop, the health
+//! checker, the keeper of the pools, the admin endpoint and the small tasks of [`daemon`]: memory that is given back,
+//! or short; refusals told of; the watchdog. Log lines are written by threads of their own, behind bounded queues; a
+//! config is read and judged by a thread of its own too.
 //!
 //! # Layers
 //!
@@ -73,15 +73,34 @@
 //! backend, `table/hash.rs` makes the key of what is known of it, and `pool/pick/maglev.rs` is the table in which that
 //! key has its place; no state is kept of anybody. What would become of a client that has not come is
 //! [`admin::explain`]'s to say, from `table/routes/explain.rs` and `pool/outlook.rs`, which change nothing. What
-//! becomes of sessions whose backend went down or drains, or that last too long, is `session/mover.rs`. What goes on from
-//! one config to the next is in `pool/succession.rs`, and for limits in `admission/terms.rs`.
+//! becomes of sessions whose backend went down or drains, or that last too long, is `session/mover.rs`. What goes on
+//! from one config to the next is in `pool/succession.rs`, and for limits in `admission/terms.rs`.
 //!
 //! # Three speeds
 //!
-//! Config changes in minutes: the [`table::RoutingTable`], swapped whole; `daemon/live.rs` is how one comes after the
-//! other, without a restart, and [`config::plan`] says before what that changes. Membership changes in seconds: a
-//! pool's view, swapped whole. Health and load change in microseconds: atomics in [`pool::Backend`]. A faster speed
-//! never forces a rebuild of a slower one.
+//! Config changes in minutes: the [`table::RoutingTable`], swapped whole. Membership changes in seconds: a pool's view,
+//! swapped whole. Health and load change in microseconds: atomics in [`pool::Backend`]. A faster speed never forces a
+//! rebuild of a slower one.
+//!
+//! # The walk of a change
+//!
+//! Whoever wants a change sends an [`admin::command::Command`], with who asks, to the daemon's loop, which carries out
+//! one at a time. What takes long runs beside the loop. Sessions are the workers' own, who are asked directly.
+//!
+//! | step | file | what happens |
+//! |---|---|---|
+//! | ask | [`admin`], `daemon/look.rs`, a signal | a POST of somebody who may (`admin/who.rs`), a file that has changed, SIGHUP, SIGUSR2 |
+//! | carry out | `daemon/carry_out.rs` | which part does it; the audit line and the answer |
+//! | plan | [`config::diff`], [`config::plan`], `daemon/plan.rs` | what is different, and how many sessions that touches; changes nothing |
+//! | reload, rollback | `daemon/configs.rs`, `daemon/live.rs`, `daemon/history.rs` | all that can fail first (judge, resolve, bind), then one store of the table |
+//! | sockets | `daemon/listening.rs`, `session/orders.rs` | which stay, come and go; workers are sent new ones |
+//! | listener | `daemon/parking.rs` | taken out: its sockets stop listening and keep their addresses |
+//! | backend | `daemon/control.rs`, `pool/adjust.rs` | an operator's word, on top of every config; kept over restarts by `daemon/state_file.rs` |
+//! | sessions | [`listing`], `session/listing.rs`, `daemon/sessions.rs` | who there is, asked of each worker; one of them ended |
+//! | upgrade | `daemon/upgrade/`, `daemon/inherit.rs` | a successor takes sockets, knowledge and place; `daemon/fd_store.rs` keeps sockets over restarts |
+//!
+//! Who the process is while it serves is decided once, before any thread begins: `daemon/privileges.rs`,
+//! `daemon/landlock.rs`. From the shell, `cli/client.rs` asks the same endpoint as everybody.
 //!
 //! # Invariants
 //!
@@ -117,6 +136,8 @@
 //! 18. Privileges are given up before the first thread begins, so that every thread has the same and none keeps more.
 //! 19. While a process takes another one's place, somebody accepts from each queue at each moment, and until it has
 //!     said that it does, nothing of the other one has changed.
+//! 20. What an operator has said no other hand and no new config undoes. Each change is made once, by somebody who may,
+//!     and is one line in the log.
 //!
 //! A unix socket knows no reset: its peer sees an end of file where a TCP peer would see one.
 
