@@ -13,6 +13,7 @@ use super::upgrade::{Attempt, Program, Successor};
 use super::{Failure, Stop};
 use crate::admin::command::{Asker, Call, Command, Done, Refused, Reply, Why};
 use serde_json::json;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// The command that changes nothing.
@@ -83,30 +84,45 @@ impl Work {
     }
 }
 
+/// What the loop has to do of a command.
+pub enum Begun {
+    /// Nothing more: it was answered.
+    Done,
+    /// Wait for the slow part of it.
+    Work(Work),
+    /// Stop, as for SIGTERM.
+    Stop,
+}
+
 /// Begins one command, and answers it if it is done at once; who asked may have gone.
-pub fn begin(call: Call, stop: Stop, live: &mut Live, program: Option<&Program>, is_busy: bool) -> Option<Work> {
+pub fn begin(call: Call, stop: Stop, live: &mut Live, program: Option<&Program>, is_busy: bool) -> Begun {
     let Call { command, by, reply } = call;
     let name = name_of(&command);
     let no = match (command, stop, live.path.clone()) {
         (_, Stop::Retired(_), _) => refused(Why::Conflict, "this process has handed over to another one"),
         (_, Stop::LameDuck(_) | Stop::Draining(_) | Stop::Aborting(_), _) => stopping(),
+        (Command::Drain, Stop::No, _) => {
+            tracing::info!(%by, command = name, from = "serving", to = "draining", "changed");
+            answer(name, &by, reply, Ok(draining(live)));
+            return Begun::Stop;
+        }
         _ if is_busy => refused(Why::Conflict, "an upgrade is under way: try again when it is done"),
         (Command::Reload | Command::Plan(None) | Command::Rollback(_), _, None) => {
             refused(Why::Conflict, "there is no config file to read again")
         }
         (Command::Reload, _, Some(path)) => {
             notify_reloading();
-            return Some(Work::of_config(name, by, reply, live, move |base| configs::reload(base, &path)));
+            return Begun::Work(Work::of_config(name, by, reply, live, move |base| configs::reload(base, &path)));
         }
         (Command::Plan(text), _, path) => {
             let look = move |base: &Base| Ok(configs::examined(base, path.as_deref(), text.as_deref()));
-            return Some(Work::of_config(name, by, reply, live, look));
+            return Begun::Work(Work::of_config(name, by, reply, live, look));
         }
         (Command::Rollback(number), _, Some(path)) => match live.history.find(number) {
             Ok((to, text)) => {
                 notify_reloading();
                 let look = move |base: &Base| configs::rollback(base, &path, to, &text);
-                return Some(Work::of_config(name, by, reply, live, look));
+                return Begun::Work(Work::of_config(name, by, reply, live, look));
             }
             Err(text) => refused(if number.is_some() { Why::NotFound } else { Why::Conflict }, &text),
         },
@@ -118,22 +134,21 @@ pub fn begin(call: Call, stop: Stop, live: &mut Live, program: Option<&Program>,
             ..,
         ) => {
             answer(name, &by, reply, control::carry_out(command, &by, live));
-            return None;
+            return Begun::Done;
         }
         (Command::Upgrade, _, None) => refused(Why::Conflict, "there is no config file that a successor could read"),
         (Command::Upgrade, ..) => match attempt(live, program) {
-            Ok(attempt) => return Some(Work { command: name, by, reply, result: Doing::Upgrade(attempt) }),
+            Ok(attempt) => return Begun::Work(Work { command: name, by, reply, result: Doing::Upgrade(attempt) }),
             Err(text) => refused(Why::Conflict, &text),
         },
         (Command::Listener { name: listener, state, deadline }, ..) => {
             let done = parking::carry_out(&listener, state, deadline, &by, live);
             answer(name, &by, reply, done);
-            return None;
+            return Begun::Done;
         }
-        _ => refused(Why::Invalid, "this can't be done yet"),
     };
     answer(name, &by, reply, Err(no));
-    None
+    Begun::Done
 }
 
 /// Starts a successor; a sentence if that makes no sense.
@@ -193,6 +208,20 @@ fn finish_upgrade(
             None
         }
     }
+}
+
+/// What is told of a stop before it begins.
+fn draining(live: &Live) -> Done {
+    let runtime = &live.config.runtime;
+    let (lame_duck, drain_timeout) = (runtime.lame_duck, runtime.drain_timeout);
+    let first = if lame_duck.is_zero() { String::new() } else { format!("new clients are served for {lame_duck:?}; ") };
+    let summary = format!("draining: {first}what is left after {drain_timeout:?} is reset");
+    let details = json!({"lame_duck_ms": millis(lame_duck), "drain_timeout_ms": millis(drain_timeout)});
+    Done { summary, changed: true, details }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn stopping() -> Refused {

@@ -64,7 +64,7 @@ pub use start::resolve;
 use crate::admin::Phase;
 use crate::admin::command::{self, Asker, Call, Command, Commands};
 use crate::drain::{self, Drain, Spread, Stage, Stopper};
-use carry_out::{Work, Worked};
+use carry_out::{Begun, Work, Worked};
 use gates::{Announcement, notify};
 use live::Live;
 use sd_notify::NotifyState;
@@ -282,11 +282,14 @@ impl Daemon {
                     let commands = inputs.commands.clone();
                     drop(drain::spawn(async move { commands.ask(command, Asker::Signal(signal)).await }));
                 }
-                Event::Call(call) => {
-                    if let Some(work) = carry_out::begin(call, stop, live, inputs.program, inputs.work.is_some()) {
-                        inputs.work = Some(work);
+                Event::Call(call) => match carry_out::begin(call, stop, live, inputs.program, inputs.work.is_some()) {
+                    Begun::Done => {}
+                    Begun::Work(work) => inputs.work = Some(work),
+                    Begun::Stop => {
+                        inputs.work = None;
+                        stop = self.begin_stop(None, live);
                     }
-                }
+                },
                 Event::Worked(worked) => {
                     if let Some(successor) = carry_out::finish(worked, stop, live) {
                         stop = self.hand_over(&successor, live, inputs.control);
@@ -316,14 +319,18 @@ impl Daemon {
     /// The first signal begins the stop, a second one ends everything now.
     fn stop_further(&self, stop: Stop, signal: &'static str, live: &Live) -> Stop {
         match stop {
-            Stop::Aborting(_) => return stop,
-            Stop::LameDuck(_) | Stop::Draining(_) => return self.start_aborting("a second signal came", live),
+            Stop::Aborting(_) => stop,
+            Stop::LameDuck(_) | Stop::Draining(_) => self.start_aborting("a second signal came", live),
             Stop::Retired(_) => {
                 tracing::info!(signal, drain_timeout = ?live.config.runtime.drain_timeout, "stopping");
-                return Stop::Draining(self.end_after(live.config.runtime.drain_timeout, live));
+                Stop::Draining(self.end_after(live.config.runtime.drain_timeout, live))
             }
-            Stop::No => {}
+            Stop::No => self.begin_stop(Some(signal), live),
         }
+    }
+
+    /// For a signal, or for whoever the log has named already.
+    fn begin_stop(&self, signal: Option<&'static str>, live: &Live) -> Stop {
         self.phase.send_replace(Phase::Draining);
         notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
         let lame_duck = live.config.runtime.lame_duck;

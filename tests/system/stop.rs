@@ -294,3 +294,45 @@ fn a_limit_for_which_clients_wait_delays_no_stop_and_lets_nobody_in_who_comes_af
     drop(second);
     assert_eq!(tidegate.wait().code, Some(0));
 }
+
+/// The answer comes first, and then all that a signal brings about.
+#[test]
+fn an_operator_can_begin_the_stop_and_hears_of_it_before_it_begins() {
+    let backend = Backend::echo();
+    let mut tidegate = Tidegate::start(Config::over([&backend]).runtime("drain_timeout = \"1h\""));
+    let mut client = tidegate.echoed();
+    let answer = tidegate.post("/drain", "");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let said = answer.json();
+    assert_eq!((&said["ok"], &said["changed"]), (&true.into(), &true.into()), "{said}");
+    assert!(said["summary"].as_str().unwrap().starts_with("draining: "), "{said}");
+    assert_eq!(said["details"]["drain_timeout_ms"], 3_600_000);
+    tidegate.logged(&["changed", "command=\"drain\"", "by=token"]);
+    eventually("connects are refused", || refuses(&tidegate.addr()));
+    assert_eq!(tidegate.get("/readyz").status, 503);
+    echoes(&mut client);
+    let again = tidegate.post("/drain", "");
+    assert_eq!((again.status, &again.json()["error"]), (409, &"the process is stopping".into()));
+    client.finish();
+    client.expect_end(End::Fin);
+    assert_eq!(tidegate.wait().code, Some(0));
+}
+
+/// With nothing to wait for it is gone at once, and still it has answered.
+#[test]
+fn an_idle_process_answers_who_asks_it_to_stop_and_a_lame_duck_serves_on() {
+    let backend = Backend::echo();
+    for _ in 0..5 {
+        let mut tidegate = Tidegate::start(Config::over([&backend]));
+        assert_eq!(tidegate.post("/drain", "").status, 200);
+        assert_eq!(tidegate.wait().code, Some(0));
+    }
+    let mut tidegate = Tidegate::start(Config::over([&backend]).runtime("lame_duck = \"1h\""));
+    let said = tidegate.post("/drain", "").json();
+    assert_eq!(said["details"]["lame_duck_ms"], 3_600_000, "{said}");
+    eventually("it is not ready", || tidegate.get("/readyz").status == 503);
+    echoes(&mut tidegate.connect());
+    // As after a first signal.
+    tidegate.signal(Signal::TERM);
+    assert_eq!(tidegate.wait().code, Some(0));
+}
