@@ -1,7 +1,9 @@
 //! Changes from the shell: what they bring about, who may, and what a refusal is for a script.
 
 use super::cli::ask;
-use crate::kit::{Backend, Config, Tidegate, daemon};
+use super::reload;
+use super::stop::refuses;
+use crate::kit::{Backend, Config, Launch, Tidegate, daemon, eventually};
 use std::fs;
 
 /// As whoever has the config, and with it the token.
@@ -99,4 +101,82 @@ fn a_config_that_is_refused_is_told_as_in_the_log_and_the_one_before_serves_on()
     fs::write(&path, good).unwrap();
     assert!(changed(&tidegate, &["reload"]).contains("generation 1"));
     drop(tidegate.echoed());
+}
+
+#[test]
+fn the_process_can_be_drained_from_the_shell() {
+    let backend = Backend::echo();
+    let mut tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let said = changed(&tidegate, &["drain", "--process"]);
+    assert!(said.starts_with("draining: "), "{said}");
+    assert_eq!(tidegate.wait().code, Some(0));
+}
+
+#[test]
+fn a_listener_is_drained_and_enabled_again() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let mut session = tidegate.echoed();
+    changed(&tidegate, &["drain", "web"]);
+    eventually("nobody listens", || refuses(&tidegate.addr()));
+    assert_eq!(tidegate.status()["listeners"][0]["state"], "draining");
+    session.speak();
+    changed(&tidegate, &["enable", "web"]);
+    tidegate.echoed();
+    assert_eq!(tidegate.status()["listeners"][0]["state"], "up");
+    assert!(changed(&tidegate, &["enable", "web"]).starts_with("nothing has changed"));
+    let exit = change(&tidegate, &["drain", "nobody"]);
+    assert_eq!((exit.code, exit.stdout.as_str()), (Some(1), ""), "{exit:?}");
+    assert!(exit.stderr.contains("nobody"), "{}", exit.stderr);
+}
+
+#[test]
+fn a_rollback_takes_the_config_before_or_the_one_that_is_named() {
+    let names = ["first", "second", "third"];
+    let backends = names.map(Backend::named);
+    let tidegate = Tidegate::start(Config::over([&backends[0].addr]));
+    for backend in &backends[1..] {
+        reload::write(&tidegate, Config::over([&backend.addr]));
+        changed(&tidegate, &["reload"]);
+    }
+    assert_eq!(tidegate.connect().line(), "third");
+    for (arguments, words, name) in [
+        (&["rollback"][..], "generation 4 runs, which is generation 2 again", "second"),
+        (&["rollback", "1"], "generation 5 runs, which is generation 1 again", "first"),
+    ] {
+        let exit = change(&tidegate, arguments);
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+        assert!(exit.stdout.contains(words), "{}", exit.stdout);
+        assert!(exit.stderr.contains("lb.toml has another config, which the next reload takes"), "{}", exit.stderr);
+        assert_eq!(tidegate.connect().line(), name);
+    }
+    let exit = change(&tidegate, &["rollback", "99"]);
+    assert_eq!((exit.code, exit.stdout.as_str()), (Some(1), ""), "{exit:?}");
+    assert!(exit.stderr.contains("generation 99 isn't kept"), "{}", exit.stderr);
+    assert_eq!(tidegate.connect().line(), "first");
+}
+
+#[test]
+fn an_upgrade_from_the_shell_names_who_serves_and_a_bad_successor_is_told_of() {
+    let backend = Backend::echo();
+    let mut tidegate = Launch::new(Config::over([&backend.addr])).linked().start();
+    let address = tidegate.addr();
+    let first = tidegate.pid;
+    let mut session = tidegate.echoed();
+    let said = changed(&tidegate, &["upgrade"]);
+    let mut predecessor = tidegate.follow();
+    assert_ne!(tidegate.pid, first);
+    assert!(said.contains(&format!("process {} serves", tidegate.pid)), "{said}");
+    assert_eq!(tidegate.addr(), address);
+    session.speak();
+    drop(session);
+    assert_eq!(predecessor.end().unwrap().code(), Some(0));
+    tidegate.echoed();
+
+    let gone = tidegate.dir().join("nowhere");
+    tidegate.replace_binary(&gone);
+    let exit = change(&tidegate, &["upgrade"]);
+    assert_eq!((exit.code, exit.stdout.as_str()), (Some(65), ""), "{exit:?}");
+    assert!(exit.stderr.contains("can't start"), "{}", exit.stderr);
+    tidegate.echoed();
 }
