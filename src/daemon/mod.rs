@@ -47,6 +47,7 @@ mod plan;
 mod privileges;
 mod refusals;
 mod sessions;
+mod signals;
 mod sockets;
 mod start;
 mod state_file;
@@ -68,10 +69,10 @@ use carry_out::{Begun, Work, Worked};
 use gates::{Announcement, notify};
 use live::Live;
 use sd_notify::NotifyState;
+use signals::Signals;
 use start::{Inheritance, Shared, Started};
 use std::fmt;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 use upgrade::{Program, Successor};
@@ -442,44 +443,4 @@ async fn all_up(mut ups: mpsc::Receiver<()>) -> usize {
         count += 1;
     }
     count
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    upgrade: Signal,
-    /// Never waited for; caught, so that a log that hits the file size limit costs lines, not the process.
-    _file_size: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let watch = |kind| signal(kind).map_err(|error| Failure::System(format!("can't watch signals: {error}")));
-        Ok(Self {
-            terminate: watch(SignalKind::terminate())?,
-            interrupt: watch(SignalKind::interrupt())?,
-            hangup: watch(SignalKind::hangup())?,
-            upgrade: watch(SignalKind::user_defined2())?,
-            _file_size: watch(SignalKind::from_raw(libc::SIGXFSZ))?,
-        })
-    }
-
-    async fn next(&mut self) -> Event {
-        tokio::select! {
-            _ = self.terminate.recv() => Event::Terminate("SIGTERM"),
-            _ = self.interrupt.recv() => Event::Terminate("SIGINT"),
-            _ = self.hangup.recv() => Event::Asked(Command::Reload, "SIGHUP"),
-            _ = self.upgrade.recv() => Event::Asked(Command::Upgrade, "SIGUSR2"),
-        }
-    }
-
-    /// The name of the next signal that asks for a stop.
-    async fn terminate(&mut self) -> &'static str {
-        loop {
-            if let Event::Terminate(signal) = self.next().await {
-                return signal;
-            }
-        }
-    }
 }

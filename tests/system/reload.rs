@@ -2,8 +2,8 @@
 
 use crate::kit::daemon::run;
 use crate::kit::port::free_port;
-use crate::kit::{Addr, Backend, Config, Conn, End, Listening, Tidegate, eventually};
-use rustix::process::Signal;
+use crate::kit::{Addr, Backend, Config, Conn, End, Launch, Listening, Tidegate, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -344,4 +344,53 @@ fn a_client_that_is_asked_for_its_first_bytes_keeps_the_ways_of_its_listener() {
     eventually("nobody listens there any more", || Conn::try_to(&address).map(Conn::reset).is_err());
     client.send("hello");
     assert_eq!(client.line(), "api");
+}
+
+/// While it still waits for the first verdict of a probe, and so has read the file but serves nobody.
+#[test]
+fn a_reload_that_is_asked_for_before_the_start_is_over_is_done_after_it_and_an_upgrade_is_refused() {
+    // The wait for the verdict is bounded: on a machine that is too busy the signals may come after it.
+    let heard = (0..5).any(|_| asked_while_starting());
+    assert!(heard, "never heard before it was ready");
+}
+
+/// Whether both signals came before it was ready.
+fn asked_while_starting() -> bool {
+    let (probed, new) = (Listening::new(), Backend::named("new"));
+    let health = "probe = \"http\"\ninterval = \"1h\"\ntimeout = \"10s\"";
+    let launch = Launch::new(Config::over([&probed]).health(health));
+    let [pid, log] = ["pid", "log"].map(|name| launch.dir().join(name));
+    let (config, dir) = (launch.dir().join("lb.toml"), launch.dir().display().to_string());
+    let script = "echo $$ >\"$0\"; exec \"$@\"";
+    let launch = launch.wrapped(["sh", "-c", script, pid.to_str().unwrap()]);
+    let launch = launch.stderr_to(fs::File::create(&log).unwrap());
+    let says = |words: &str| fs::read_to_string(&log).unwrap().contains(words);
+    let (kept, refused) =
+        ("the config is read again once the process is ready", "refused: the process isn't ready yet");
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| launch.start());
+        let mut probe = probed.accept();
+        fs::write(&config, Config::over([&new]).to_string().replace("$DIR", &dir)).unwrap();
+        let pid = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        for signal in [Signal::USR2, Signal::HUP, Signal::HUP] {
+            kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        }
+        eventually("it has heard them", || (says(kept) && says(refused)) || says(" ready admin="));
+        let is_early = says(kept) && says(refused);
+        if is_early {
+            probe.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+        let mut tidegate = starting.join().unwrap();
+        if !is_early {
+            // An upgrade may have begun, which is no part of this.
+            tidegate.leaks_not_asked();
+            tidegate.signal(Signal::KILL);
+            tidegate.wait();
+            return false;
+        }
+        eventually("the file is read again", || generation(&tidegate) == 2);
+        assert_eq!(tidegate.connect().line(), "new");
+        assert!(!says("starting a successor"));
+        true
+    })
 }
