@@ -63,4 +63,5 @@ mod source_hash;
 mod start;
 mod stop;
 mod tiers;
+mod upgrade;
 mod workers;
