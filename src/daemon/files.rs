@@ -123,3 +123,39 @@ pub fn warn_of_lacks(needed: &[Needed]) {
         tracing::warn!("{text}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needed_by(admin: &str, rest: &str) -> Vec<(String, String, Purpose)> {
+        let text = format!(
+            "[admin]\n{admin}\n[log]\naccess = \"/var/log/t/access\"\n[listeners.web]\nbind = \"unix:/run/t/web\"\n\
+             pool = \"web\"\n[pools.web]\nbackends = [\"10.0.0.1:80\"]\n{rest}"
+        );
+        let loaded = Config::parse("lb.toml", text.as_bytes()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let needed = needed(&loaded.config, Some(Path::new("/etc/t/lb.toml")));
+        needed.into_iter().map(|Needed { key, path, purpose }| (key, path.display().to_string(), purpose)).collect()
+    }
+
+    #[test]
+    fn every_file_that_the_config_names_is_needed_for_what_becomes_of_it() {
+        let found = needed_by(
+            "listen = \"unix:/run/t/admin\"\ntoken_file = \"/etc/secret/token\"",
+            "[runtime]\nstate_file = \"/var/lib/t/state\"",
+        );
+        let expected = [
+            ("--config", "/etc/t/lb.toml", Purpose::Read),
+            ("admin.listen", "/run/t/admin", Purpose::Listen),
+            ("admin.token_file", "/etc/secret/token", Purpose::Read),
+            ("log.access", "/var/log/t/access", Purpose::Log),
+            ("runtime.state_file", "/var/lib/t/state", Purpose::State),
+            ("listeners.web.bind", "/run/t/web", Purpose::Listen),
+        ];
+        let shown: Vec<_> = found.iter().map(|(key, path, purpose)| (key.as_str(), path.as_str(), *purpose)).collect();
+        assert_eq!(shown, expected);
+        let without = needed_by("listen = \"127.0.0.1:9900\"", "");
+        let keys: Vec<&str> = without.iter().map(|(key, ..)| key.as_str()).collect();
+        assert_eq!(keys, ["--config", "log.access", "listeners.web.bind"]);
+    }
+}

@@ -1,10 +1,11 @@
 //! What the process may do once it serves: of every thread who it is, which capabilities it has and whether it can get
 //! more; which files it can use; and what is said where something can't be had.
 
-use crate::kit::{Addr, Backend, Config, Conn, Launch, Tidegate, eventually};
+use crate::kit::{Addr, Backend, Config, Conn, Launch, Tidegate, eventually, http};
 use crate::net;
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
@@ -13,7 +14,7 @@ const NOBODY: u32 = 65_534;
 const NET_BIND_SERVICE: u64 = 1 << 10;
 
 /// As the binary is started by somebody who isn't root and has no capability.
-fn as_nobody(config: Config) -> Launch {
+fn as_nobody(config: impl Display) -> Launch {
     let launch = Launch::new(config);
     let copy = launch.dir().join("tidegate");
     fs::copy(env!("CARGO_BIN_EXE_tidegate"), &copy).unwrap();
@@ -33,6 +34,8 @@ fn with_own_folder(config: Config) -> Launch {
     fs::create_dir(&own).unwrap();
     chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
     fs::set_permissions(launch.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    // It is read again at each reload.
+    chown(launch.dir().join("token"), Some(NOBODY), Some(NOBODY)).unwrap();
     launch
 }
 
@@ -133,7 +136,9 @@ fn f84_who_may_not_become_another_is_told_so_and_who_is_it_already_goes_on() {
         return;
     }
     let backend = Backend::echo();
-    let config = |keys: &str| Config::over([&backend]).runtime(keys);
+    // Whose the token would have to be is another question.
+    let config =
+        |keys: &str| Config::over([&backend]).runtime(keys).to_string().replace("token_file = \"$DIR/token\"\n", "");
     let refused = |keys: &str, words: &[&str]| {
         let exit = as_nobody(config(keys)).run_to_end();
         assert_eq!(exit.code, Some(71), "{keys}: {exit:?}");
@@ -210,6 +215,7 @@ fn f84_what_cannot_be_done_after_the_drop_is_said_at_the_start() {
     fs::set_permissions(launch.dir().join("lb.toml"), fs::Permissions::from_mode(0o600)).unwrap();
     let tidegate = launch.start();
     tidegate.logged(&["--config", "may not read", "reloads will be refused"]);
+    tidegate.logged(&["admin.token_file", "may not read", "reloads will be refused"]);
     tidegate.logged(&["log.access", "may not make files", "give it a directory of its own"]);
     tidegate.logged(&["listeners.web.bind", "web.sock", "stays behind"]);
     // It serves all the same; root alone passes the folder.
@@ -248,7 +254,11 @@ fn f84_landlock_is_there_or_the_start_says_that_it_is_not() {
 
 /// Puts another config in place and asks for it.
 fn ask_for(tidegate: &Tidegate, config: &Config) {
-    let text = config.to_string().replace("$DIR", tidegate.dir().to_str().unwrap());
+    put(tidegate, &config.to_string());
+}
+
+fn put(tidegate: &Tidegate, text: &str) {
+    let text = text.replace("$DIR", tidegate.dir().to_str().unwrap());
     let new = tidegate.dir().join("lb.toml.new");
     fs::write(&new, text).unwrap();
     fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).unwrap();
@@ -318,4 +328,42 @@ fn f50_landlock_lets_a_reload_have_what_is_beside_what_was_named_and_nothing_els
     drop(tidegate.echoed());
     ask_for(&tidegate, &config(&["unix:$DIR/own/web.sock"]));
     eventually("the first config runs again", || generation(&tidegate) == 3);
+}
+
+/// Wherever the token is, and without becoming another user.
+#[test]
+fn f50_landlock_lets_a_reload_read_another_token_in_the_same_place() {
+    if !net::is_root("this test has files of root's own") || !has_landlock() {
+        return;
+    }
+    let backend = Backend::echo();
+    let (tokens, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let token_in = |directory: &tempfile::TempDir, text: &str| {
+        let (path, new) = (directory.path().join("token"), directory.path().join("token.new"));
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(&new, &path).unwrap();
+        path
+    };
+    let config = |path: &Path, more: &str| {
+        let text = Config::over([&backend]).runtime("landlock = \"required\"").pool(more).to_string();
+        text.replace("$DIR/token", path.to_str().unwrap())
+    };
+    let path = token_in(&tokens, "the-first-of-the-two-tokens");
+    let tidegate = Launch::new(config(&path, "")).start();
+    let may = |token: &str| {
+        let header = format!("Authorization: Bearer {token}\r\n");
+        http::post_with(tidegate.admin(), "/log", &header, "{\"level\": \"info\"}").status
+    };
+    assert_eq!((may("the-first-of-the-two-tokens"), may("the-second-of-the-two-tokens")), (200, 401));
+    token_in(&tokens, "the-second-of-the-two-tokens");
+    put(&tidegate, &config(&path, "balance = \"random\""));
+    eventually("the second config runs", || generation(&tidegate) == 2);
+    assert_eq!((may("the-first-of-the-two-tokens"), may("the-second-of-the-two-tokens")), (401, 200));
+
+    // One that the config did not name when the process began is out of its reach.
+    let outside = token_in(&elsewhere, "a-third-token-in-another-place");
+    put(&tidegate, &config(&outside, ""));
+    tidegate.logged(&["refused", "admin.token_file", outside.to_str().unwrap(), "Permission denied"]);
+    assert_eq!((generation(&tidegate), may("the-second-of-the-two-tokens")), (2, 200));
 }
