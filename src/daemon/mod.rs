@@ -65,6 +65,7 @@ pub use start::resolve;
 use crate::admin::Phase;
 use crate::admin::command::{self, Asker, Call, Command, Commands};
 use crate::drain::{self, Drain, Spread, Stage, Stopper};
+use crate::sys::Held;
 use carry_out::{Begun, Work, Worked};
 use gates::{Announcement, notify};
 use live::Live;
@@ -127,12 +128,13 @@ impl fmt::Display for Failure {
 
 /// Runs the balancer until it is told to stop.
 pub fn run(source: ConfigSource, announce: Announce) -> Result<(), Failure> {
+    let held = signals::hold();
     let started = start::start(source)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::System(format!("can't start the control runtime: {error}")))?;
-    runtime.block_on(Daemon::new(announce).live(started))
+    runtime.block_on(Daemon::new(announce).live(started, held))
 }
 
 struct Daemon {
@@ -176,8 +178,8 @@ impl Daemon {
         Self { announce, phase: watch::Sender::new(Phase::Starting), stopper, drain }
     }
 
-    async fn live(self, started: Started) -> Result<(), Failure> {
-        let mut signals = Signals::new()?;
+    async fn live(self, started: Started, held: Held) -> Result<(), Failure> {
+        let mut signals = Signals::new(held)?;
         let Started { mut live, admin, announcement, pipes, log, program, inheritance } = started;
         let shared = live.shared.clone();
         let (commands, mut calls) = command::channel();

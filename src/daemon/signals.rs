@@ -5,7 +5,13 @@
 
 use super::{Event, Failure};
 use crate::admin::command::{Asker, Command};
+use crate::sys::Held;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Those that would end a process which doesn't listen yet, though nobody means that, wait until it does.
+pub fn hold() -> Held {
+    Held::new(&[libc::SIGHUP, libc::SIGUSR2])
+}
 
 pub struct Signals {
     terminate: Signal,
@@ -19,16 +25,18 @@ pub struct Signals {
 }
 
 impl Signals {
-    pub fn new() -> Result<Self, Failure> {
+    pub fn new(held: Held) -> Result<Self, Failure> {
         let watch = |kind| signal(kind).map_err(|error| Failure::System(format!("can't watch signals: {error}")));
-        Ok(Self {
+        let signals = Self {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
             hangup: watch(SignalKind::hangup())?,
             upgrade: watch(SignalKind::user_defined2())?,
             _file_size: watch(SignalKind::from_raw(libc::SIGXFSZ))?,
             reload_waits: false,
-        })
+        };
+        held.let_go();
+        Ok(signals)
     }
 
     /// What a signal asks for; may be cancelled.

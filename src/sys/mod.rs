@@ -101,6 +101,34 @@ pub fn passed_descriptors(count: usize) -> Vec<OwnedFd> {
     numbers.filter(is_open).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 
+/// Signals that are held back from the thread which made this and from those that it starts, until it lets them go:
+/// then one of each kind that has come meanwhile arrives.
+pub struct Held(libc::sigset_t);
+
+impl Held {
+    #[must_use]
+    pub fn new(signals: &[libc::c_int]) -> Self {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` writes the whole set before anything reads it, and the others get pointers to it that
+        // are valid for the calls; no number of a signal can do more than have its call refused.
+        let set = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for &signal in signals {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            set.assume_init()
+        };
+        Self(set)
+    }
+
+    /// For the calling thread, which should be the same one.
+    pub fn let_go(self) {
+        // SAFETY: the set is initialised, and the call only reads it.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
 /// Gives memory that was freed, but is kept for the next allocation, back to the kernel, in all threads' arenas. Takes
 /// their locks, one after the other: some milliseconds. Source: `malloc_trim(3)`, which only glibc has; with another
 /// allocator this does nothing. What it joins to the end of a thread's heap stays there: see [`shrink_own_heap`].
@@ -124,6 +152,20 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_signal_that_is_held_back_arrives_once_it_is_let_go() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let held = Held::new(&[libc::SIGUSR2]);
+        // SAFETY: no pointers; to this thread alone, which holds it back, or it would end the process.
+        assert_eq!(unsafe { libc::raise(libc::SIGUSR2) }, 0);
+        runtime.block_on(async {
+            let kind = tokio::signal::unix::SignalKind::user_defined2();
+            let mut listening = tokio::signal::unix::signal(kind).unwrap();
+            held.let_go();
+            assert!(listening.recv().await.is_some());
+        });
+    }
 
     #[test]
     fn a_peer_that_owes_nothing_is_not_waited_for() {
