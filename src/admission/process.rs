@@ -431,14 +431,14 @@ mod tests {
                             shares[at].set_reserved(rng.index(5));
                             process.set_max(8 + rng.index(MOST - 7));
                         } else if rng.below(2) == 0 && shares[at].enter() {
-                            // Counted after it has come in and before it goes, so at no time too often.
+                            // Counted after it has come in and before it goes, so at no time too often. The process's
+                            // own number may have one more for an instant: one that is about to be given back.
                             assert!(entered.fetch_add(1, Ordering::SeqCst) < MOST);
                             held.push(at);
                         } else if let Some(at) = held.pop() {
                             entered.fetch_sub(1, Ordering::SeqCst);
                             shares[at].leave();
                         }
-                        assert!(process.active() <= MOST);
                     }
                     for at in held {
                         entered.fetch_sub(1, Ordering::SeqCst);

@@ -67,8 +67,8 @@ pub struct Run<'a> {
     pub backends: Vec<Arc<Backend>>,
     /// When connects began on each.
     pub begun: HashMap<BackendId, Vec<Millis>>,
-    /// Connections and hedges of each pool.
-    hedging: Vec<(u64, u64)>,
+    /// Hedges that connections have earned, and those that were begun; pools that follow each other share them.
+    hedging: (f64, u64),
     pub events: BinaryHeap<Reverse<(Millis, u64, Event)>>,
     pub sessions: Vec<Option<Session>>,
     next_id: u64,
@@ -93,7 +93,7 @@ impl<'a> Run<'a> {
             natures: HashMap::new(),
             backends: Vec::new(),
             begun: HashMap::new(),
-            hedging: Vec::new(),
+            hedging: (0.0, 0),
             events: BinaryHeap::new(),
             sessions: Vec::new(),
             next_id: 0,
@@ -192,7 +192,6 @@ impl<'a> Run<'a> {
             self.next_id += 1;
         }
         self.pools.push(watched);
-        self.hedging.push((0, 0));
     }
 
     fn probe(&mut self, id: BackendId) {
@@ -229,7 +228,7 @@ impl<'a> Run<'a> {
         let connect = &self.scenario.config.connect;
         if connect.hedge_after.is_some() {
             self.pools[pool].pool.count_for_hedging();
-            self.hedging[pool].0 += 1;
+            self.hedging.0 += connect.hedge_share.ratio();
         }
         let session = Session {
             pool,
@@ -293,11 +292,9 @@ impl<'a> Run<'a> {
         if !alone || session.attempts_left == 0 || !self.pools[session.pool].pool.may_hedge() {
             return;
         }
-        let pool = session.pool;
-        let (connections, hedges) = &mut self.hedging[pool];
+        let (earned, hedges) = &mut self.hedging;
         *hedges += 1;
-        let earned = self.scenario.config.connect.hedge_share.ratio() * *connections as f64;
-        assert!(*hedges as f64 <= earned + 1.0 + 1e-6, "{}: {hedges} hedges of {connections}", self.now);
+        assert!(*hedges as f64 <= *earned + 1.0 + 1e-6, "{}: {hedges} hedges, and {earned} earned", self.now);
         let Some((slot, id)) = self.claim(number) else { return };
         if slot.wait() > 0 {
             release(slot, id, &mut self.twins, self.now);

@@ -1,7 +1,9 @@
 //! What moves sessions that stand: the end of their backend, their age, and backends that have more than their share.
 
 use crate::kit::backend::echo;
-use crate::kit::{Backend, Config, Conn, End, Poison, Tidegate, Toxic, Way, eventually, eventually_eq, throughout};
+use crate::kit::{
+    Backend, Config, Conn, End, PATIENCE, Poison, Tidegate, Toxic, Way, eventually, eventually_eq, throughout,
+};
 use std::time::{Duration, Instant};
 
 const QUICK: &str = "interval = \"1s\"\nfast_interval = \"100ms\"\ntimeout = \"1s\"\nrise = 1\nfall = 2";
@@ -47,13 +49,18 @@ fn f20_reset_ends_the_sessions_of_a_backend_that_went_down_and_no_others() {
 /// The engine, which is told once, gets it too late.
 #[test]
 fn f20_reset_ends_a_session_that_waits_for_its_replay_and_finds_nobody() {
-    let backend = Backend::sink();
+    let (hears, heard) = mpsc::channel();
+    let backend = Backend::new(move |mut conn| {
+        while conn.read(&mut [0; 64]).is_ok_and(|count| count > 0) {
+            let _ = hears.send(());
+        }
+    });
     let config = Config::over([&backend]).pool("on_down = \"reset\"\nreplay = \"1KiB\"").health(QUICK);
     let tidegate = Tidegate::start(config);
     eventually_eq("it is up", &1, || tidegate.count("tidegate_backend_up"));
     let mut client = tidegate.connect();
     client.send("ping");
-    eventually("it waits for its answer", || tidegate.slots() == 1);
+    heard.recv_timeout(PATIENCE).unwrap();
     let name = backend.to_string();
     let _address = backend.die();
     down(&tidegate, &name);

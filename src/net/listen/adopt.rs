@@ -199,7 +199,9 @@ mod tests {
         let why = |socket: OwnedFd| Given::new(socket).unwrap_err();
         assert_eq!(why(UdpSocket::bind("127.0.0.1:0").unwrap().into()), Unfit::NoStream);
         assert_eq!(why(std::fs::File::open("/dev/null").unwrap().into()), Unfit::NoStream);
-        assert_eq!(why(UnixStream::pair().unwrap().0.into()), Unfit::Deaf);
+        assert_eq!(why(UnixStream::pair().unwrap().0.into()), Unfit::Family);
+        let deaf = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        assert_eq!(why(deaf), Unfit::Deaf);
         let name = rustix::net::SocketAddrUnix::new_abstract_name(b"tidegate-adopt-test").unwrap();
         let nameless = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         rustix::net::bind(&nameless, &name).unwrap();
