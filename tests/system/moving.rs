@@ -4,6 +4,7 @@ use crate::kit::backend::echo;
 use crate::kit::{
     Backend, Config, Conn, End, PATIENCE, Poison, Tidegate, Toxic, Way, eventually, eventually_eq, throughout,
 };
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const QUICK: &str = "interval = \"1s\"\nfast_interval = \"100ms\"\ntimeout = \"1s\"\nrise = 1\nfall = 2";
@@ -49,10 +50,10 @@ fn f20_reset_ends_the_sessions_of_a_backend_that_went_down_and_no_others() {
 /// The engine, which is told once, gets it too late.
 #[test]
 fn f20_reset_ends_a_session_that_waits_for_its_replay_and_finds_nobody() {
-    let (hears, heard) = mpsc::channel();
+    let (says, heard) = mpsc::channel();
     let backend = Backend::new(move |mut conn| {
         while conn.read(&mut [0; 64]).is_ok_and(|count| count > 0) {
-            let _ = hears.send(());
+            let _ = says.send(());
         }
     });
     let config = Config::over([&backend]).pool("on_down = \"reset\"\nreplay = \"1KiB\"").health(QUICK);
