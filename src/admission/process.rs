@@ -111,9 +111,10 @@ impl Process {
         self.add_if(taken, unused, |_, _| true);
     }
 
-    /// One more connection, which takes a place that nobody has and nobody is promised.
+    /// One more connection, which takes a place that nobody has and nobody is promised. While a place in a reserve is
+    /// given back and taken again, there is one more connection than the places tell.
     fn enter(&self) -> bool {
-        self.add_if(1, 0, |tally, max| (tally.taken as usize) < max)
+        self.add_if(1, 0, |tally, max| (tally.taken as usize) < max && tally.active() < max)
     }
 
     /// One more connection, in a place that is taken already.
@@ -431,14 +432,14 @@ mod tests {
                             shares[at].set_reserved(rng.index(5));
                             process.set_max(8 + rng.index(MOST - 7));
                         } else if rng.below(2) == 0 && shares[at].enter() {
-                            // Counted after it has come in and before it goes, so at no time too often. The process's
-                            // own number may have one more for an instant: one that is about to be given back.
+                            // Counted after it has come in and before it goes, so at no time too often.
                             assert!(entered.fetch_add(1, Ordering::SeqCst) < MOST);
                             held.push(at);
                         } else if let Some(at) = held.pop() {
                             entered.fetch_sub(1, Ordering::SeqCst);
                             shares[at].leave();
                         }
+                        assert!(process.active() <= MOST);
                     }
                     for at in held {
                         entered.fetch_sub(1, Ordering::SeqCst);
