@@ -56,9 +56,9 @@ pub enum Source {
 impl Given {
     /// Looks at a descriptor that should listen.
     pub fn new(socket: OwnedFd) -> Result<Self, Unfit> {
-        let given = Self::bound(socket)?;
-        match sockopt::socket_acceptconn(&given.socket) {
-            Ok(true) => Ok(given),
+        let socket = stream(socket)?;
+        match sockopt::socket_acceptconn(&socket) {
+            Ok(true) => Self::of(socket),
             Ok(false) => Err(Unfit::Deaf),
             Err(error) => Err(Unfit::Unknown(error)),
         }
@@ -66,14 +66,11 @@ impl Given {
 
     /// Looks at a descriptor that need not listen yet.
     pub fn bound(socket: OwnedFd) -> Result<Self, Unfit> {
-        let unknown = |error| match error {
-            Errno::NOTSOCK => Unfit::NoStream,
-            error => Unfit::Unknown(error),
-        };
-        if sockopt::socket_type(&socket).map_err(unknown)? != SocketType::STREAM {
-            return Err(Unfit::NoStream);
-        }
-        let address = address_of(&getsockname(&socket).map_err(unknown)?).ok_or(Unfit::Family)?;
+        Self::of(stream(socket)?)
+    }
+
+    fn of(socket: OwnedFd) -> Result<Self, Unfit> {
+        let address = address_of(&getsockname(&socket).map_err(Unfit::Unknown)?).ok_or(Unfit::Family)?;
         Ok(Self { socket, address: BindAddr(address) })
     }
 
@@ -92,6 +89,15 @@ impl Given {
             Ok::<_, Errno>(interface.as_deref() == wanted.interface.as_deref() && v6only && transparent && protocol)
         };
         same().unwrap_or(false)
+    }
+}
+
+/// The descriptor, if it is a stream socket.
+fn stream(socket: OwnedFd) -> Result<OwnedFd, Unfit> {
+    match sockopt::socket_type(&socket) {
+        Ok(SocketType::STREAM) => Ok(socket),
+        Ok(_) | Err(Errno::NOTSOCK) => Err(Unfit::NoStream),
+        Err(error) => Err(Unfit::Unknown(error)),
     }
 }
 
@@ -199,7 +205,7 @@ mod tests {
         let why = |socket: OwnedFd| Given::new(socket).unwrap_err();
         assert_eq!(why(UdpSocket::bind("127.0.0.1:0").unwrap().into()), Unfit::NoStream);
         assert_eq!(why(std::fs::File::open("/dev/null").unwrap().into()), Unfit::NoStream);
-        assert_eq!(why(UnixStream::pair().unwrap().0.into()), Unfit::Family);
+        assert_eq!(why(UnixStream::pair().unwrap().0.into()), Unfit::Deaf);
         let deaf = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         assert_eq!(why(deaf), Unfit::Deaf);
         let name = rustix::net::SocketAddrUnix::new_abstract_name(b"tidegate-adopt-test").unwrap();
