@@ -193,7 +193,8 @@ fn a_worker_that_is_stuck_is_left_out() {
     let victim = before.iter().find(on_one).unwrap()["id"].as_str().unwrap().to_owned();
     let exit = ask(&tidegate, &["close", &victim]);
     assert_eq!(exit.code, Some(1));
-    assert!(exit.stderr.contains("doesn't answer"), "{}", exit.stderr);
+    let why = format!("the worker of connection {victim} doesn't answer; try again");
+    assert!(exit.stderr.contains(&why), "{}", exit.stderr);
     fs::remove_file(&stall).unwrap();
     eventually("it has done what it was asked for", || rows(&tidegate, &[]).len() == 39);
     assert_eq!(clients.iter().filter(|client| client.is_over()).count(), 1);
