@@ -19,12 +19,13 @@ use crate::net::stream::Stream;
 use crate::sys;
 use crate::table::Listener;
 use rustix::io::Errno;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Connections accepted before other tasks get their turn.
 const ACCEPTS_PER_TURN: usize = 16;
@@ -140,10 +141,10 @@ impl Acceptor {
 
     /// `Ok` once it is retired and with the queue emptied; an error if the socket is broken.
     async fn accept_from(&mut self, socket: &ListenSocket) -> Result<(), Errno> {
-        let watched = sys::watch(socket.as_fd(), Interest::READABLE)?;
+        let watched = self.watch(socket).await?;
         let mut drain = self.drain.clone();
         let mut stop = pin!(drain.reached(Stage::Draining));
-        while self.drain.stage() == Stage::Serving {
+        while let (Some(watched), Stage::Serving) = (&watched, self.drain.stage()) {
             let mut ready = tokio::select! {
                 biased;
                 () = stop.as_mut() => break,
@@ -157,6 +158,8 @@ impl Acceptor {
                 Err(halt) => self.after(halt).await?,
             }
         }
+        // Another one may go on with the socket at once; see `watch`.
+        drop(watched);
         if socket.is_passed_on() {
             return Ok(());
         }
@@ -168,6 +171,19 @@ impl Acceptor {
             tokio::time::sleep(FULL_PAUSE).await;
         }
         Ok(())
+    }
+
+    /// The socket, to wait for its clients; `None` if it is retired before that can be. The kernel watches a descriptor
+    /// once for each thread, and where an operator has a listener take clients again, the acceptor from before may not
+    /// have come to its end yet.
+    async fn watch<'s>(&mut self, socket: &'s ListenSocket) -> Result<Option<AsyncFd<BorrowedFd<'s>>>, Errno> {
+        loop {
+            match sys::watch(socket.as_fd(), Interest::READABLE) {
+                Err(Errno::EXIST) if self.pause(FULL_PAUSE).await > Stage::Serving => return Ok(None),
+                Err(Errno::EXIST) => {}
+                watched => return watched.map(Some),
+            }
+        }
     }
 
     /// Accepts what waits; whether nothing is left. It may be interrupted by a lack of room or of file descriptors.
