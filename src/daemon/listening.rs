@@ -212,10 +212,14 @@ fn adjust(bound: &Bound, before: &Options, wanted: &Options) -> Result<(), BindE
     if before == wanted {
         return Ok(());
     }
-    for shared in &bound.sockets {
-        // A broken one gets them when it is bound again.
-        if let Some(socket) = shared.get() {
-            socket.adjust(before, wanted)?;
+    let has_path = bound.actual.is_path();
+    for (index, shared) in bound.sockets.iter().enumerate() {
+        // What has no socket just now gets them when it is bound again.
+        match (shared.get(), bound.parked.get(index)) {
+            (Some(socket), None) => socket.adjust(before, wanted)?,
+            (Some(socket), Some(_)) => socket.adjust_idle(before, wanted)?,
+            (None, Some(Some(parked))) if !has_path => parked.adjust_idle(before, wanted)?,
+            (None, _) => {}
         }
         shared.set_options(wanted.clone());
     }

@@ -53,6 +53,42 @@ fn a_listener_that_is_taken_out_refuses_new_clients_keeps_the_others_and_comes_b
 }
 
 #[test]
+fn one_that_is_taken_out_and_back_at_once_breaks_nothing_and_nobody_is_lost() {
+    let backend = Backend::echo();
+    for bind in ["127.0.0.1:0", "unix:$DIR/web.sock"] {
+        let tidegate = Tidegate::start(Config::over([&backend]).bind(bind));
+        for _ in 0..50 {
+            set(&tidegate, "draining");
+            set(&tidegate, "enabled");
+            let mut clients: Vec<Conn> = (0..4).map(|_| tidegate.connect()).collect();
+            clients.iter_mut().for_each(Conn::speak);
+        }
+        assert_eq!(tidegate.count_logged(&["listener broke"]), 0, "{bind}");
+    }
+}
+
+#[test]
+fn what_a_reload_says_of_the_sockets_of_one_that_is_out_holds_when_it_is_back() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend]));
+    set(&tidegate, "draining");
+    eventually("nobody is let in", || refuses(&tidegate));
+    let keys = "backlog = 33\n[listeners.web.socket]\ndefer_accept = \"60s\"";
+    reload(&tidegate, Config::over([&backend]).listener(keys));
+    assert!(refuses(&tidegate), "it doesn't listen by that");
+    set(&tidegate, "enabled");
+    let accepted = || tidegate.count("tidegate_listener_connections_total");
+    // Of those that came before it refused them.
+    let before = accepted();
+    let mut silent = tidegate.connect();
+    // The handshake of this one is over, and that of the next one comes after it.
+    tidegate.connect().speak();
+    assert_eq!(accepted(), before + 1);
+    silent.speak();
+    assert_eq!(accepted(), before + 2);
+}
+
+#[test]
 fn a_listener_stays_out_over_a_restart_if_there_is_a_state_file() {
     let backend = Backend::echo();
     let launch = Launch::new(Config::over([&backend]).runtime("state_file = \"$DIR/state.json\""));

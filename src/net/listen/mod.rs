@@ -224,13 +224,18 @@ impl ListenSocket {
     /// Gives a listening socket other options, as far as they differ from those `before`; see
     /// [`Options::needs_new_socket`] for those that it can't be given.
     pub fn adjust(&self, before: &Options, wanted: &Options) -> Result<(), BindError> {
+        self.adjust_idle(before, wanted)?;
+        if before.backlog == wanted.backlog { Ok(()) } else { self.listen(wanted.backlog) }
+    }
+
+    /// The same for one that isn't to listen for now: the backlog is given when it does again.
+    pub fn adjust_idle(&self, before: &Options, wanted: &Options) -> Result<(), BindError> {
         let adjusted = match &self.address.0 {
             Endpoint::Tcp(_) => tcp::adjust(&self.socket, &before.socket, &wanted.socket),
             Endpoint::Unix(path) if before.access != wanted.access => unix::give(path, wanted.access),
             Endpoint::Unix(_) => Ok(()),
         };
-        adjusted.map_err(|refused| BindError { address: self.address.clone(), refused })?;
-        if before.backlog == wanted.backlog { Ok(()) } else { self.listen(wanted.backlog) }
+        adjusted.map_err(|refused| BindError { address: self.address.clone(), refused })
     }
 
     /// Whether a client waits in the accept queue; of a socket whose listening has ended, nobody does.
