@@ -16,6 +16,7 @@ use crate::name::{BackendAddr, ClientAddr, ListenerName, PoolName, SessionId};
 use crate::pool::Backend;
 use slab::Slab;
 use std::cell::{Ref, RefCell};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -69,8 +70,8 @@ impl Sight {
 #[derive(Debug, Default)]
 pub struct Pending {
     entries: RefCell<Slab<Entry>>,
-    /// Those that are to end when their task is looked at next.
-    called_off: RefCell<Vec<(SessionId, CloseReason)>>,
+    /// Those that are to end when their task is looked at next, and why; the first reason counts.
+    called_off: RefCell<HashMap<SessionId, CloseReason>>,
 }
 
 #[derive(Debug)]
@@ -94,7 +95,7 @@ impl Pending {
     pub fn call_off(&self, id: SessionId) -> bool {
         let entries = self.entries.borrow();
         let Some((_, entry)) = entries.iter().find(|(_, entry)| entry.sight.id == id) else { return false };
-        self.called_off.borrow_mut().push((id, CloseReason::ClosedByOperator));
+        self.mark(id, CloseReason::ClosedByOperator);
         entry.waker.wake_by_ref();
         true
     }
@@ -102,7 +103,7 @@ impl Pending {
     /// Ends the session at this place for this reason, if there is one.
     pub fn call_off_at(&self, place: usize, reason: CloseReason) {
         if let Some(entry) = self.entries.borrow().get(place) {
-            self.called_off.borrow_mut().push((entry.sight.id, reason));
+            self.mark(entry.sight.id, reason);
             entry.waker.wake_by_ref();
         }
     }
@@ -114,15 +115,16 @@ impl Pending {
 
     /// Whether this session is to end.
     pub fn is_called_off(&self, id: SessionId) -> bool {
-        let called_off = self.called_off.borrow();
-        !called_off.is_empty() && called_off.iter().any(|(called_off, _)| *called_off == id)
+        self.called_off.borrow().contains_key(&id)
     }
 
     /// Why, for the record of a session that was dropped: nobody asks again.
     pub fn take_called_off(&self, id: SessionId) -> Option<CloseReason> {
-        let mut called_off = self.called_off.borrow_mut();
-        let found = called_off.iter().position(|(called_off, _)| *called_off == id)?;
-        Some(called_off.swap_remove(found).1)
+        self.called_off.borrow_mut().remove(&id)
+    }
+
+    fn mark(&self, id: SessionId, reason: CloseReason) {
+        self.called_off.borrow_mut().entry(id).or_insert(reason);
     }
 
     fn enter(&self, sight: Sight, waker: Waker) -> usize {
@@ -189,7 +191,7 @@ impl Future for Shown<'_> {
         if let Some(at) = self.record.drain_deadline(self.backend).filter(|_| is_shown)
             && !self.worker.may_stay_until(at)
         {
-            pending.called_off.borrow_mut().push((self.record.id, CloseReason::Drained));
+            pending.mark(self.record.id, CloseReason::Drained);
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -214,5 +216,41 @@ impl Drop for Shown<'_> {
         if let Some(place) = self.place {
             self.worker.pending.leave(place);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sight(id: SessionId) -> Sight {
+        let now = Instant::now();
+        Sight {
+            id,
+            client: ClientAddr::Unix,
+            listener: ListenerName::new("web"),
+            rule: None,
+            pool: None,
+            backend: None,
+            backend_address: None,
+            phase: Phase::Route,
+            accepted: now,
+            last_moved: now,
+            bytes: [0, 0],
+        }
+    }
+
+    /// Two operators, or one and a deadline, in one turn of the worker.
+    #[test]
+    fn a_session_that_is_called_off_twice_ends_by_the_first_word_and_leaves_nothing() {
+        let (pending, id) = (Pending::default(), SessionId::new(0, 7));
+        let place = pending.enter(sight(id), Waker::noop().clone());
+        assert!(pending.call_off(id) && pending.call_off(id));
+        pending.call_off_at(place, CloseReason::DrainDeadline);
+        assert!(pending.is_called_off(id) && !pending.is_called_off(SessionId::new(0, 8)));
+        pending.leave(place);
+        assert_eq!(pending.take_called_off(id), Some(CloseReason::ClosedByOperator));
+        assert!(!pending.is_called_off(id), "nothing of it is kept");
+        assert!(!pending.call_off(id));
     }
 }
