@@ -18,7 +18,7 @@ use crate::net::relay::{Fin, Handover, RelayEnd};
 use crate::net::stream::Stream;
 use crate::pool::Pool;
 use crate::sys;
-use crate::table::{self, Facts, Passed, Rule, Verdict};
+use crate::table::{self, Facts, Passed, RoutingTable, Rule, Verdict};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, getsockname, recv};
 use std::mem::MaybeUninit;
@@ -64,13 +64,14 @@ pub struct Question {
 
 /// Looks for the way of a session of which nothing has been read.
 pub fn find(client: &Stream, record: &mut Record, worker: &Worker) -> Way {
+    let table = worker.table.load();
     let mut question = Question::default();
     if record.client == ClientAddr::Unix {
         question.chance = worker.rng.borrow_mut().below(u64::MAX);
-    } else if worker.table.load().wants_local(&record.listener.name) {
+    } else if table.wants_local(&record.listener.name) {
         question.local = local_address(client);
     }
-    look(record, worker, &FirstBytes::default(), question)
+    look(&table, record, &FirstBytes::default(), question)
 }
 
 /// Where the client has connected to; an IPv4-mapped address is the IPv4 address that it means.
@@ -79,10 +80,9 @@ fn local_address(client: &Stream) -> Option<SocketAddr> {
     Some(SocketAddr::new(local.ip().to_canonical(), local.port()))
 }
 
-/// What the table says now.
-fn look(record: &mut Record, worker: &Worker, first: &FirstBytes, question: Question) -> Way {
+/// What the table says of it.
+fn look(table: &RoutingTable, record: &mut Record, first: &FirstBytes, question: Question) -> Way {
     let Question { local, chance, passed } = question;
-    let table = worker.table.load();
     let facts = Facts { listener: &record.listener.name, client: record.client, local, first, chance, passed };
     let (rule, way) = match table.route(&facts) {
         Verdict::NeedsMore(passed) => return Way::Open(Question { passed, ..question }),
@@ -147,7 +147,7 @@ fn without_first_bytes(
 ) -> Result<(Arc<Pool>, u64), CloseReason> {
     let mut nothing = FirstBytes::default();
     nothing.finish();
-    match look(record, worker, &nothing, Question { passed: Passed::default(), ..question }) {
+    match look(&worker.table.load(), record, &nothing, Question { passed: Passed::default(), ..question }) {
         Way::To(pool, key) => Ok((pool, key)),
         Way::Nowhere(reason) => Err(reason),
         Way::Open(_) => Err(reason),
@@ -207,7 +207,7 @@ impl Reading {
         loop {
             // Of one that has sent nothing, the table has said already that it must.
             if !self.first.bytes().is_empty() || self.fin != Fin::Awaited {
-                match look(record, worker, &self.first, question) {
+                match look(&worker.table.load(), record, &self.first, question) {
                     Way::To(pool, key) => return Stop::Found(pool, key),
                     Way::Nowhere(reason) => return Stop::Nowhere(reason),
                     Way::Open(open) => question = open,
