@@ -40,13 +40,9 @@ pub fn hashed<'f>(config: &Hash, facts: &Facts<'f>) -> Known<&'f str> {
             Known::NeedsMore => Known::NeedsMore,
         },
         HashKey::HttpHost => known(facts, Protocol::Http1, first.host()),
-        HashKey::HttpPath => known(facts, Protocol::Http1, first.path()).map(without_query),
+        HashKey::HttpPath => known(facts, Protocol::Http1, first.path()),
         HashKey::HttpHeader(name) => known(facts, Protocol::Http1, first.header(name)),
     }
-}
-
-fn without_query(path: &str) -> &str {
-    path.split(['?', '#']).next().unwrap_or(path)
 }
 
 /// The client's address as far as it counts; `None` if it has none.
