@@ -141,6 +141,32 @@ fn the_order_of_routes_and_backends_is_a_change_and_that_of_the_rest_is_none() {
 }
 
 #[test]
+fn a_name_that_stands_for_other_addresses_is_a_change_of_its_backend() {
+    let resolves = |plan: &mut Plan| {
+        plan.resolves("web", "big (10.0.0.3:80)", "[192.0.2.1:80]".into(), "[192.0.2.2:80]".into(), Some(1));
+    };
+    let mut alone = plan(&[], Some(&sessions()));
+    resolves(&mut alone);
+    assert_eq!(alone.severity, Severity::Changes, "the texts are the same, and yet something changes");
+    let told = "\
+~ backend big (10.0.0.3:80) of web  addresses [192.0.2.1:80] -> [192.0.2.2:80] (1 session keeps the old one)
+1 changed
+";
+    assert_eq!(alone.to_string(), told);
+    // Beside what the text itself changes of it, and not as another entry.
+    let mut both = plan(&[("weight = 5", "weight = 7")], Some(&sessions()));
+    resolves(&mut both);
+    let keys: Vec<&str> = both.changed[0].keys.iter().map(|change| change.key.as_str()).collect();
+    assert_eq!((both.changed.len(), keys), (1, vec!["weight", "addresses"]));
+    // One of the same name in another pool is another one.
+    both.resolves("api", "big (10.0.0.3:80)", "[]".into(), "[192.0.2.2:80]".into(), None);
+    assert_eq!(both.changed.len(), 2);
+    let mut gone = plan(&[("127.0.0.1:8000", "127.0.0.1:8002")], Some(&sessions()));
+    resolves(&mut gone);
+    assert_eq!(gone.severity, Severity::Disruptive, "it stays what it is");
+}
+
+#[test]
 fn programs_read_what_was_written() {
     let plan = plan(&[("127.0.0.1:8000", "127.0.0.1:8002"), ("weight = 5", "weight = 7")], Some(&sessions()));
     let json = serde_json::to_value(&plan).unwrap();
