@@ -277,16 +277,9 @@ impl Runtime {
 
 impl Log {
     fn read(section: &Section) -> Self {
-        let levels = [
-            ("error", Level::Error),
-            ("warn", Level::Warn),
-            ("info", Level::Info),
-            ("debug", Level::Debug),
-            ("trace", Level::Trace),
-        ];
         Self {
-            level: section.choice("level", &levels),
-            format: section.choice("format", &[("text", Format::Text), ("json", Format::Json)]),
+            level: section.choice("level", &Level::WORDS),
+            format: section.choice("format", &Format::WORDS),
             access: section.parsed("access", access),
         }
     }
@@ -376,7 +369,7 @@ impl Protection {
             tier_hold: section.duration("tier_hold", &(Duration::ZERO..=limits::MAX_DURATION)),
             slow_start: section.duration("slow_start", &(Duration::ZERO..=limits::MAX_DURATION)),
             replay: section.parsed_or_off("replay", |text| unit::bytes(text, &(1..=limits::MAX_REPLAY))),
-            on_down: section.choice("on_down", &[("keep", OnDown::Keep), ("reset", OnDown::Reset)]),
+            on_down: section.choice("on_down", &OnDown::WORDS),
             max_lifetime: section.duration_or_off("max_lifetime", &above_zero),
             rebalance: section.percent_or_off("rebalance"),
         }

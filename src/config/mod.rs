@@ -93,6 +93,16 @@ impl Config {
     }
 }
 
+impl Admin {
+    /// What a file says of the admin endpoint, as far as it can be understood, whatever else is wrong with it: for
+    /// those who look for a process that runs by an earlier content of it. Fails if the file can't be read.
+    pub fn of_file(path: &Path) -> Result<Self, Mistakes> {
+        let source = Source::load(path)?;
+        let findings = Findings::new(&source);
+        Ok(syntax::guess(&findings, |table| file::read(&findings, table).admin.judged(&findings).0))
+    }
+}
+
 fn judge(source: &Source) -> Result<Loaded, Mistakes> {
     let findings = Findings::new(source);
     let config = syntax::parse(&findings, |table| validate::config(&findings, file::read(&findings, table)));
@@ -174,10 +184,30 @@ pub enum Level {
     Trace,
 }
 
+impl Level {
+    pub(super) const WORDS: [(&str, Self); 5] = [
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+
+    /// The word in the config, commands and the log.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        Self::WORDS.into_iter().find_map(|(word, level)| (level == self).then_some(word)).unwrap_or_default()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Text,
     Json,
+}
+
+impl Format {
+    pub(super) const WORDS: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
 }
 
 /// Where the line of each session goes.

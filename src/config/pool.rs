@@ -84,6 +84,10 @@ pub enum OnDown {
     Reset,
 }
 
+impl OnDown {
+    pub(super) const WORDS: [(&str, Self); 2] = [("keep", Self::Keep), ("reset", Self::Reset)];
+}
+
 /// `[pools.NAME.ejection]`: when real traffic alone sets a backend aside, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {

@@ -109,14 +109,13 @@ impl Limits {
 
 impl Admission {
     pub fn read(section: &Section) -> Self {
-        let manners = [("reset", Overload::Reset), ("wait", Overload::Wait), ("close", Overload::Close)];
         Self {
             limits: Limits::read(section),
             shared: section.texts("limits"),
             reserved_connections: section.integer("reserved_connections", &(0..=limits::MAX_CONNECTIONS)),
             allow: section.texts("allow"),
             deny: section.texts("deny"),
-            overload: section.choice("overload", &manners),
+            overload: section.choice("overload", &Overload::WORDS),
             dry_run: section.boolean("dry_run"),
         }
     }
@@ -136,13 +135,12 @@ impl Queue {
     /// `None` if the table isn't there.
     pub fn read(pool: &Section) -> Option<Self> {
         let section = pool.section("queue", QUEUE).given()?;
-        let orders = [("fifo", Order::Fifo), ("lifo", Order::Lifo), ("adaptive", Order::Adaptive)];
         Some(Self {
             at: section.at.clone(),
             max_wait: section.duration("max_wait", &(limits::MIN_DURATION..=limits::MAX_DURATION)),
             max_waiting: section.integer("max_waiting", &(1..=limits::MAX_CONNECTIONS)),
-            order: section.choice("order", &orders),
-            client_fin: section.choice("client_fin", &[("wait", ClientFin::Wait), ("leave", ClientFin::Leave)]),
+            order: section.choice("order", &Order::WORDS),
+            client_fin: section.choice("client_fin", &ClientFin::WORDS),
         })
     }
 }
@@ -170,7 +168,7 @@ impl Hold {
             max_bytes: section.parsed("max_bytes", |text| unit::bytes(text, &(1..=limits::MAX_HELD))),
             max_bytes_each: section.parsed("max_bytes_each", |text| unit::bytes(text, &(1..=limits::MAX_HELD_EACH))),
             max_wait: section.duration("max_wait", &(limits::MIN_DURATION..=limits::MAX_DURATION)),
-            overflow: section.choice("overflow", &[("newest", Overflow::Newest), ("oldest", Overflow::Oldest)]),
+            overflow: section.choice("overflow", &Overflow::WORDS),
             release_rate: section.rate("release_rate"),
         })
     }

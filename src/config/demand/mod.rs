@@ -149,6 +149,11 @@ pub enum Overload {
     Close,
 }
 
+impl Overload {
+    pub(in crate::config) const WORDS: [(&str, Self); 3] =
+        [("reset", Self::Reset), ("wait", Self::Wait), ("close", Self::Close)];
+}
+
 /// What one session may move in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bandwidth {
@@ -198,6 +203,11 @@ pub enum Order {
     Adaptive,
 }
 
+impl Order {
+    pub(in crate::config) const WORDS: [(&str, Self); 3] =
+        [("fifo", Self::Fifo), ("lifo", Self::Lifo), ("adaptive", Self::Adaptive)];
+}
+
 /// What it means that a waiting client shuts down its side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientFin {
@@ -206,6 +216,10 @@ pub enum ClientFin {
     Wait,
     /// It has gone.
     Leave,
+}
+
+impl ClientFin {
+    pub(in crate::config) const WORDS: [(&str, Self); 2] = [("wait", Self::Wait), ("leave", Self::Leave)];
 }
 
 /// `[pools.NAME.shed]`: a rising share of new connections is refused while a latency stays above its target.
@@ -265,4 +279,8 @@ pub enum Overflow {
     Newest,
     /// Who has waited longest.
     Oldest,
+}
+
+impl Overflow {
+    pub(in crate::config) const WORDS: [(&str, Self); 2] = [("newest", Self::Newest), ("oldest", Self::Oldest)];
 }

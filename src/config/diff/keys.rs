@@ -8,26 +8,24 @@
 use super::show::{self, Show, Text};
 use crate::config::{
     AcceptProxy, Agent, Balance, ClientFin, Config, Exchange, Format, Hash, HashKey, Hold, Http, Initial, Landlock,
-    Level, Listener, Member, OnDown, Order, Overflow, Overload, Pool, PrereadFailed, Probe, Queue, RelayMode, Route,
-    SendProxy, SharedLimit, Shed, Tls, Tlvs,
+    Level, Limits, Listener, Member, OnDown, Order, Overflow, Overload, Pool, PrereadFailed, Probe, Queue, RelayMode,
+    Route, SendProxy, SharedLimit, Shed, Tls, Tlvs,
 };
 
 /// A key, or a table that is compared as a whole.
 #[derive(Debug)]
 pub struct Key<T> {
-    /// Within the table of the thing.
-    pub name: &'static str,
     pub differs: fn(&T, &T) -> bool,
     /// Its value; of a table, first what it is, then its keys.
     pub texts: fn(&T) -> Vec<Text>,
     pub take: fn(&mut T, &T),
 }
 
-/// `"name" = field.field`, written by [`Show`]; `as function` writes it otherwise, `in function` as several keys.
+/// `"name" = field.field`, written by [`Show`]; `as function` writes it otherwise, `in function` as several keys, which
+/// have names of their own.
 macro_rules! keys {
     ($type:ty: $($name:literal = $($field:ident).+ $(as $show:expr)? $(; in $texts:expr)?),+ $(,)?) => {
         &[$(Key::<$type> {
-            name: $name,
             differs: |a, b| a.$($field).+ != b.$($field).+,
             texts: keys!(@texts $type, $name, ($($field).+) $(as $show)? $(in $texts)?),
             take: |it, other| it.$($field).+.clone_from(&other.$($field).+),
@@ -62,22 +60,25 @@ pub const PROCESS: &[Key<Config>] = keys![Config:
     "admin.token_credential" = admin.token_credential,
     "admin.allow_uids" = admin.allow_uids as show::or_default,
     "admin.allowed_hosts" = admin.allowed_hosts,
-    "log.level" = log.level as level,
-    "log.format" = log.format as format,
+    "log.level" = log.level as |word| show::word(word, &Level::WORDS),
+    "log.format" = log.format as |word| show::word(word, &Format::WORDS),
     "log.access" = log.access,
 ];
 
-pub const LIMIT: &[Key<SharedLimit>] = keys![SharedLimit:
-    "max_connections" = limits.max_connections,
-    "max_connections_per_client" = limits.max_connections_per_client,
-    "accept_rate" = limits.accept_rate,
-    "burst" = limits.burst as show::or_default,
-    "accept_rate_per_client" = limits.accept_rate_per_client,
-    "burst_per_client" = limits.burst_per_client as show::or_default,
-    "client_prefix_ipv4" = limits.client_prefix.ipv4,
-    "client_prefix_ipv6" = limits.client_prefix.ipv6,
-    "max_clients" = limits.max_clients,
+/// Of a listener, and of what listeners share.
+const LIMITS: &[Key<Limits>] = keys![Limits:
+    "max_connections" = max_connections,
+    "max_connections_per_client" = max_connections_per_client,
+    "accept_rate" = accept_rate,
+    "burst" = burst as show::or_default,
+    "accept_rate_per_client" = accept_rate_per_client,
+    "burst_per_client" = burst_per_client as show::or_default,
+    "client_prefix_ipv4" = client_prefix.ipv4,
+    "client_prefix_ipv6" = client_prefix.ipv6,
+    "max_clients" = max_clients,
 ];
+
+pub const LIMIT: &[Key<SharedLimit>] = keys![SharedLimit: "its own" = limits; in |it| texts(LIMITS, &it.limits)];
 
 pub const LISTENER: &[Key<Listener>] = keys![Listener:
     "bind" = bind,
@@ -86,15 +87,7 @@ pub const LISTENER: &[Key<Listener>] = keys![Listener:
     "idle_timeout" = idle_timeout,
     "half_close_timeout" = half_close_timeout,
     "keepalive" = keepalive,
-    "max_connections" = admission.limits.max_connections,
-    "max_connections_per_client" = admission.limits.max_connections_per_client,
-    "accept_rate" = admission.limits.accept_rate,
-    "burst" = admission.limits.burst as show::or_default,
-    "accept_rate_per_client" = admission.limits.accept_rate_per_client,
-    "burst_per_client" = admission.limits.burst_per_client as show::or_default,
-    "client_prefix_ipv4" = admission.limits.client_prefix.ipv4,
-    "client_prefix_ipv6" = admission.limits.client_prefix.ipv6,
-    "max_clients" = admission.limits.max_clients,
+    "its own" = admission.limits; in |it| texts(LIMITS, &it.admission.limits),
     "limits" = admission.shared,
     "reserved_connections" = admission.reserved_connections,
     "allow" = admission.allow,
@@ -119,7 +112,7 @@ pub const LISTENER: &[Key<Listener>] = keys![Listener:
     "preread_timeout" = preread.timeout,
     "preread_bytes" = preread.bytes as show_size,
     "preread_timeout_pool" = preread.timeout_pool as show::or_default,
-    "preread_failed" = preread.failed as preread_failed,
+    "preread_failed" = preread.failed as |word| show::word(word, &PrereadFailed::WORDS),
 ];
 
 const ACCEPT: &[Key<AcceptProxy>] = keys![AcceptProxy:
@@ -156,7 +149,7 @@ pub const POOL: &[Key<Pool>] = keys![Pool:
     "tier_hold" = protection.tier_hold,
     "slow_start" = protection.slow_start,
     "replay" = protection.replay as show::size_or_off,
-    "on_down" = protection.on_down as on_down,
+    "on_down" = protection.on_down as |word| show::word(word, &OnDown::WORDS),
     "max_lifetime" = protection.max_lifetime,
     "rebalance" = protection.rebalance,
     "backend_max_connections" = backend_max_connections,
@@ -185,7 +178,7 @@ pub const POOL: &[Key<Pool>] = keys![Pool:
         let word = |send: &SendProxy| send.word().to_owned();
         let mut texts = table("send_proxy_protocol", it.send_proxy.as_ref(), word, &[]);
         if let Some(SendProxy::V2(tlvs)) = &it.send_proxy {
-            texts.extend(TLVS.iter().flat_map(|key| (key.texts)(tlvs)));
+            texts.extend(self::texts(TLVS, tlvs));
         }
         texts
     },
@@ -196,7 +189,7 @@ pub const POOL: &[Key<Pool>] = keys![Pool:
     "health.timeout" = health.timeout,
     "health.rise" = health.rise,
     "health.fall" = health.fall,
-    "health.initial" = health.initial as initial,
+    "health.initial" = health.initial as |word| show::word(word, &Initial::WORDS),
     "health.port" = health.port as show::or_default,
     "health.address" = health.address as show::or_default,
     "health.probe" = health.probe; in |it| probe(&it.health.probe),
@@ -214,8 +207,8 @@ pub const BACKEND: &[Key<Member>] = keys![Member:
 const QUEUE: &[Key<Queue>] = keys![Queue:
     "queue.max_wait" = max_wait,
     "queue.max_waiting" = max_waiting,
-    "queue.order" = order as order,
-    "queue.client_fin" = client_fin as client_fin,
+    "queue.order" = order as |word| show::word(word, &Order::WORDS),
+    "queue.client_fin" = client_fin as |word| show::word(word, &ClientFin::WORDS),
 ];
 
 const SHED: &[Key<Shed>] = keys![Shed:
@@ -231,7 +224,7 @@ const HOLD: &[Key<Hold>] = keys![Hold:
     "hold.max_bytes" = max_bytes as show::size,
     "hold.max_bytes_each" = max_bytes_each as show::size,
     "hold.max_wait" = max_wait,
-    "hold.overflow" = overflow as overflow,
+    "hold.overflow" = overflow as |word| show::word(word, &Overflow::WORDS),
     "hold.release_rate" = release_rate,
 ];
 
@@ -297,8 +290,11 @@ const AGENT: &[Key<Agent>] = keys![Agent:
 /// A table that needn't be there: under `name` what it is, and its keys.
 fn table<T>(name: &'static str, value: Option<&T>, what: impl Fn(&T) -> String, keys: &[Key<T>]) -> Vec<Text> {
     let Some(value) = value else { return vec![Text::new(name, "off".to_owned())] };
-    let keys = keys.iter().flat_map(|key| (key.texts)(value));
-    std::iter::once(Text::new(name, what(value))).chain(keys).collect()
+    std::iter::once(Text::new(name, what(value))).chain(texts(keys, value)).collect()
+}
+
+fn texts<T>(keys: &[Key<T>], value: &T) -> Vec<Text> {
+    keys.iter().flat_map(|key| (key.texts)(value)).collect()
 }
 
 fn probe(probe: &Probe) -> Vec<Text> {
@@ -308,9 +304,9 @@ fn probe(probe: &Probe) -> Vec<Text> {
     match probe {
         Probe::Tcp => with("tcp", Vec::new()),
         Probe::None => with("none", Vec::new()),
-        Probe::Http(http) => with("http", HTTP.iter().flat_map(|key| (key.texts)(http)).collect()),
-        Probe::Tls(tls) => with("tls", TLS.iter().flat_map(|key| (key.texts)(tls)).collect()),
-        Probe::Exchange(exchange) => with("exchange", EXCHANGE.iter().flat_map(|key| (key.texts)(exchange)).collect()),
+        Probe::Http(http) => with("http", texts(HTTP, http)),
+        Probe::Tls(tls) => with("tls", texts(TLS, tls)),
+        Probe::Exchange(exchange) => with("exchange", texts(EXCHANGE, exchange)),
     }
 }
 
@@ -318,53 +314,8 @@ fn show_size(bytes: &usize) -> String {
     show::size(bytes)
 }
 
-fn level(level: &Level) -> String {
-    let word = match level {
-        Level::Error => "error",
-        Level::Warn => "warn",
-        Level::Info => "info",
-        Level::Debug => "debug",
-        Level::Trace => "trace",
-    };
-    word.to_owned()
-}
-
-fn format(format: &Format) -> String {
-    show::word(format, &[("text", Format::Text), ("json", Format::Json)])
-}
-
 fn overload(overload: &Option<Overload>) -> String {
-    let word = match overload {
-        None => "default",
-        Some(Overload::Reset) => "reset",
-        Some(Overload::Wait) => "wait",
-        Some(Overload::Close) => "close",
-    };
-    word.to_owned()
-}
-
-fn preread_failed(failed: &PrereadFailed) -> String {
-    show::word(failed, &[("reset", PrereadFailed::Reset), ("pool", PrereadFailed::Pool)])
-}
-
-fn on_down(on_down: &OnDown) -> String {
-    show::word(on_down, &[("keep", OnDown::Keep), ("reset", OnDown::Reset)])
-}
-
-fn initial(initial: &Initial) -> String {
-    show::word(initial, &[("down", Initial::Down), ("up", Initial::Up)])
-}
-
-fn order(order: &Order) -> String {
-    show::word(order, &[("fifo", Order::Fifo), ("lifo", Order::Lifo), ("adaptive", Order::Adaptive)])
-}
-
-fn client_fin(client_fin: &ClientFin) -> String {
-    show::word(client_fin, &[("wait", ClientFin::Wait), ("leave", ClientFin::Leave)])
-}
-
-fn overflow(overflow: &Overflow) -> String {
-    show::word(overflow, &[("newest", Overflow::Newest), ("oldest", Overflow::Oldest)])
+    overload.as_ref().map_or_else(|| "default".to_owned(), |overload| show::word(overload, &Overload::WORDS))
 }
 
 /// Which header, where it is one.

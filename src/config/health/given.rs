@@ -133,7 +133,7 @@ impl Health {
             timeout: section.duration("timeout", &above_zero),
             rise: section.integer("rise", &streak),
             fall: section.integer("fall", &streak),
-            initial: section.choice("initial", &[("down", Initial::Down), ("up", Initial::Up)]),
+            initial: section.choice("initial", &Initial::WORDS),
             port: section.integer("port", &(1..=u16::MAX)),
             address: section.parsed("address", address),
             http: has("http").then(|| Http::read(&section.section("http", HTTP))),

@@ -68,6 +68,10 @@ pub enum Initial {
     Up,
 }
 
+impl Initial {
+    pub(in crate::config) const WORDS: [(&str, Self); 2] = [("down", Self::Down), ("up", Self::Up)];
+}
+
 /// `http = { … }`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Http {

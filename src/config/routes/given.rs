@@ -78,12 +78,11 @@ pub struct Weighted {
 
 impl Routing {
     pub fn read(findings: &Findings, listener: &Section) -> Self {
-        let failed = [("reset", PrereadFailed::Reset), ("pool", PrereadFailed::Pool)];
         Self {
             timeout: listener.duration("preread_timeout", &(limits::MIN_DURATION..=limits::MAX_DURATION)),
             bytes: listener.parsed("preread_bytes", |text| unit::bytes(text, &limits::PREREAD_BYTES)),
             timeout_pool: listener.text("preread_timeout_pool"),
-            failed: listener.choice("preread_failed", &failed),
+            failed: listener.choice("preread_failed", &PrereadFailed::WORDS),
             routes: tables(findings, &listener.list("routes"), ROUTE, |at, section| Route::read(findings, at, section)),
         }
     }

@@ -183,6 +183,10 @@ pub enum PrereadFailed {
     Pool,
 }
 
+impl PrereadFailed {
+    pub(in crate::config) const WORDS: [(&str, Self); 2] = [("reset", Self::Reset), ("pool", Self::Pool)];
+}
+
 impl Listener {
     /// The pools that its sessions may go to, some of them several times.
     pub fn pools(&self) -> impl Iterator<Item = &PoolName> {
