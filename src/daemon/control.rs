@@ -187,14 +187,12 @@ impl Change {
         Ok(())
     }
 
-    /// Sets when the sessions of the backend are ended, or takes that back. Whether anything has changed: to ask again
-    /// never puts an end off.
+    /// Sets when the sessions of the backend are ended, or takes that back. Whether anything has changed.
     fn bound(&self, state: AdminState) -> bool {
         let stands = self.backend.drain_deadline();
-        let wanted = match (state, self.deadline) {
-            (AdminState::Enabled, _) => None,
-            (_, None) => stands,
-            (_, Some(deadline)) => Some(at(deadline)).min(stands.or(Some(Millis::MAX))),
+        let wanted = match state {
+            AdminState::Enabled => None,
+            _ => end_of_sessions(stands, self.deadline),
         };
         if wanted != stands {
             self.backend.set_drain_deadline(wanted);
@@ -203,18 +201,16 @@ impl Change {
     }
 }
 
-/// So long from now.
-fn at(deadline: Duration) -> Millis {
-    Now::read().millis.saturating_add(deadline.as_millis() as Millis)
+/// When the sessions of what is taken out are ended, where that `stands` and so much time is given from now: to ask
+/// again never puts an end off.
+pub fn end_of_sessions(stands: Option<Millis>, deadline: Option<Duration>) -> Option<Millis> {
+    let asked = deadline.map(|deadline| Now::read().millis.saturating_add(deadline.as_millis() as Millis));
+    stands.into_iter().chain(asked).min()
 }
 
 /// What stands, as words for the log: `enabled, weight 2`.
 fn said(own: Adjustment, configured: u16) -> String {
-    let state = match own.state.unwrap_or_default() {
-        AdminState::Enabled => "enabled",
-        AdminState::Draining => "draining",
-        AdminState::Disabled => "disabled",
-    };
+    let state = own.state.unwrap_or_default().as_str();
     let health = match own.health.unwrap_or_default() {
         HealthOverride::Auto => "",
         HealthOverride::Up => ", forced up",
@@ -316,9 +312,8 @@ fn remove(target: &Target, label: &str, deadline: Option<Duration>, by: &Asker, 
     own.backends.remove(label);
     next.prune();
     let (members, _) = target.members(live, next.pool(&name));
-    if let Some(deadline) = deadline {
-        let end = at(deadline);
-        backend.set_drain_deadline(Some(backend.drain_deadline().map_or(end, |stands| stands.min(end))));
+    if deadline.is_some() {
+        backend.set_drain_deadline(end_of_sessions(backend.drain_deadline(), deadline));
     }
     target.take_members(live, members, next);
     tracing::info!(
@@ -334,10 +329,10 @@ fn log_level(level: Level, by: &Asker, live: &mut Live) -> Done {
     let (from, configured) = (live.log_level(), live.config.log.level);
     let details = json!({"level": level, "level_configured": configured, "survives_restart": live.is_kept()});
     if from == level {
-        let summary = format!("nothing has changed: the level of the log is {}", word(level));
+        let summary = format!("nothing has changed: the level of the log is {}", level.word());
         return Done { summary, changed: false, details };
     }
-    let tell = || tracing::info!(%by, command = "log level", from = word(from), to = word(level), "changed");
+    let tell = || tracing::info!(%by, command = "log level", from = from.word(), to = level.word(), "changed");
     // In whichever of the two it is heard.
     if level < from {
         tell();
@@ -348,18 +343,8 @@ fn log_level(level: Level, by: &Asker, live: &mut Live) -> Done {
     if level > from {
         tell();
     }
-    let summary = format!("the level of the log is {} (before: {})", word(level), word(from));
+    let summary = format!("the level of the log is {} (before: {})", level.word(), from.word());
     Done { summary, changed: true, details }
-}
-
-fn word(level: Level) -> &'static str {
-    match level {
-        Level::Error => "error",
-        Level::Warn => "warn",
-        Level::Info => "info",
-        Level::Debug => "debug",
-        Level::Trace => "trace",
-    }
 }
 
 #[cfg(test)]

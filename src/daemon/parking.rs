@@ -5,6 +5,7 @@
 //! so that listening again needs no privilege and nobody else gets the address meanwhile. A unix socket can't listen
 //! again: it is bound anew. Invariants: who had connected is served; sessions that there are go on.
 
+use super::control::end_of_sessions;
 use super::listening::Bound;
 use super::live::{Live, share};
 use crate::admin::command::{Asker, Done, Refused, Reply, Why};
@@ -50,12 +51,7 @@ pub fn carry_out(
         live.bound.iter_mut().filter(|bound| bound.listener == *name).for_each(park);
     }
     listener.set_admin(state);
-    let now = Now::read().millis;
-    let at = deadline.map(|deadline| now + deadline.as_millis() as u64);
-    // To ask again never puts an end off.
-    let at = if state == before { at.or(listener.drain_deadline()) } else { at };
-    let bounded = at != listener.drain_deadline();
-    listener.set_drain_deadline(at);
+    let is_bounded = set_end(listener, state, deadline);
     let mut next = live.adjustments.clone();
     if state == AdminState::Enabled {
         next.listeners.remove(name.as_str());
@@ -63,23 +59,43 @@ pub fn carry_out(
         next.listeners.insert(name.to_string(), state);
     }
     live.change(next);
-    let changed = bounded || before != state;
+    let differs = before != state;
+    let changed = differs || is_bounded;
     let (from, to) = (before.as_str(), state.as_str());
-    let summary = if changed {
-        tracing::info!(%by, command = "listener", listener = %name, from, to, ?deadline, "changed");
+    if changed {
+        let deadline = deadline.filter(|_| is_bounded).map(tracing::field::debug);
+        tracing::info!(%by, command = "listener", listener = %name, from, to, deadline, "changed");
+    }
+    let summary = if differs {
         format!("listener {name}: {to} (before: {from})")
+    } else if is_bounded {
+        format!("listener {name}: {to}, as before, with another deadline")
     } else {
         format!("nothing has changed: listener {name}: {to}")
     };
+    let now = Now::read().millis;
     let details = json!({
         "listener": name.as_str(),
         "state": state,
         "sessions": listener.metrics.active.get(),
-        "deadline_ms": at.map(|at| at.saturating_sub(now)),
+        "deadline_ms": listener.drain_deadline().map(|at| at.saturating_sub(now)),
         "generation": table.generation,
         "survives_restart": live.is_kept(),
     });
     Ok(Done { summary, changed, details })
+}
+
+/// Sets when the sessions of a listener are ended, or takes that back. Whether that is another time.
+fn set_end(listener: &Listener, state: AdminState, deadline: Option<Duration>) -> bool {
+    let stands = listener.drain_deadline();
+    let wanted = match state {
+        AdminState::Enabled => None,
+        _ => end_of_sessions(stands, deadline),
+    };
+    if wanted != stands {
+        listener.set_drain_deadline(wanted);
+    }
+    wanted != stands
 }
 
 impl Live {

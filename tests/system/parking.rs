@@ -89,6 +89,25 @@ fn what_a_reload_says_of_the_sockets_of_one_that_is_out_holds_when_it_is_back() 
 }
 
 #[test]
+fn to_ask_again_never_puts_the_end_of_sessions_off() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend]));
+    let _client = tidegate.echoed();
+    let ask = |body: &str| {
+        let answer = tidegate.post("/listeners/web", body).json();
+        let of_details = |key: &str| answer["details"][key].clone();
+        (answer["changed"] == true, of_details("deadline_ms").as_u64().map(|ms| ms.div_ceil(60_000)))
+    };
+    assert_eq!(ask(r#"{"state": "draining", "deadline": "1h"}"#), (true, Some(60)));
+    assert_eq!(ask(r#"{"state": "draining"}"#), (false, Some(60)));
+    assert_eq!(ask(r#"{"state": "draining", "deadline": "2h"}"#), (false, Some(60)));
+    assert_eq!(ask(r#"{"state": "disabled"}"#), (true, Some(60)), "and stays with another state");
+    assert_eq!(ask(r#"{"state": "disabled", "deadline": "10m"}"#), (true, Some(10)));
+    assert_eq!(ask(r#"{"state": "enabled"}"#), (true, None));
+    assert_eq!(ask(r#"{"state": "draining"}"#), (true, None), "it was taken back");
+}
+
+#[test]
 fn a_listener_stays_out_over_a_restart_if_there_is_a_state_file() {
     let backend = Backend::echo();
     let launch = Launch::new(Config::over([&backend]).runtime("state_file = \"$DIR/state.json\""));
