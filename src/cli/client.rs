@@ -5,6 +5,7 @@
 //! wrong, 1 where it can't be done now. Decides nothing about the process: what it says is passed on as it said it.
 
 use super::{Exit, File, say};
+use crate::config::Admin;
 use crate::daemon::Failure;
 use crate::drain;
 use bytes::Bytes;
@@ -14,7 +15,6 @@ use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use serde_json::Value;
 use std::fmt::{self, Write};
 use std::io;
@@ -47,13 +47,14 @@ const REFUSED: u8 = 1;
 
 /// Where the running process is, and how to speak to it.
 #[derive(Args)]
+#[command(mut_arg("path", |file| file.help("The config whose admin.listen says where the process is")))]
 pub(super) struct Remote {
     #[arg(long, value_name = "ADDRESS", env = "TIDEGATE_ADMIN")]
     #[arg(
         help = "The admin endpoint: an address such as 127.0.0.1:9900, or unix:/PATH. Default: what the config says"
     )]
     admin: Option<String>,
-    #[arg(help = "A file with the token for changes. Default: the config's token_file, if it can be read")]
+    #[arg(help = "A file with the token, for changes over TCP. Default: the config's token_file, if it can be read")]
     #[arg(long, value_name = "FILE", env = "TIDEGATE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
@@ -85,41 +86,11 @@ impl fmt::Display for Address {
     }
 }
 
-/// What the config says of its admin endpoint. Read without a judgement of the rest: whoever has a mistake in the file
-/// must still reach the process that serves with the one before.
-#[derive(Debug, Default, Deserialize)]
-struct Hints {
-    #[serde(default)]
-    admin: Admin,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Admin {
-    #[serde(default)]
-    listen: Option<Listen>,
-    #[serde(default)]
-    token_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Listen {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl Admin {
-    /// Unix sockets first: there a user counts, and no token is needed.
-    fn addresses(&self) -> Vec<Address> {
-        let texts = match &self.listen {
-            None => vec![DEFAULT],
-            Some(Listen::One(one)) => vec![one.as_str()],
-            Some(Listen::Several(several)) => several.iter().map(String::as_str).collect(),
-        };
-        let mut addresses: Vec<Address> = texts.into_iter().filter(|text| *text != "off").map(address).collect();
-        addresses.sort_by_key(|address| matches!(address, Address::Tcp(_)));
-        addresses
-    }
+/// Unix sockets first: there a user counts, and no token is needed.
+fn addresses(admin: &Admin) -> Vec<Address> {
+    let mut addresses: Vec<Address> = admin.listen.iter().map(|bind| address(&bind.to_string())).collect();
+    addresses.sort_by_key(|address| matches!(address, Address::Tcp(_)));
+    addresses
 }
 
 /// What can be connected to: for every address of a machine, its own.
@@ -158,22 +129,24 @@ impl Remote {
     /// Finds the endpoint. Fails where nothing says where it is.
     pub(super) fn client(&self) -> Result<Client, Exit> {
         let path = self.file.path().display();
-        let (hints, from) = match std::fs::read_to_string(self.file.path()) {
-            Ok(text) => match toml::from_str::<Hints>(&text) {
-                Ok(hints) => (hints, format!("{path}, admin.listen")),
-                Err(_) => (Hints::default(), format!("the default: {path} can't be understood")),
-            },
-            Err(error) => (Hints::default(), format!("the default: {path}: {error}")),
+        // Whoever has a mistake in the file must still reach the process that serves with the one before.
+        let (admin, from) = match Admin::of_file(self.file.path()) {
+            Ok(admin) => (Some(admin), format!("{path}, admin.listen")),
+            Err(why) => {
+                let why = why.to_string();
+                (None, format!("the default: {}", why.lines().next().unwrap_or_default()))
+            }
         };
-        let (addresses, from) = match &self.admin {
-            Some(typed) => (vec![address(typed)], "--admin".to_owned()),
-            None => (hints.admin.addresses(), from),
+        let (addresses, from) = match (&self.admin, &admin) {
+            (Some(typed), _) => (vec![address(typed)], "--admin".to_owned()),
+            (None, Some(admin)) => (addresses(admin), from),
+            (None, None) => (vec![address(DEFAULT)], from),
         };
         if addresses.is_empty() {
             let text = format!("{path} turns the admin endpoint off; set admin.listen, or name another with --admin");
             return Err(Exit::new(UNREACHABLE, text));
         }
-        let token = match (&self.token_file, hints.admin.token_file) {
+        let token = match (&self.token_file, admin.and_then(|admin| admin.token_file)) {
             (Some(typed), _) => {
                 let text = std::fs::read_to_string(typed);
                 let unreadable = |error| format!("{}: {error}; name a file with the token", typed.display());
@@ -344,19 +317,32 @@ pub(super) fn with_query(path: &str, parameters: &[(String, String)]) -> String 
 mod tests {
     use super::*;
 
-    fn addresses(config: &str) -> Vec<String> {
-        let hints: Hints = toml::from_str(config).unwrap();
-        hints.admin.addresses().iter().map(ToString::to_string).collect()
+    fn asked(config: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lb.toml");
+        std::fs::write(&path, config).unwrap();
+        addresses(&Admin::of_file(&path).unwrap()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn the_endpoint_is_where_the_config_has_it_with_unix_sockets_first() {
-        assert_eq!(addresses(""), [DEFAULT]);
-        assert_eq!(addresses("[listeners.web]\nbind = \"127.0.0.1:1\"\n[admin]\n"), [DEFAULT]);
-        assert_eq!(addresses("[admin]\nlisten = \"10.0.0.1:99\""), ["10.0.0.1:99"]);
-        assert!(addresses("[admin]\nlisten = \"off\"").is_empty());
-        let several = "[admin]\nlisten = [\"0.0.0.0:99\", \"unix:///run/a.sock\", \"[::]:98\", \"unix:/run/b.sock\"]";
-        assert_eq!(addresses(several), ["unix:/run/a.sock", "unix:/run/b.sock", "127.0.0.1:99", "[::1]:98"]);
+        assert_eq!(asked(""), [DEFAULT]);
+        assert_eq!(asked("[listeners.web]\nbind = \"127.0.0.1:1\"\n[admin]\n"), [DEFAULT]);
+        assert_eq!(asked("[admin]\nlisten = \"127.0.0.9:99\""), ["127.0.0.9:99"]);
+        assert!(asked("[admin]\nlisten = \"off\"").is_empty());
+        let several = "[admin]\ntoken_file = \"/t\"\n\
+                       listen = [\"0.0.0.0:99\", \"unix:///run/a.sock\", \"[::]:98\", \"unix:/run/b.sock\"]";
+        assert_eq!(asked(several), ["unix:/run/a.sock", "unix:/run/b.sock", "127.0.0.1:99", "[::1]:98"]);
+    }
+
+    #[test]
+    fn a_file_with_mistakes_still_says_where_the_process_is() {
+        let admin = "[admin]\nlisten = \"unix:/run/a.sock\"\n";
+        for mistake in ["x", "x.y = ", "[listeners.web]\nbind = 3", "[listeners.web", "listen = \"again\"", "a = \"b"] {
+            for text in [format!("{admin}{mistake}\n"), format!("{mistake}\n{admin}")] {
+                assert_eq!(asked(&text), ["unix:/run/a.sock"], "{text}");
+            }
+        }
     }
 
     #[test]

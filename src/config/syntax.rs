@@ -38,6 +38,22 @@ pub(super) fn parse<T>(findings: &Findings, judge: impl FnOnce(&DeTable) -> T) -
     judge(&DeTable::new())
 }
 
+/// Has `judge` look at whatever the parser makes of the source, which may be in another table than is meant: for those
+/// who look for a hint and not for a verdict.
+pub(super) fn guess<T>(findings: &Findings, judge: impl FnOnce(&DeTable) -> T) -> T {
+    let text = findings.source.text.as_str();
+    if text.len() > MAX_RECOVERED {
+        return parse(findings, judge);
+    }
+    if !is_bearable(findings, text) {
+        return judge(&DeTable::new());
+    }
+    let (_, errors) = DeTable::parse_recoverable(text);
+    let broken: Vec<Range<usize>> = errors.iter().filter_map(|error| report(findings, error)).collect();
+    let lines = lines_of(findings, &broken);
+    judge(DeTable::parse_recoverable(&blanked(text, &lines)).0.get_ref())
+}
+
 /// Reports all syntax mistakes, and has the rest judged.
 fn recover<T>(findings: &Findings, text: &str, judge: impl FnOnce(&DeTable) -> T) -> T {
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -159,25 +175,35 @@ fn sentence(message: &str, at: &str) -> (String, String) {
     (message, hint)
 }
 
-/// The text with the lines of these spans blanked, every offset unchanged. `None` if one of them may have been a
-/// table's header, since what follows would then count to the table before.
+/// The text with the lines of these spans blanked. `None` if one of them may have been a table's header, since what
+/// follows would then count to the table before.
 fn without_lines(findings: &Findings, spans: &[Range<usize>]) -> Option<String> {
-    let source = findings.source;
-    let mut rest = source.text.clone().into_bytes();
-    let mut lines: Vec<_> = spans.iter().map(|span| source.whole_lines(span.clone())).collect();
+    let text = findings.source.text.as_str();
+    let lines = lines_of(findings, spans);
+    let is_header = lines.iter().any(|lines| text[lines.clone()].lines().any(may_be_header));
+    (!is_header).then(|| blanked(text, &lines))
+}
+
+/// The whole lines that these spans are in, each once.
+fn lines_of(findings: &Findings, spans: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut lines: Vec<_> = spans.iter().map(|span| findings.source.whole_lines(span.clone())).collect();
     lines.sort_by_key(|lines| (lines.start, lines.end));
     lines.dedup();
+    lines
+}
+
+/// The text with spaces in the place of these lines, every offset unchanged.
+fn blanked(text: &str, lines: &[Range<usize>]) -> String {
+    let mut bytes = text.to_owned().into_bytes();
     for lines in lines {
-        if source.text[lines.clone()].lines().any(may_be_header) {
-            return None;
-        }
-        for byte in &mut rest[lines] {
+        for byte in &mut bytes[lines.clone()] {
             if *byte != b'\n' {
                 *byte = b' ';
             }
         }
     }
-    String::from_utf8(rest).ok()
+    // Whole lines have whole characters.
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 fn may_be_header(line: &str) -> bool {
