@@ -1,7 +1,7 @@
 //! The subcommands that look at the running process: its state, and its sessions.
 //!
 //! Owns the tables; what is in them is `/status` and `/connections`. What an answer lacks, because the process is of
-//! another version, is shown as a dash.
+//! another version, is shown as a dash. What `/readyz` says is passed on.
 
 use super::client::{Remote, Shape, wait_for, with_query};
 use super::table::{Table, bytes, clean, count, span};
@@ -21,6 +21,11 @@ pub(super) enum Look {
         remote: Remote,
         #[command(flatten)]
         shape: Shape,
+    },
+    /// Say whether traffic may come: exit code 0, or 1 and a line for each reason.
+    Ready {
+        #[command(flatten)]
+        remote: Remote,
     },
     /// Show the sessions of the running process, the oldest first.
     Connections {
@@ -62,6 +67,10 @@ pub(super) enum Sort {
 pub(super) fn run(look: Look) -> Result<(), Exit> {
     match look {
         Look::Status { pool, remote, shape } => status(pool.as_deref(), &remote, &shape),
+        Look::Ready { remote } => {
+            print(&wait_for(remote.client()?.get("/readyz"))??.good()?.body);
+            Ok(())
+        }
         Look::Connections { pool, backend, listener, sort, limit, after, remote, shape } => {
             let sort = sort.and_then(|sort| Some(sort.to_possible_value()?.get_name().to_owned()));
             let limit = limit.map(|limit| limit.to_string());
@@ -193,7 +202,6 @@ fn backends_table(pool: &Value, indent: &str) -> String {
     for backend in list(pool, "backends") {
         let share = backend["share"].as_f64().filter(|share| *share < 1.0);
         let weight = text(backend, "weight") + &share.map_or_else(String::new, |share| format!("×{share:.2}"));
-        let millis = |value: &Value| value.as_f64().map_or_else(String::new, |ms| format!("{ms:.1}ms"));
         let moved = |way: &str| backend["bytes"][way].as_u64().map_or_else(String::new, bytes);
         let error = &backend["last_error"];
         let overridden = backend["health_override"].as_str().is_some_and(|word| word != "auto");
@@ -259,8 +267,12 @@ pub(super) fn text(value: &Value, field: &str) -> String {
     }
 }
 
-fn number(value: &Value, field: &str) -> String {
+pub(super) fn number(value: &Value, field: &str) -> String {
     value[field].as_u64().map_or_else(String::new, count)
+}
+
+pub(super) fn millis(value: &Value) -> String {
+    value.as_f64().map_or_else(String::new, |ms| format!("{ms:.1}ms"))
 }
 
 /// Milliseconds from the moment in `field` to the `now` of `status`, or of this host.

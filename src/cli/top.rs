@@ -4,7 +4,7 @@
 //! can't be reached for a while (it is restarted) is asked again.
 
 use super::client::{Client, Remote, wait_for};
-use super::look::{head, list, sessions, text};
+use super::look::{head, list, millis, number, sessions, text};
 use super::table::{Table, bytes, clean_lines, count};
 use super::{Exit, print, say};
 use crate::daemon::Failure;
@@ -228,9 +228,9 @@ fn listeners(old: &Value, new: &Value, elapsed: f64) -> String {
         table.row(&[
             text(listener, "name"),
             text(listener, "state"),
-            listener["active"].as_u64().map_or_else(String::new, count),
+            number(listener, "active"),
             rate(&before["total"], &listener["total"], elapsed, count),
-            listener["total"].as_u64().map_or_else(String::new, count),
+            number(listener, "total"),
         ]);
     }
     table.text("")
@@ -244,12 +244,11 @@ fn backends(old: &Value, new: &Value, elapsed: f64) -> String {
         for backend in list(pool, "backends") {
             let before = same(list(old_pool, "backends"), backend);
             let moved = |way: &str| rate(&before["bytes"][way], &backend["bytes"][way], elapsed, bytes);
-            let millis = |value: &Value| value.as_f64().map_or_else(String::new, |ms| format!("{ms:.1}ms"));
             table.row(&[
                 text(pool, "name"),
                 text(backend, "name"),
                 text(backend, "state"),
-                backend["active"].as_u64().map_or_else(String::new, count),
+                number(backend, "active"),
                 rate(&before["total"], &backend["total"], elapsed, count),
                 moved("to_backend"),
                 moved("to_client"),

@@ -1,6 +1,6 @@
 //! Changes from the shell: what they bring about, who may, and what a refusal is for a script.
 
-use super::cli::ask;
+use super::cli::{ask, told};
 use super::reload;
 use super::stop::refuses;
 use crate::kit::{Backend, Config, Launch, Tidegate, daemon, eventually};
@@ -110,6 +110,18 @@ fn the_process_can_be_drained_from_the_shell() {
     let said = changed(&tidegate, &["drain", "--process"]);
     assert!(said.starts_with("draining: "), "{said}");
     assert_eq!(tidegate.wait().code, Some(0));
+}
+
+#[test]
+fn whether_traffic_may_come_is_an_exit_code_with_its_reasons() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend]));
+    assert_eq!(told(&tidegate, &["ready"]), "ready\n");
+    changed(&tidegate, &["drain", &format!("web/{}", backend.addr)]);
+    changed(&tidegate, &["drain", "web"]);
+    let exit = ask(&tidegate, &["ready"]);
+    let reasons = "pool web has no available backend\nlistener web is draining\n";
+    assert_eq!((exit.code, exit.stdout.as_str(), exit.stderr.as_str()), (Some(1), "", reasons));
 }
 
 #[test]
