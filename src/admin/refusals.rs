@@ -48,7 +48,7 @@ impl Refusals {
         metrics.admin_denied(reason).inc();
         if self.said.is_due(now) {
             let unsaid = self.unsaid.swap(0, Relaxed);
-            tracing::warn!(by = %peer, request = quoted(request), %reason, since_then = unsaid, "refused");
+            tracing::warn!(by = %peer, request = %quoted(request), %reason, unsaid, "refused");
         } else {
             self.unsaid.fetch_add(1, Relaxed);
         }

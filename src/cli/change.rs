@@ -7,9 +7,12 @@ use super::client::{Remote, Shape, escaped, wait_for};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
+/// What a backend is called.
+const BACKEND: &str = "As tidegate status shows them, such as web/10.0.0.1:80";
+
 #[derive(Subcommand)]
 pub(super) enum Change {
-    /// Take the config file as it is now, or refuse it as a whole.
+    /// Have the process take its config file as it is now, or refuse it as a whole.
     Reload {
         #[command(flatten)]
         how: How,
@@ -29,7 +32,7 @@ pub(super) enum Change {
     },
     /// Let nobody new in: on a listener, to a backend, or into the whole process, which then ends.
     Drain {
-        /// A listener, or POOL/BACKEND.
+        /// A listener; or POOL/BACKEND, as tidegate status shows them.
         #[arg(value_name = "LISTENER|POOL/BACKEND", required_unless_present = "process", conflicts_with = "process")]
         target: Option<String>,
         /// Stop the process as SIGTERM does.
@@ -42,7 +45,7 @@ pub(super) enum Change {
     },
     /// Put a listener or a backend back into service.
     Enable {
-        /// A listener, or POOL/BACKEND.
+        /// A listener; or POOL/BACKEND, as tidegate status shows them.
         #[arg(value_name = "LISTENER|POOL/BACKEND")]
         target: String,
         #[command(flatten)]
@@ -50,7 +53,7 @@ pub(super) enum Change {
     },
     /// Drain a listener or a backend, and don't probe it either.
     Disable {
-        /// A listener, or POOL/BACKEND.
+        /// A listener; or POOL/BACKEND, as tidegate status shows them.
         #[arg(value_name = "LISTENER|POOL/BACKEND")]
         target: String,
         #[command(flatten)]
@@ -60,8 +63,9 @@ pub(super) enum Change {
     },
     /// Set a backend's share of its pool.
     Weight {
-        #[arg(value_name = "POOL/BACKEND")]
+        #[arg(value_name = "POOL/BACKEND", help = BACKEND)]
         backend: String,
+        /// 1 to 256, in relation to the others.
         #[arg(value_name = "N")]
         weight: u64,
         #[command(flatten)]
@@ -69,14 +73,16 @@ pub(super) enum Change {
     },
     /// Override what the probes say of a backend, or let them decide again.
     Health {
-        #[arg(value_name = "POOL/BACKEND")]
+        #[arg(value_name = "POOL/BACKEND", help = BACKEND)]
         backend: String,
+        /// What counts from now on.
         verdict: Verdict,
         #[command(flatten)]
         how: How,
     },
     /// Add a backend that isn't in the config file.
     Add {
+        /// Which pool.
         pool: String,
         #[arg(help = "Such as 10.0.0.1:80 or unix:/run/app.sock")]
         address: String,
@@ -94,7 +100,7 @@ pub(super) enum Change {
     },
     /// Remove a backend; the sessions that it has go on.
     Remove {
-        #[arg(value_name = "POOL/BACKEND")]
+        #[arg(value_name = "POOL/BACKEND", help = BACKEND)]
         backend: String,
         #[command(flatten)]
         deadline: Deadline,
@@ -103,7 +109,7 @@ pub(super) enum Change {
     },
     /// End a session by a reset to both sides.
     Close {
-        /// As in the access log and in `tidegate connections`, such as 1-4711.
+        /// As in the access log and in tidegate connections, such as 1-4711.
         #[arg(value_name = "ID")]
         id: String,
         #[command(flatten)]
@@ -111,6 +117,7 @@ pub(super) enum Change {
     },
     /// Set what is worth a line in the log.
     Log {
+        /// As log.level in the config.
         level: Level,
         #[command(flatten)]
         how: How,
@@ -134,9 +141,11 @@ pub(super) struct Deadline {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Verdict {
+    /// It is up, whatever probes and agent say.
     Up,
+    /// It is down, whatever they say.
     Down,
-    /// As the probes say.
+    /// As they say.
     Auto,
 }
 

@@ -21,9 +21,15 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// Below the list of subcommands.
+const EXIT_CODES: &str = "\
+Exit codes: 0 it is so; 1 it can't be done as things are; 2 the command line is wrong (of plan: changes); 3 of plan: \
+changes that users notice; 65 what was asked for is wrong; 66 no token file; 69 no process answers; 70 a bug; 71 the \
+system refuses; 77 not allowed; 78 the config has a mistake.";
+
 /// A Layer-4 TCP load balancer that is honest about how a connection ended.
 #[derive(Parser)]
-#[command(name = "tidegate", version, about, max_term_width = 100)]
+#[command(name = "tidegate", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,6 +52,7 @@ enum Command {
     /// Say what a config would change of the running process, and which sessions that touches; or of another file.
     ///
     /// Exit code 0 if nothing would change, 2 for changes, 3 for those that users notice or that need a new process.
+    #[command(mut_arg("path", |file| file.help("The config that is to come")))]
     Plan {
         #[command(flatten)]
         comparison: Box<plan::Comparison>,
@@ -53,6 +60,7 @@ enum Command {
     /// Say where a client would go and why: its rule, its pool, its backend, and why no other.
     ///
     /// From a config alone every backend is taken to be up and idle.
+    #[command(mut_arg("path", |file| file.help("The config; with --live, the one that says where the process is")))]
     Explain {
         /// Ask the running process, as it stands, and not the config.
         #[arg(long)]
