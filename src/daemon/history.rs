@@ -1,7 +1,7 @@
 //! The configs that this process has had: their texts, so that it can go back, and what is told of them.
 //!
 //! Owns how many are kept, what `/status` and the metrics say of the config, and which of them `rollback` means.
-//! Invariants: the last one is the one in force; a text that is kept was in force once. Next: `carry_out`, which takes
+//! Invariants: the last one is the one in force; a text that is kept was in force once. Next: `configs`, which takes
 //! one of them through the two phases of a reload again.
 
 use crate::admin::{ConfigStatus, Generation, Moment, RefusedConfig};

@@ -201,7 +201,7 @@ impl Future for Shown<'_> {
                     entry.waker.clone_from(context.waker());
                 }
             }
-            None if self.watch.is_none_or(Watch::is_late) => {
+            None if is_shown => {
                 let sight = Sight::of(self.record, self.backend, self.last_moved);
                 self.place = Some(pending.enter(sight, context.waker().clone()));
             }

@@ -59,16 +59,12 @@ pub fn resolution() -> Resolution {
 }
 
 fn build(config: &Config, previous: Option<&RoutingTable>) -> Built {
-    let metrics = Arc::new(Metrics::new().unwrap());
-    RoutingTable::build(
-        config,
-        &resolution(),
-        &Adjustments::default(),
-        Vec::new(),
-        &metrics,
-        previous,
-        Now { millis: 1, unix_ms: 1 },
-    )
+    build_with(config, Vec::new(), previous)
+}
+
+fn build_with(config: &Config, listeners: Vec<Arc<Listener>>, previous: Option<&RoutingTable>) -> Built {
+    let (metrics, now) = (Arc::new(Metrics::new().unwrap()), Now { millis: 1, unix_ms: 1 });
+    RoutingTable::build(config, &resolution(), &Adjustments::default(), listeners, &metrics, previous, now)
 }
 
 /// The only pool of a table with `members`, and what was warned of.
@@ -85,17 +81,7 @@ pub fn labels(pool: &Pool) -> Vec<String> {
 fn each_listener_has_its_pool() {
     let config = config(vec![pool("api", Balance::Random, Vec::new()), pool("web", Balance::Random, Vec::new())]);
     let listeners = vec![listener("z", "web"), listener("m", "api"), listener("a", "web")];
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let table = RoutingTable::build(
-        &config,
-        &resolution(),
-        &Adjustments::default(),
-        listeners,
-        &metrics,
-        None,
-        Now { millis: 1, unix_ms: 1 },
-    )
-    .table;
+    let table = build_with(&config, listeners, None).table;
     let route = |listener: &str| {
         let (listener, first) = (ListenerName::new(listener), FirstBytes::default());
         match table.route(&Facts::new(&listener, ClientAddr::Unix, &first)) {
@@ -124,16 +110,7 @@ fn a_rule_that_was_ruled_out_is_not_asked_again() {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (gate, handles) = (Gate::open(&wanted.name, 1, &metrics), metrics.listener(&wanted.name, &[]));
     let listeners = vec![Arc::new(Listener::new(wanted, handles, Vec::new(), gate))];
-    let table = RoutingTable::build(
-        &config,
-        &resolution(),
-        &Adjustments::default(),
-        listeners,
-        &metrics,
-        None,
-        Now { millis: 1, unix_ms: 1 },
-    )
-    .table;
+    let table = build_with(&config, listeners, None).table;
     let (listener, first) = (ListenerName::new("a"), FirstBytes::default());
     let facts = |last, passed| {
         let client = ClientAddr::tcp(([10, 0, 0, last], 1).into());
