@@ -1,4 +1,4 @@
-//! What the documents say about metrics, close reasons and files, held against the sources.
+//! What the documents say about metrics, close reasons, commands, paths and files, held against the sources.
 //!
 //! Owns no text: a metric, a reason or a file that is renamed must be renamed in the documents, and this test says
 //! where. The config's example is tested with the config. Next: `docs/operating.md`, `docs/ends.md`.
@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 const DOCUMENTS: [&str; 10] = [
     "README.md",
@@ -57,6 +58,30 @@ fn every_close_reason_is_described() {
     for reason in tidegate::session::close::CloseReason::ALL {
         let row = format!("| `{}` | {} |", reason.label(), reason.ended_by());
         assert!(ends.contains(&row), "docs/ends.md has no row that begins with `{row}`");
+    }
+}
+
+#[test]
+fn every_subcommand_and_every_path_of_the_admin_endpoint_is_described() {
+    let operating = read("docs/operating.md");
+    let help = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("--help").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !name.is_empty());
+    let names: Vec<&str> = names.filter(|name| *name != "help").collect();
+    assert!(names.len() > 10 && names.contains(&"drain"), "{help}");
+    for name in names {
+        let ways = [format!("tidegate {name}"), format!("`{name}")];
+        assert!(ways.iter().any(|way| operating.contains(way)), "docs/operating.md doesn't describe tidegate {name}");
+    }
+    let sources = read("src/admin/changes.rs") + &read("src/admin/shown.rs");
+    let behind = |mark: &'static str| sources.split(mark).skip(1).filter_map(|rest| rest.split('"').next());
+    let paths: BTreeSet<&str> =
+        behind("path: \"").chain(behind("plain(\"")).filter(|path| *path != "/style.css").collect();
+    assert!(paths.len() > 15 && paths.contains("/pools/{pool}/backends/{backend}/remove"), "{paths:?}");
+    for path in paths {
+        let ways = [format!("| `{path}` |"), format!("| `{path}?")];
+        assert!(ways.iter().any(|way| operating.contains(way)), "docs/operating.md has no row for {path}");
     }
 }
 
