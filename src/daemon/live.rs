@@ -158,11 +158,10 @@ impl Live {
             tracing::warn!("{warning}");
         }
         let shared_limits = SharedLimits::default();
-        let kept = state_file::path_of(&config).map(|path| Keeper::open(path, &shared.metrics));
-        let (keeper, kept) = kept.map_or((None, Adjustments::default()), |(keeper, kept)| (Some(keeper), kept));
+        let opened = state_file::path_of(&config).map(|path| Keeper::open(path, &shared.metrics));
+        let (keeper, read) = opened.map_or((None, Adjustments::default()), |(keeper, read)| (Some(keeper), read));
         let generation = handover.map_or(1, |before| before.generation + u64::from(before.hash != hash(&text)));
         let by = if handover.is_some() { "upgrade" } else { "start" }.to_owned();
-        let read = kept;
         let kept = handover.map_or_else(|| read.clone(), |handover| handover.adjustments.clone());
         if let Some(keeper) = keeper.as_ref().filter(|_| kept != read) {
             keeper.keep(kept.clone());
