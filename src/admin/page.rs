@@ -2,6 +2,8 @@
 //!
 //! Owns the HTML and its escaping. Every text that isn't a constant of this file passes through [`Escaped`].
 
+use super::generations::{ConfigStatus, Generation, RefusedConfig};
+use super::moment::Moment;
 use super::status::{BackendStatus, LimitStatus, Listener, PoolStatus, RouteStatus, Status};
 use bytesize::ByteSize;
 use std::fmt::{self, Display, Formatter, Write};
@@ -37,6 +39,7 @@ impl Display for Page<'_> {
         self.listeners(f)?;
         self.limits(f)?;
         self.0.pools.iter().try_for_each(|pool| self.pool(pool, f))?;
+        self.configs(f)?;
         f.write_str(
             "<p><a href=\"/status\">status</a> <a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readyz</a>\n",
         )
@@ -77,6 +80,27 @@ impl Page<'_> {
                 write!(f, "{}", OfMost(*clients, *max_clients))?;
             }
             writeln!(f, "<td class=\"number\">{}<td class=\"number\">{}", limit.refused, limit.refused_dry_run)?;
+        }
+        f.write_str("</table>\n")
+    }
+
+    /// The last generations, the one in force first.
+    fn configs(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let ConfigStatus { file, generations, last_refused, .. } = &self.0.config;
+        let ago = |moment: Moment| Coarse(moment.until(self.0.now));
+        writeln!(f, "<h2>Config <small>{}</small></h2>", Escaped(file.as_deref().unwrap_or_default()))?;
+        if let Some(RefusedConfig { at, by, text }) = last_refused {
+            write!(f, "<p class=\"down\">refused {} ago, asked for by {}: ", ago(*at), Escaped(by))?;
+            writeln!(f, "{}", Escaped(text))?;
+        }
+        f.write_str("<table>\n<tr><th>generation<th>hash<th>since<th>asked for by\n")?;
+        for Generation { generation, hash, loaded, by, rollback_to } in generations {
+            write!(f, "<tr><td class=\"number\">{generation}<td>{}<td>{} ago", Escaped(hash), ago(*loaded))?;
+            write!(f, "<td>{}", Escaped(by))?;
+            match rollback_to {
+                Some(back) => writeln!(f, ", back to {back}")?,
+                None => f.write_str("\n")?,
+            }
         }
         f.write_str("</table>\n")
     }

@@ -74,7 +74,7 @@ fn f83_five_thousand_backends_take_little_memory_and_are_all_in_the_metrics() {
     assert_eq!(tidegate.status()["pools"][0]["backends"].as_array().unwrap().len(), BACKENDS);
     assert_eq!(
         tidegate.get("/").body.matches("<tr>").count(),
-        3 + 2 + BACKENDS,
-        "three heads, the process's limit, one listener"
+        4 + 3 + BACKENDS,
+        "four heads, the process's limit, one listener, one generation"
     );
 }

@@ -149,7 +149,7 @@ async fn status_shows_the_table_and_its_state() {
             "generations": [
                 { "generation": 1, "hash": "00000000deadbeef", "loaded": "1970-01-01T00:00:01.000Z", "by": "start" },
             ],
-            "last_refused": { "at": "1970-01-01T00:00:02.000Z", "by": "SIGHUP", "text": "lb.toml:3:1: no" },
+            "last_refused": { "at": "1970-01-01T00:00:02.000Z", "by": "SIGHUP", "text": "lb.toml:3:1: no <key>" },
         })
     );
     assert_eq!(
@@ -187,6 +187,10 @@ async fn the_page_shows_markup_as_text_and_runs_nothing() {
     assert!(answer.body.contains("&lt;img src=x onerror=&#39;alert(1)&#39;&gt;"), "{}", answer.body);
     for forbidden in ["<img", "<script", " style=", "<style", " onerror='", "javascript:"] {
         assert!(!answer.body.contains(forbidden), "{forbidden} in {}", answer.body);
+    }
+    let row = "<tr><td class=\"number\">1<td>00000000deadbeef<td>";
+    for part in ["/etc/tidegate/lb.toml", row, "asked for by SIGHUP: lb.toml:3:1: no &lt;key&gt;\n"] {
+        assert!(answer.body.contains(part), "no {part} in {}", answer.body);
     }
     let policy = &answer.headers["content-security-policy"];
     assert!(policy.starts_with("default-src 'none'; style-src 'self';"), "{policy}");

@@ -62,8 +62,11 @@ fn config_status() -> ConfigStatus {
     let loaded = Moment::of_unix_ms(1_000);
     let (hash, by) = ("00000000deadbeef".to_owned(), "start".to_owned());
     let first = Generation { generation: 1, hash: hash.clone(), loaded, by: by.clone(), rollback_to: None };
-    let refused =
-        RefusedConfig { at: Moment::of_unix_ms(2_000), by: "SIGHUP".to_owned(), text: "lb.toml:3:1: no".to_owned() };
+    let refused = RefusedConfig {
+        at: Moment::of_unix_ms(2_000),
+        by: "SIGHUP".to_owned(),
+        text: "lb.toml:3:1: no <key>".to_owned(),
+    };
     ConfigStatus {
         hash,
         loaded,
