@@ -5,9 +5,9 @@
 //! not be asked is `guard`, and who may ask `who`, `token` and `browser`.
 //!
 //! Invariants: the endpoint answers also when file descriptors have run out (`Spare`); a client that is slow,
-//! silent or hostile costs one of [`MAX_CONNECTIONS`] for `LIFE` at most, and traffic nothing. Connection tasks
-//! hold no state of their own: one that panics, or the loop that is started again, loses nothing. Nothing is changed
-//! here, and nobody who may not change things has a body read.
+//! silent or hostile costs one of [`MAX_CONNECTIONS`] for `LIFE` at most, keeps nobody out (`places`), and costs traffic
+//! nothing. Connection tasks hold no state of their own: one that panics, or the loop that is started again, loses
+//! nothing. Nothing is changed here, and nobody who may not change things has a body read.
 
 mod answer;
 mod body;
@@ -22,6 +22,7 @@ mod guard;
 mod moment;
 mod openapi;
 mod page;
+mod places;
 mod refusals;
 mod routes;
 mod secret;
@@ -31,6 +32,7 @@ mod token;
 mod who;
 
 pub use connections::{Sessions, Soon};
+pub use places::Places;
 pub use token::{Own, credential};
 pub use who::Access;
 
@@ -50,6 +52,7 @@ use guard::Guarded;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use places::Place;
 use refusals::Refusals;
 use std::convert::Infallible;
 use std::fs::File;
@@ -61,7 +64,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use who::Peer;
 
@@ -131,8 +135,8 @@ pub struct State {
     pub commands: command::Commands,
     pub sessions: Arc<dyn Sessions>,
     pub who: Arc<Who>,
-    /// One for each connection that may be; all sockets of the endpoint share it.
-    pub permits: Arc<Semaphore>,
+    /// All sockets of the endpoint share them.
+    pub places: Arc<Places>,
     /// Brings those gauges up to date that nobody keeps; called before each scrape.
     pub refresh: Box<dyn Fn() + Send + Sync>,
 }
@@ -237,11 +241,16 @@ pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match Arc::clone(&state.permits).try_acquire_owned() {
-                Ok(permit) => {
-                    drain::spawn(connection(stream, peer, Arc::clone(&state), ending.clone(), permit));
+            Ok((stream, peer)) => match state.places.take() {
+                Some((place, is_full)) => {
+                    drain::spawn(connection(stream, peer, Arc::clone(&state), ending.clone(), place));
+                    if is_full {
+                        state.metrics.admin_refused.inc();
+                        // Whoever makes room goes first, with its file descriptor.
+                        yield_now().await;
+                    }
                 }
-                Err(_) => state.metrics.admin_refused.inc(),
+                None => state.metrics.admin_refused.inc(),
             },
             // Not kept again before the next accept(2) has had its chance: that would go round and round.
             Err(error) if is_shortage(&error) && spare.give() => continue,
@@ -284,17 +293,14 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-async fn connection(
-    stream: Stream,
-    peer: Peer,
-    state: Arc<State>,
-    mut ending: watch::Receiver<()>,
-    _permit: OwnedSemaphorePermit,
-) {
+async fn connection(stream: Stream, peer: Peer, state: Arc<State>, mut ending: watch::Receiver<()>, place: Place) {
     let carrying = Carrying::default();
     let answer = |request| {
-        let (state, carrying) = (Arc::clone(&state), carrying.clone());
-        async move { Ok::<_, Infallible>(routes::answer(request, peer, &state, &carrying).await) }
+        let (state, carrying, place) = (Arc::clone(&state), carrying.clone(), &place);
+        async move {
+            let _work = place.work();
+            Ok::<_, Infallible>(routes::answer(request, peer, &state, &carrying).await)
+        }
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -312,7 +318,11 @@ async fn connection(
         Pin::new(&mut connection).graceful_shutdown();
         (&mut connection).await
     };
-    let Some(ended) = within_life(life, &carrying).await else { return };
+    let ended = tokio::select! {
+        ended = within_life(life, &carrying) => ended,
+        () = place.leave() => None,
+    };
+    let Some(ended) = ended else { return };
     let mut stream = connection.into_parts().io.into_inner();
     if ended.is_err_and(|error| error.is_timeout()) && stream.is_within_head() {
         // It fits into the empty send buffer of a client that has had no answer yet.

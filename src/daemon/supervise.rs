@@ -20,7 +20,7 @@ use crate::rng::Rng;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// The shortest and longest time before a control task that died is started again.
@@ -109,7 +109,7 @@ impl Control {
             commands,
             sessions: Arc::new(Sessions(Arc::clone(&shared.seats))),
             who: Arc::clone(&shared.who),
-            permits: Arc::new(Semaphore::new(admin::MAX_CONNECTIONS)),
+            places: admin::Places::new(admin::MAX_CONNECTIONS),
             refresh: Box::new(move || queues.refresh()),
         });
         let sockets: Result<Vec<_>, _> = admin.into_iter().map(admin::Listener::new).collect();

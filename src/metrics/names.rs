@@ -64,7 +64,7 @@ names! {
     PIPE_FALLBACKS = "tidegate_pipe_fallbacks_total" []:
         "Times that a session went on by copying because there was no pipe to be had.";
     ADMIN_REFUSED = "tidegate_admin_connections_refused_total" []:
-        "Connections to the admin endpoint closed unserved because too many were open.";
+        "Connections to the admin endpoint closed because there were too many.";
     ADMIN_DENIED = "tidegate_admin_requests_denied_total" ["reason"]:
         "Requests to the admin endpoint refused because of who sent them.";
 

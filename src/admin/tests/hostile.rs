@@ -126,20 +126,37 @@ async fn a_client_that_has_said_all_still_gets_the_answer() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_closed_and_counted() {
+async fn f79_who_only_holds_connections_keeps_nobody_out() {
     let served = Served::tcp();
     let mut held = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         let mut stream = served.connect().await;
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         // An answer shows that it has its place.
-        stream.read_u8().await.unwrap();
+        Answer::parse(&read_answer(&mut stream).await);
         held.push(stream);
     }
-    assert_eq!(rest(&mut served.connect().await).await, "");
+    assert_eq!(served.metrics.admin_refused.get(), 0);
+    // The first of them asks again, so that the second is the one that waits for nothing for longest.
+    held[0].write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert_eq!(Answer::parse(&read_answer(&mut held[0]).await).status, 200);
+    assert_eq!(served.get("/livez").await.status, 200);
+    assert_eq!(rest(&mut held[1]).await, "", "it has made room");
     assert_eq!(served.metrics.admin_refused.get(), 1);
-    held.pop();
-    while served.exchange("GET /livez HTTP/1.0\r\n\r\n").await.is_empty() {}
+    // Nobody else has: the one that came has gone.
+    for stream in held.iter_mut().skip(2) {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        assert_eq!(Answer::parse(&read_answer(stream).await).status, 200);
+    }
+}
+
+/// An answer to `/livez`, on a connection that goes on.
+async fn read_answer(stream: &mut Stream) -> String {
+    let mut text = String::new();
+    while !text.ends_with("alive\n") {
+        text.push(char::from(stream.read_u8().await.unwrap()));
+    }
+    text
 }
 
 #[tokio::test]

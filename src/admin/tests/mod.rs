@@ -101,7 +101,7 @@ impl Served {
             commands,
             sessions: Arc::new(Known),
             who: Arc::new(Who::new(access)),
-            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            places: Places::new(MAX_CONNECTIONS),
             table: Arc::clone(&table),
             adjustments: Arc::default(),
             metrics: Arc::clone(&metrics),
