@@ -25,8 +25,8 @@ pub fn describe() -> Value {
             "title": "tidegate",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "The admin endpoint of a layer-4 load balancer. Reading is open on loopback addresses and \
-                            unix sockets, and needs the token elsewhere; changing needs the token, or a unix socket \
-                            and a user who may.",
+                            unix sockets, and needs the token elsewhere, but for /livez and /readyz; changing needs \
+                            the token, or a unix socket and a user who may.",
         },
         "servers": [{ "url": "/" }],
         "paths": paths,

@@ -15,7 +15,7 @@ use crate::metrics::AdminDenial;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use std::error::Error;
@@ -51,6 +51,10 @@ impl Route {
             Some(_) => Self::OtherMethod("POST"),
             None => Self::Nowhere,
         }
+    }
+
+    fn is_probe(&self) -> bool {
+        matches!(self, Self::Show(Shown { by: By::Probe(_), .. }))
     }
 
     /// The largest body, in bytes.
@@ -101,6 +105,7 @@ where
     let answer = match asked.begin() {
         Ok(Route::Show(Shown { by: By::Sessions, .. })) => asked.list().await,
         Ok(Route::Show(Shown { by: By::Look(show), .. })) => contained(|| show(state, head.uri.query())),
+        Ok(Route::Show(Shown { by: By::Probe(show), .. })) => contained(|| show(state, asked.may_read().is_ok())),
         Ok(Route::Change(change, names)) => asked.change(change, &names, body, carrying).await,
         Ok(Route::OtherMethod(methods)) => {
             let text = format!("there is nothing but {methods} here");
@@ -169,11 +174,18 @@ impl Asked<'_> {
         if let Some((status, text)) = self.announced.refused(route.most()) {
             return Err(self.refusal(status, &text));
         }
-        access.may_read(self.peer, headers).map_err(|denied| {
-            let (status, text) = self.deny(denied);
-            self.refusal(status, text)
-        })?;
-        Ok(route)
+        match self.may_read() {
+            // Whoever sends a wrong token is told, here too: nobody may try tokens at will.
+            Err(denied) if !route.is_probe() || headers.contains_key(AUTHORIZATION) => {
+                let (status, text) = self.deny(denied);
+                Err(self.refusal(status, text))
+            }
+            _ => Ok(route),
+        }
+    }
+
+    fn may_read(&self) -> Result<(), Denied> {
+        self.state.who.access.load().may_read(self.peer, &self.head.headers)
     }
 
     async fn list(&self) -> Answer {

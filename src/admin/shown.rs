@@ -1,11 +1,13 @@
 //! What can be read: each path that takes a GET, and what it shows.
 //!
-//! Pure but for reading what it shows; only `/explain` and `/connections` look at the query.
+//! Owns what of it those may see who may read nothing: that the process lives, and whether traffic may come. Whoever
+//! sends that here (a kubelet, another balancer) can't carry a token. Pure but for reading what it shows; only
+//! `/explain` and `/connections` look at the query.
 
 use super::State;
 use super::answer::{Answer, JSON, TEXT};
 use super::explain::{self, Explanation, Question, Standpoint};
-use super::status::Status;
+use super::status::{self, Status};
 use super::{openapi, page};
 use crate::clock::Now;
 use crate::listing::MAX_LIMIT;
@@ -47,13 +49,15 @@ pub enum By {
     Look(fn(&State, Option<&str>) -> Answer),
     /// From the workers: the sessions that the query wants.
     Sessions,
+    /// At once and for everybody; and whether whoever asks may see all of it.
+    Probe(fn(&State, bool) -> Answer),
 }
 
 pub const SHOWN: &[Shown] = &[
     plain("/", "A page for people.", HTML, |state, _| show_page(state)),
     plain("/style.css", "Its style.", CSS, |_, _| show_style()),
-    plain("/livez", "That the process lives.", TEXT, |_, _| Answer::ok("alive\n")),
-    plain("/readyz", "Whether traffic may come; else a line for each reason.", TEXT, |state, _| show_readiness(state)),
+    probe("/livez", "That the process lives.", |_, _| Answer::ok("alive\n")),
+    probe("/readyz", "Whether traffic may come; else, for who may read, a line for each reason.", show_readiness),
     plain("/metrics", "Figures for Prometheus.", prometheus::TEXT_FORMAT, |state, _| show_metrics(state)),
     plain("/status", "Listeners, pools and backends as they are now.", JSON, |state, _| {
         Answer::json(&Status::of(state, SystemTime::now()))
@@ -79,6 +83,10 @@ const fn plain(
     look: fn(&State, Option<&str>) -> Answer,
 ) -> Shown {
     Shown { path, says, content_type, parameters: &[], by: By::Look(look) }
+}
+
+const fn probe(path: &'static str, says: &'static str, look: fn(&State, bool) -> Answer) -> Shown {
+    Shown { path, says, content_type: TEXT, parameters: &[], by: By::Probe(look) }
 }
 
 const EXPLAIN: &[Parameter] = &[
@@ -119,10 +127,11 @@ fn show_style() -> Answer {
     Answer { content_type: CSS, ..Answer::ok(page::STYLE) }
 }
 
-fn show_readiness(state: &State) -> Answer {
-    match Status::of(state, SystemTime::now()).gates.as_slice() {
+fn show_readiness(state: &State, may_read: bool) -> Answer {
+    match status::readiness(state).as_slice() {
         [] => Answer::ok("ready\n"),
-        gates => Answer::text(StatusCode::SERVICE_UNAVAILABLE, gates.join("\n") + "\n"),
+        gates if may_read => Answer::text(StatusCode::SERVICE_UNAVAILABLE, gates.join("\n") + "\n"),
+        _ => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
     }
 }
 

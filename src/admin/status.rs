@@ -221,7 +221,11 @@ impl Status {
         let listeners: Vec<_> =
             table.listeners.iter().map(|listener| Listener::of(listener, &table, state.workers)).collect();
         let pools: Vec<_> = table.pools.iter().map(|pool| PoolStatus::of(pool, clock)).collect();
-        let gates = gates(phase, &listeners, &pools);
+        let gates = gates(
+            phase,
+            listeners.iter().map(|listener| (listener.name.as_str(), listener.state)),
+            pools.iter().map(|pool| (pool.name.as_str(), pool.available > 0)),
+        );
         Self {
             version: env!("CARGO_PKG_VERSION"),
             phase: phase.as_str(),
@@ -242,12 +246,27 @@ impl Status {
     }
 }
 
-/// Why no traffic should come, a line each.
-fn gates(phase: Phase, listeners: &[Listener], pools: &[PoolStatus]) -> Vec<String> {
+/// Why no traffic should come, a line each; without a look at all the rest.
+pub fn readiness(state: &State) -> Vec<String> {
+    let table = state.table.load();
+    let listeners =
+        table.listeners.iter().map(|listener| (listener.name.as_str(), listener_state(listener, state.workers)));
+    let is_available = |pool: &Pool| pool.view().backends.iter().any(|backend| backend.available());
+    let pools = table.pools.iter().map(|pool| (pool.name.as_str(), is_available(pool)));
+    gates(*state.phase.borrow(), listeners, pools)
+}
+
+/// From the state of each listener, and whether each pool has an available backend.
+fn gates<'a>(
+    phase: Phase,
+    listeners: impl Iterator<Item = (&'a str, &'static str)>,
+    pools: impl Iterator<Item = (&'a str, bool)>,
+) -> Vec<String> {
     let phase = (phase != Phase::Ready).then(|| phase.as_str().to_owned());
-    let pools = pools.iter().filter(|pool| pool.available == 0);
-    let pools = pools.map(|pool| format!("pool {} has no available backend", pool.name));
-    let listeners = listeners.iter().filter_map(|Listener { name, state, .. }| match *state {
+    let pools = pools
+        .filter(|(_, is_available)| !is_available)
+        .map(|(name, _)| format!("pool {name} has no available backend"));
+    let listeners = listeners.filter_map(|(name, state)| match state {
         "down" => Some(format!("listener {name} has no working socket")),
         "draining" | "disabled" => Some(format!("listener {name} is {state}")),
         _ => None,
@@ -255,21 +274,26 @@ fn gates(phase: Phase, listeners: &[Listener], pools: &[PoolStatus]) -> Vec<Stri
     phase.into_iter().chain(pools).chain(listeners).collect()
 }
 
+/// Each worker has a socket for each address.
+fn listener_state(listener: &table::Listener, workers: usize) -> &'static str {
+    let sockets = listener.bound.len() * workers;
+    match (listener.admin(), listener.broken().min(sockets)) {
+        (AdminState::Enabled, 0) => "up",
+        (AdminState::Enabled, broken) if broken < sockets => "degraded",
+        (AdminState::Enabled, _) => "down",
+        (taken_out, _) => taken_out.as_str(),
+    }
+}
+
 impl Listener {
     fn of(listener: &table::Listener, table: &RoutingTable, workers: usize) -> Self {
         let sockets = listener.bound.len() * workers;
         let broken = listener.broken().min(sockets);
-        let state = match (listener.admin(), broken) {
-            (AdminState::Enabled, 0) => "up",
-            (AdminState::Enabled, broken) if broken < sockets => "degraded",
-            (AdminState::Enabled, _) => "down",
-            (taken_out, _) => taken_out.as_str(),
-        };
         Self {
             name: listener.name.to_string(),
             bind: listener.shown(),
             pool: listener.config.pool.as_ref().map(ToString::to_string),
-            state,
+            state: listener_state(listener, workers),
             sockets,
             sockets_broken: broken,
             active: listener.metrics.active.get(),

@@ -1,8 +1,9 @@
 //! Who may read, and who may change: the peer of a connection, its token, its user.
 //!
 //! Owns the decision and what it is made from, which a reload swaps whole. Reading is open on loopback addresses and
-//! unix sockets, and needs the token elsewhere. Changing needs the token, or a unix socket and a user who may. The
-//! right token always passes, however many wrong ones come meanwhile: nobody can lock the operator out.
+//! unix sockets, and needs the token elsewhere, but for what `shown` has for everybody. Changing needs the token, or a
+//! unix socket and a user who may. The right token always passes, however many wrong ones come meanwhile: nobody can
+//! lock the operator out.
 
 use super::command::Asker;
 use super::secret::Secret;

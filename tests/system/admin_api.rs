@@ -123,7 +123,7 @@ fn over_a_unix_socket_the_user_counts_and_several_addresses_are_served() {
 }
 
 #[test]
-fn f74_an_address_that_others_reach_wants_a_token_for_everything() {
+fn f74_an_address_that_others_reach_wants_a_token_for_all_but_probes() {
     let backend = Backend::echo();
     let config = Config::over([&backend]).to_string().replace("127.0.0.1:0\"\ntoken", "0.0.0.0:0\"\ntoken");
     let refused = Launch::new(config.replace("token_file = \"$DIR/token\"\n", "")).run_to_end();
@@ -134,16 +134,28 @@ fn f74_an_address_that_others_reach_wants_a_token_for_everything() {
     tidegate.leaks_not_asked();
     let port = tidegate.admin().to_string().rsplit(':').next().unwrap().to_owned();
     let admin = crate::kit::Addr::parse(&format!("127.0.0.1:{port}"));
-    for path in ["/", "/livez", "/status", "/metrics", "/nothing"] {
+    for path in ["/", "/status", "/metrics", "/openapi.json", "/connections", "/nothing", "/livez/", "/readyz/x"] {
         assert_eq!(http::get(&admin, path).status, 401, "{path}");
     }
-    let with = |path: &str| {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
-        );
-        http::raw(&admin, &request).status
+    let with = |path: &str, token: &str| {
+        let head = "HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close";
+        http::raw(&admin, &format!("GET {path} {head}\r\nAuthorization: Bearer {token}\r\n\r\n"))
     };
-    assert_eq!((with("/status"), with("/nothing")), (200, 404));
+    assert_eq!((with("/status", TOKEN).status, with("/nothing", TOKEN).status), (200, 404));
+    // What asks whether it lives can't carry a token, and hears no more than that.
+    let plain = |path: &str| {
+        let answer = http::get(&admin, path);
+        (answer.status, answer.body)
+    };
+    assert_eq!(plain("/livez"), (200, "alive\n".to_owned()));
+    assert_eq!(plain("/readyz"), (200, "ready\n".to_owned()));
+    assert_eq!(http::post(&admin, "/listeners/web", r#"{"state": "draining"}"#).status, 200);
+    assert_eq!(plain("/readyz"), (503, "not ready\n".to_owned()));
+    let told = with("/readyz", TOKEN);
+    assert_eq!((told.status, told.body.as_str()), (503, "listener web is draining\n"));
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(with(path, "wrong-wrong-wrong").status, 401, "nobody tries tokens at will: {path}");
+    }
 }
 
 #[test]
