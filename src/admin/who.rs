@@ -95,6 +95,17 @@ impl Access {
         if mistakes.is_empty() { Ok(Self { token, uids, hosts }) } else { Err(mistakes.join("\n")) }
     }
 
+    /// Whether the same ones may do the same, by the same token.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same_token = match (&self.token, &other.token) {
+            (Some(one), Some(other)) => one.is_same(other),
+            (None, None) => true,
+            _ => false,
+        };
+        same_token && self.uids == other.uids && self.hosts == other.hosts
+    }
+
     /// Whether the peer may see what there is.
     pub fn may_read(&self, peer: Peer, headers: &HeaderMap) -> Result<(), Denied> {
         match peer {

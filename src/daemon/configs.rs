@@ -87,7 +87,7 @@ pub fn finish(prepared: Result<Prepared, Failure>, by: &Asker, live: &mut Live) 
 /// Phase two of a reload or a rollback, and what is said of it.
 fn take(candidate: Candidate, back: Option<Back>, by: &Asker, live: &mut Live) -> Result<Done, String> {
     let from = live.generation();
-    let Committed { generation: to, changed, mut warnings } = live.commit(candidate)?;
+    let Committed { generation: to, changed, other_access, mut warnings } = live.commit(candidate)?;
     let (hash, text, config) = (live.hash(), Arc::clone(&live.text), Arc::clone(&live.config));
     let rollback_to = back.as_ref().map(|back| back.to);
     if changed {
@@ -109,13 +109,18 @@ fn take(candidate: Candidate, back: Option<Back>, by: &Asker, live: &mut Live) -
     let summary = match (changed, rollback_to) {
         (true, None) => format!("generation {to} runs"),
         (true, Some(back)) => format!("generation {to} runs, which is generation {back} again"),
+        (false, _) if other_access => format!("generation {to} runs on, and the token or the users who may are others"),
         (false, _) => format!("nothing has changed: generation {to} runs on"),
     };
     match (changed, rollback_to) {
         (true, None) => tracing::info!(%by, command, from, to, hash, "changed"),
         (true, Some(rollback_to)) => tracing::info!(%by, command, from, to, rollback_to, hash, "changed"),
+        (false, _) if other_access => {}
         (false, _) => tracing::info!(%by, command, generation = to, hash, "nothing has changed"),
     }
+    if other_access {
+        tracing::info!(%by, command, generation = to, "changed: the admin endpoint's token, users or hosts");
+    }
     let details = json!({"generation": to, "hash": hash, "warnings": warnings, "needs_upgrade": needs_upgrade});
-    Ok(Done { summary, changed, details })
+    Ok(Done { summary, changed: changed || other_access, details })
 }

@@ -137,8 +137,10 @@ pub struct Live {
 /// What a commit has come to.
 pub struct Committed {
     pub generation: u64,
-    /// Whether anything is different from before.
+    /// Whether anything of the config is different from before.
     pub changed: bool,
+    /// Whether others than before may change things, or with another token.
+    pub other_access: bool,
     pub warnings: Vec<String>,
 }
 
@@ -257,10 +259,11 @@ impl Live {
     /// Phase two. If it fails, with the reason, nothing has changed.
     pub fn commit(&mut self, candidate: Candidate) -> Result<Committed, String> {
         let Candidate { config, text, resolution, places, access, warnings, plan } = candidate;
+        let other_access = !self.shared.who.access.load().is_same(&access);
         if text == self.text && resolution == self.resolution && *config == *self.config {
             // Another token in the same file is no other config.
             self.shared.who.access.store(Arc::new(access));
-            return Ok(Committed { generation: self.generation(), changed: false, warnings });
+            return Ok(Committed { generation: self.generation(), changed: false, other_access, warnings });
         }
         let (seats, rooms) = self.rooms()?;
         let places = listening::open(places, &parking::idle(&config, &self.adjustments), &self.bound)?;
@@ -283,7 +286,7 @@ impl Live {
         gone.for_each(|socket| socket.advance(Stage::Draining));
         self.shared.table_changed.notify_one();
         self.keep_in_store();
-        Ok(Committed { generation: self.generation(), changed: true, warnings })
+        Ok(Committed { generation: self.generation(), changed: true, other_access, warnings })
     }
 
     /// Makes this config the one that runs, on these sockets; those that no worker has yet.
