@@ -254,6 +254,13 @@ fn add(target: &Target, added: &AddedBackend, by: &Asker, live: &mut Live) -> Re
         .into_iter()
         .find(|member| member.address == address && added.name.as_deref().is_none_or(|name| *name == *member.label));
     let label = if let Some(member) = returning {
+        if view.backends.iter().any(|backend| backend.label == member.label) {
+            return Err(conflict(format!(
+                "the config calls {address} {:?}, and another backend of the pool is called so; remove that one first, \
+                 or give this one another name",
+                member.label
+            )));
+        }
         if member.tier != added.tier {
             return Err(conflict(format!(
                 "the config has {address} in tier {}; give that tier, or another name",
@@ -267,6 +274,8 @@ fn add(target: &Target, added: &AddedBackend, by: &Asker, live: &mut Live) -> Re
         member.label
     } else {
         let label = added.label().into();
+        // One that was left out by its name gives way to the same one under another.
+        own.added.retain(|other| other.address != added.address);
         own.added.push(added.clone());
         label
     };
@@ -296,18 +305,16 @@ fn remove(target: &Target, label: &str, deadline: Option<Duration>, by: &Asker, 
     let own = next.pools.entry(name.to_string()).or_default();
     let backend = match target.backend(label) {
         Ok((_, backend)) => backend,
-        Err(_) if own.removed.iter().any(|removed| removed == label) => {
-            let summary = format!("nothing has changed: {label} is removed from pool {name} already");
-            let details = json!({"pool": name.as_str(), "backend": label, "last": target.pool.is_out()});
-            return Ok(Done { summary, changed: false, details });
-        }
-        Err(refused) => return Err(refused),
+        Err(refused) => return forget(target, label, refused, by, live),
     };
-    let count = own.added.len();
-    own.added.retain(|added| added.label() != label);
-    if own.added.len() == count {
+    let is_added = own.added.iter().any(|added| {
+        added.label() == label && target.config.may_add(added).is_ok_and(|address| address == backend.address)
+    });
+    if !is_added {
         own.removed.push(label.to_owned());
     }
+    // Not one either that was left out because of the name, and would come in by that.
+    own.added.retain(|added| added.label() != label);
     // Should it come back, it comes as the config has it.
     own.backends.remove(label);
     next.prune();
@@ -323,6 +330,31 @@ fn remove(target: &Target, label: &str, deadline: Option<Duration>, by: &Asker, 
     let summary = format!("backend {label} is removed from pool {name}{}", target.warning());
     let details = target.details(live, &backend, json!({"deadline_ms": deadline.map(|it| it.as_millis() as u64)}));
     Ok(Done { summary, changed: true, details })
+}
+
+/// What is asked to be removed isn't there: nothing is kept of what was said of it, but that it is to stay away.
+fn forget(target: &Target, label: &str, unknown: Refused, by: &Asker, live: &mut Live) -> Reply {
+    let name = target.pool.name.clone();
+    let mut next = live.adjustments.clone();
+    let own = next.pools.entry(name.to_string()).or_default();
+    let said = own.backends.remove(label).is_some();
+    let changed = said || own.added.iter().any(|added| added.label() == label);
+    own.added.retain(|added| added.label() != label);
+    let summary = if changed {
+        format!("{label} isn't in pool {name}, and what was said of it is forgotten")
+    } else if own.removed.iter().any(|removed| removed == label) {
+        format!("nothing has changed: {label} is removed from pool {name} already")
+    } else {
+        return Err(unknown);
+    };
+    if changed {
+        next.prune();
+        put(live, next);
+        let (pool, backend) = (&name, label);
+        tracing::info!(%by, command = "remove backend", %pool, backend, from = "adjusted", to = "forgotten", "changed");
+    }
+    let details = json!({"pool": name.as_str(), "backend": label, "last": target.pool.is_out()});
+    Ok(Done { summary, changed, details })
 }
 
 fn log_level(level: Level, by: &Asker, live: &mut Live) -> Done {

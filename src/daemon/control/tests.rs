@@ -324,3 +324,70 @@ fn what_was_changed_is_there_after_a_restart() {
     assert_eq!(expected.0, ["a 2 0 draining", "b 6 0 up", "new 2 1 up"]);
     assert_eq!(second.log_level(), Level::Warn);
 }
+
+/// The names in service, with the last part of the address of each.
+fn served(live: &Live) -> Vec<String> {
+    let table = live.shared.table.load();
+    let view = table.pool(&PoolName::new("web")).unwrap().view();
+    view.backends.iter().map(|backend| format!("{} {}", backend.label, backend.address)).collect()
+}
+
+/// One that was added as `b` before the file had another `b`, and was left out since.
+fn with_a_namesake() -> Live {
+    let mut live = live("");
+    let added = AddedBackend { address: "192.0.2.9:80".to_owned(), name: Some("b".to_owned()), weight: 1, tier: 0 };
+    let mut adjustments = Adjustments::default();
+    adjustments.pools.entry("web".to_owned()).or_default().added.push(added);
+    live.change(adjustments);
+    live
+}
+
+#[test]
+fn whoever_is_removed_is_the_one_that_serves_under_that_name() {
+    let mut live = with_a_namesake();
+    assert_eq!(served(&live), ["a 192.0.2.1:80", "b 192.0.2.2:80", "spare 192.0.2.3:80"]);
+    changed(&mut live, remove("b"));
+    assert_eq!(served(&live), ["a 192.0.2.1:80", "spare 192.0.2.3:80"], "the one that is gone, and no namesake for it");
+    unchanged(&mut live, remove("b"));
+    changed(&mut live, add("192.0.2.2:80", None, 1, 0));
+    assert!(live.adjustments.is_empty(), "{:?}", live.adjustments);
+}
+
+#[test]
+fn one_that_was_left_out_by_its_name_can_be_added_under_another() {
+    let mut live = with_a_namesake();
+    changed(&mut live, add("192.0.2.9:80", Some("nine"), 1, 0));
+    assert_eq!(served(&live)[3], "nine 192.0.2.9:80");
+    assert_eq!(live.adjustments.pools["web"].added.len(), 1);
+    changed(&mut live, remove("nine"));
+    assert!(live.adjustments.is_empty(), "{:?}", live.adjustments);
+}
+
+#[test]
+fn nobody_is_put_out_by_one_that_comes_back() {
+    let mut live = live("");
+    changed(&mut live, remove("a"));
+    changed(&mut live, add("192.0.2.9:80", Some("a"), 1, 0));
+    let (why, text) = refused(&mut live, add("192.0.2.1:80", None, 2, 0));
+    assert_eq!(why, Why::Conflict);
+    let told = "the config calls 192.0.2.1:80 \"a\", and another backend of the pool is called so; remove that one \
+                first, or give this one another name";
+    assert_eq!(text, told);
+    assert_eq!(served(&live).last().map(String::as_str), Some("a 192.0.2.9:80"));
+    changed(&mut live, add("192.0.2.1:80", Some("old a"), 2, 0));
+    changed(&mut live, remove("a"));
+    assert_eq!(served(&live), ["b 192.0.2.2:80", "spare 192.0.2.3:80", "old a 192.0.2.1:80"]);
+}
+
+#[test]
+fn what_was_said_of_one_that_is_gone_can_be_forgotten() {
+    let mut live = live("");
+    let mut adjustments = Adjustments::default();
+    let own = adjustments.pools.entry("web".to_owned()).or_default();
+    let draining = Adjustment { state: Some(AdminState::Draining), ..Adjustment::default() };
+    own.backends.insert("gone".to_owned(), draining);
+    live.change(adjustments);
+    assert_eq!(changed(&mut live, remove("gone")), "gone isn't in pool web, and what was said of it is forgotten");
+    assert!(live.adjustments.is_empty(), "{:?}", live.adjustments);
+    assert_eq!(refused(&mut live, remove("gone")).0, Why::NotFound);
+}
