@@ -44,6 +44,10 @@ fn answer(closed: Closed, id: SessionId, by: &Asker) -> Reply {
             let summary = format!("connection {id} is closed");
             return Ok(Done { summary, changed: true, details: json!({ "id": id.to_string() }) });
         }
+        Closed::Already => {
+            let summary = format!("nothing has changed: connection {id} is closing, when its ends have what was read");
+            return Ok(Done { summary, changed: false, details: json!({ "id": id.to_string() }) });
+        }
         Closed::Unknown => (Why::NotFound, format!("there is no connection {id}; it may have ended already")),
         Closed::Silent => (Why::Conflict, format!("the worker of connection {id} doesn't answer; try again")),
     };

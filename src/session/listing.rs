@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     Done,
+    /// Its end was decided already, and what was read for it is still being delivered.
+    Already,
     /// There is none of that number.
     Unknown,
     /// Its worker has not answered in time.
@@ -63,8 +65,7 @@ pub async fn end(seats: &Seats, id: SessionId) -> Closed {
     let Some(seat) = seats.iter().find(|seat| seat.index == id.worker()) else { return Closed::Unknown };
     let Some(reply) = order(seat, |reply| orders::Order::Close(id, reply)) else { return Closed::Silent };
     match timeout(PATIENCE, reply).await {
-        Ok(Ok(true)) => Closed::Done,
-        Ok(Ok(false)) => Closed::Unknown,
+        Ok(Ok(closed)) => closed,
         Ok(Err(_)) | Err(_) => Closed::Silent,
     }
 }
@@ -126,31 +127,38 @@ fn look_at_engine(worker: &Worker, places: Range<usize>, best: &mut Best<'_>) {
     }
 }
 
-/// Ends a session of this worker; false if it has none of that number.
-pub async fn close(worker: &Worker, id: SessionId) -> bool {
+/// Ends a session of this worker, if it has one of that number.
+pub async fn close(worker: &Worker, id: SessionId) -> Closed {
     for pause in [BLIND, Duration::ZERO] {
-        if worker.pending.call_off(id) || end_relayed(worker, id).await {
-            return true;
+        let is_new = match worker.pending.call_off(id) {
+            None => end_relayed(worker, id).await,
+            is_new => is_new,
+        };
+        match is_new {
+            Some(true) => return Closed::Done,
+            Some(false) => return Closed::Already,
+            None => tokio::time::sleep(pause).await,
         }
-        tokio::time::sleep(pause).await;
     }
-    false
+    Closed::Unknown
 }
 
-async fn end_relayed(worker: &Worker, id: SessionId) -> bool {
+/// Whether that is new; `None` if it isn't here.
+async fn end_relayed(worker: &Worker, id: SessionId) -> Option<bool> {
     let places = worker.engine.borrow().places();
     for step in places.clone().step_by(STEP) {
         {
             let mut engine = worker.engine.borrow_mut();
             let is_it = |&place: &usize| engine.look_at(place).is_some_and(|seen| seen.owner.record.id == id);
             if let Some(place) = (step..places.end.min(step + STEP)).find(is_it) {
+                let is_new = engine.look_at(place).is_some_and(|seen| !seen.is_closing);
                 engine.order(place, Order::Operator, Instant::now());
-                return true;
+                return Some(is_new);
             }
         }
         tokio::task::yield_now().await;
     }
-    false
+    None
 }
 
 fn wanted(query: &Query, pool: Option<&str>, backend: Option<&str>, listener: &str) -> bool {

@@ -6,6 +6,7 @@
 //! from sockets of which it doesn't know yet.
 
 use super::balance::SharedSocket;
+use super::listing::Closed;
 use super::worker::Worker;
 use super::{acceptor, listing};
 use crate::drain::{LocalTasks, spawn_local};
@@ -27,7 +28,7 @@ pub enum Order {
     /// Say which sessions there are.
     List(Query, oneshot::Sender<Answer>),
     /// End this session, and say whether it was there.
-    Close(SessionId, oneshot::Sender<bool>),
+    Close(SessionId, oneshot::Sender<Closed>),
 }
 
 /// Serves for ever; an error only if the worker can't go on.

@@ -91,13 +91,14 @@ impl Pending {
         Ref::filter_map(self.entries.borrow(), |entries| Some(&entries.get(place)?.sight)).ok()
     }
 
-    /// Ends this session by an operator's word, if it is here.
-    pub fn call_off(&self, id: SessionId) -> bool {
+    /// Ends this session by an operator's word, and says whether that is new; `None` if it isn't here.
+    pub fn call_off(&self, id: SessionId) -> Option<bool> {
         let entries = self.entries.borrow();
-        let Some((_, entry)) = entries.iter().find(|(_, entry)| entry.sight.id == id) else { return false };
+        let (_, entry) = entries.iter().find(|(_, entry)| entry.sight.id == id)?;
+        let is_new = !self.is_called_off(id);
         self.mark(id, CloseReason::ClosedByOperator);
         entry.waker.wake_by_ref();
-        true
+        Some(is_new)
     }
 
     /// Ends the session at this place for this reason, if there is one.
@@ -245,12 +246,12 @@ mod tests {
     fn a_session_that_is_called_off_twice_ends_by_the_first_word_and_leaves_nothing() {
         let (pending, id) = (Pending::default(), SessionId::new(0, 7));
         let place = pending.enter(sight(id), Waker::noop().clone());
-        assert!(pending.call_off(id) && pending.call_off(id));
+        assert_eq!((pending.call_off(id), pending.call_off(id)), (Some(true), Some(false)));
         pending.call_off_at(place, CloseReason::DrainDeadline);
         assert!(pending.is_called_off(id) && !pending.is_called_off(SessionId::new(0, 8)));
         pending.leave(place);
         assert_eq!(pending.take_called_off(id), Some(CloseReason::ClosedByOperator));
         assert!(!pending.is_called_off(id), "nothing of it is kept");
-        assert!(!pending.call_off(id));
+        assert_eq!(pending.call_off(id), None);
     }
 }
