@@ -28,7 +28,7 @@ mod routes;
 mod secret;
 mod shown;
 mod status;
-mod token;
+pub mod token;
 mod who;
 
 pub use connections::{Sessions, Soon};
@@ -69,7 +69,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use who::Peer;
 
-/// Connections at once; one more is closed without an answer.
+/// Connections at once; for one more, one for which nothing is being done is closed.
 pub const MAX_CONNECTIONS: usize = 64;
 
 /// For a request's head, from the moment the connection is ready for one. So it is also how long a connection may

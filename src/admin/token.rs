@@ -23,28 +23,35 @@ pub fn read(admin: &Admin, own: &Own) -> Result<Option<Secret>, String> {
         (None, Some(name)) => ("token_credential", credential(name)?),
         (None, None) => return Ok(None),
     };
-    let complaint = |text: String| format!("admin.{key}: {}: {text}", path.display());
-    let system = |error: io::Error| complaint(error.to_string());
-    let mut file = open(&path).map_err(system)?;
-    let metadata = file.metadata().map_err(system)?;
-    if !metadata.is_file() {
-        return Err(complaint("it is no file; name the file that holds the token".to_owned()));
-    }
-    // The service manager's own are its business, as long as they are not everybody's.
-    let is_file = admin.token_file.is_some();
-    let checked = if is_file { own.judge(&metadata, &path) } else { not_for_everybody(&metadata, &path) };
-    checked.map_err(complaint)?;
+    let read = || {
+        let (file, metadata) = open(&path)?;
+        // The service manager's own are its business, as long as they are not everybody's.
+        let is_file = admin.token_file.is_some();
+        if is_file { own.judge(&metadata, &path) } else { not_for_everybody(&metadata, &path) }?;
+        token(file)
+    };
+    let text = read().map_err(|text: String| format!("admin.{key}: {}: {text}", path.display()))?;
+    Ok(Some(Secret::new(text.as_bytes())))
+}
+
+/// The token that a file of a config holds, for whoever may read it. Fails as [`token`] does.
+pub fn in_file(path: &Path) -> Result<String, String> {
+    token(open(path)?.0)
+}
+
+/// The token that is all of `source`. Fails with what is wrong with it and the way out.
+pub fn token(source: impl Read) -> Result<String, String> {
     let mut bytes = Vec::new();
-    Read::by_ref(&mut file).take(MOST as u64 + 1).read_to_end(&mut bytes).map_err(system)?;
+    source.take(MOST as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     let token = bytes.trim_ascii();
     match token.len() {
-        0 => Err(complaint(format!("it is empty; {NEW}"))),
-        length if length < LEAST => Err(complaint(format!("a token of {length} bytes can be guessed; {NEW}"))),
-        _ if bytes.len() > MOST => Err(complaint(format!("it has more than {MOST} bytes; {NEW}"))),
+        0 => Err(format!("it is empty; {NEW}")),
+        length if length < LEAST => Err(format!("a token of {length} bytes can be guessed; {NEW}")),
+        _ if bytes.len() > MOST => Err(format!("it has more than {MOST} bytes; {NEW}")),
         _ if !token.iter().all(u8::is_ascii_graphic) => {
-            Err(complaint(format!("it holds what no header may: blanks, or characters beyond ASCII; {NEW}")))
+            Err(format!("it holds what no header may: blanks, or characters beyond ASCII; {NEW}"))
         }
-        _ => Ok(Some(Secret::new(token))),
+        _ => Ok(String::from_utf8_lossy(token).into_owned()),
     }
 }
 
@@ -59,9 +66,18 @@ pub fn credential(name: &str) -> Result<PathBuf, String> {
     })
 }
 
-/// A FIFO must not hold up the start.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+/// A FIFO must not hold anybody up.
+fn open(path: &Path) -> Result<(File, Metadata), String> {
+    let open = || {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let metadata = file.metadata()?;
+        io::Result::Ok((file, metadata))
+    };
+    let (file, metadata) = open().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is no file; name the file that holds the token".to_owned());
+    }
+    Ok((file, metadata))
 }
 
 /// Whom the process runs as, or will.

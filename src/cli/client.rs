@@ -5,6 +5,7 @@
 //! wrong, 1 where it can't be done now. Decides nothing about the process: what it says is passed on as it said it.
 
 use super::{Exit, File, say};
+use crate::admin::token;
 use crate::config::Admin;
 use crate::daemon::Failure;
 use crate::drain;
@@ -44,6 +45,9 @@ const NO_INPUT: u8 = 66;
 const UNREACHABLE: u8 = 69;
 const FORBIDDEN: u8 = 77;
 const REFUSED: u8 = 1;
+
+/// The status of an answer to a wrong token.
+const UNAUTHORIZED: u16 = 401;
 
 /// Where the running process is, and how to speak to it.
 #[derive(Args)]
@@ -93,12 +97,16 @@ fn addresses(admin: &Admin) -> Vec<Address> {
     addresses
 }
 
-/// What can be connected to: for every address of a machine, its own.
+/// What can be connected to: for every address of a machine, its own. A URL and a path are understood, too.
 fn address(text: &str) -> Address {
     if let Some(path) = text.strip_prefix("unix:") {
         let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
         return Address::Unix(path.into());
     }
+    if text.starts_with('/') {
+        return Address::Unix(text.into());
+    }
+    let text = text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'));
     match text.parse::<SocketAddr>() {
         Ok(SocketAddr::V4(any)) if any.ip().is_unspecified() => Address::Tcp(format!("127.0.0.1:{}", any.port())),
         Ok(SocketAddr::V6(any)) if any.ip().is_unspecified() => Address::Tcp(format!("[::1]:{}", any.port())),
@@ -109,9 +117,15 @@ fn address(text: &str) -> Address {
 /// Who is asked.
 pub(super) struct Client {
     addresses: Vec<Address>,
-    token: Option<String>,
+    token: Option<Token>,
     /// Where the addresses come from.
     from: String,
+}
+
+struct Token {
+    text: String,
+    /// Somebody has named its file, and not only the config.
+    is_typed: bool,
 }
 
 /// What was answered, whatever it says.
@@ -137,7 +151,9 @@ impl Remote {
                 (None, format!("the default: {}", why.lines().next().unwrap_or_default()))
             }
         };
-        let (addresses, from) = match (&self.admin, &admin) {
+        // A variable that is set to nothing says nothing.
+        let typed = self.admin.as_deref().filter(|typed| !typed.is_empty());
+        let (addresses, from) = match (typed, &admin) {
             (Some(typed), _) => (vec![address(typed)], "--admin".to_owned()),
             (None, Some(admin)) => (addresses(admin), from),
             (None, None) => (vec![address(DEFAULT)], from),
@@ -148,15 +164,16 @@ impl Remote {
         }
         let token = match (&self.token_file, admin.and_then(|admin| admin.token_file)) {
             (Some(typed), _) => {
-                let text = std::fs::read_to_string(typed);
-                let unreadable = |error| format!("{}: {error}; name a file with the token", typed.display());
-                Some(text.map_err(|error| Exit::new(NO_INPUT, unreadable(error)))?)
+                // Not only a file: a shell's <(command) is a pipe.
+                let text = std::fs::File::open(typed).map_err(|error| error.to_string()).and_then(token::token);
+                let wrong = |why| Exit::new(NO_INPUT, format!("{}: {why}", typed.display()));
+                Some(Token { text: text.map_err(wrong)?, is_typed: true })
             }
             // Whoever may not read it may still be let in for who they are.
-            (None, Some(file)) => std::fs::read_to_string(file).ok(),
+            (None, Some(file)) => token::in_file(&file).ok().map(|text| Token { text, is_typed: false }),
             (None, None) => None,
         };
-        Ok(Client { addresses, token: token.map(|token| token.trim().to_owned()), from })
+        Ok(Client { addresses, token, from })
     }
 }
 
@@ -173,7 +190,7 @@ pub(super) fn wait_for<F: Future>(work: F) -> Result<F::Output, Exit> {
 impl Client {
     /// What is at this path.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, Exit> {
-        self.ask(Method::GET, path, None, LOOK).await
+        self.ask(&Asked { method: Method::GET, path, body: None, patience: LOOK }).await
     }
 
     /// As [`Self::get`], for an answer in JSON that is no refusal.
@@ -186,36 +203,19 @@ impl Client {
 
     /// Asks for a change.
     pub(super) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Answer, Exit> {
-        self.ask(Method::POST, path, body, CHANGE).await
+        self.ask(&Asked { method: Method::POST, path, body, patience: CHANGE }).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, patience: Duration) -> Result<Answer, Exit> {
+    async fn ask(&self, asked: &Asked<'_>) -> Result<Answer, Exit> {
         let (address, stream) = self.connect().await?;
-        let broken = |why: &dyn fmt::Display| Exit::new(UNREACHABLE, format!("{address}: {why}"));
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host(&address));
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        let answer = asked.of(&address, stream, self.token.as_ref()).await?;
+        let is_unix = matches!(address, Address::Unix(_));
+        if answer.status == UNAUTHORIZED && is_unix && self.token.as_ref().is_some_and(|token| !token.is_typed) {
+            // The file may hold another one already than the process has read. Here a user counts as well.
+            let (address, stream) = self.connect().await?;
+            return asked.of(&address, stream, None).await;
         }
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let request = request.body(Full::new(body)).map_err(|error| broken(&error))?;
-        let exchange = async {
-            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            // It ends with the answer, or with this runtime.
-            drop(drain::spawn(connection));
-            let response = sender.send_request(request).await?;
-            let status = response.status().as_u16();
-            hyper::Result::Ok((status, response.into_body()))
-        };
-        let all = async {
-            let (status, body) = exchange.await.map_err(|error| broken(&error))?;
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| broken(&error))?;
-            Ok(Answer { status, body: body.to_bytes() })
-        };
-        let late = || broken(&format!("no answer within {} s; is this its admin endpoint?", patience.as_secs()));
-        timeout(patience, all).await.map_err(|_| late())?
+        Ok(answer)
     }
 
     /// The first address that can be connected to.
@@ -235,6 +235,47 @@ impl Client {
             "is it running? name its admin endpoint with --admin ADDRESS or unix:/PATH, or its config with -c FILE",
         );
         Err(Exit::new(UNREACHABLE, why))
+    }
+}
+
+/// One request.
+struct Asked<'a> {
+    method: Method,
+    path: &'a str,
+    body: Option<&'a Value>,
+    /// For the answer.
+    patience: Duration,
+}
+
+impl Asked<'_> {
+    async fn of(&self, address: &Address, stream: Stream, token: Option<&Token>) -> Result<Answer, Exit> {
+        let Self { method, path, body, patience } = self;
+        let broken =
+            |why: &dyn fmt::Display| Exit::new(UNREACHABLE, format!("{address}: {why}; is this its admin endpoint?"));
+        let mut request = Request::builder().method(method).uri(*path).header(HOST, host(address));
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.text));
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let request = request.body(Full::new(body)).map_err(|error| broken(&error))?;
+        let exchange = async {
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            // It ends with the answer, or with this runtime.
+            drop(drain::spawn(connection));
+            let response = sender.send_request(request).await?;
+            let status = response.status().as_u16();
+            hyper::Result::Ok((status, response.into_body()))
+        };
+        let all = async {
+            let (status, body) = exchange.await.map_err(|error| broken(&error))?;
+            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| broken(&error))?;
+            Ok(Answer { status, body: body.to_bytes() })
+        };
+        let late = || broken(&format!("no answer within {} s", patience.as_secs()));
+        timeout(*patience, all).await.map_err(|_| late())?
     }
 }
 
@@ -262,7 +303,7 @@ impl Answer {
     pub(super) fn good(self) -> Result<Self, Exit> {
         let code = match self.status {
             200..=299 => return Ok(self),
-            401 | 403 => FORBIDDEN,
+            UNAUTHORIZED | 403 => FORBIDDEN,
             400 | 411 | 413 | 414 | 415 | 422 => WRONG,
             _ => REFUSED,
         };
@@ -271,19 +312,22 @@ impl Answer {
             _ => None,
         };
         let text = text.unwrap_or_else(|| String::from_utf8_lossy(&self.body).trim_end().to_owned());
-        let text = if text.is_empty() { format!("refused with status {}", self.status) } else { text };
+        let mut text = if text.is_empty() { format!("refused with status {}", self.status) } else { text };
+        if self.status == UNAUTHORIZED {
+            text.push_str("\nfrom the shell: --token-file FILE, or --admin unix:/PATH as a user who may");
+        }
         Err(Exit::new(code, super::table::clean_lines(&text)))
     }
 
     /// Says what came of a change: to people its summary, to programs all of it.
     pub(super) fn tell(self, shape: &Shape) -> Result<(), Exit> {
         if shape.json {
-            super::print(&self.body);
+            super::print(&self.body)?;
         }
         let answer = self.good()?;
         if !shape.json {
             let done = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
-            super::print(super::table::clean_lines(done["summary"].as_str().unwrap_or("done")).as_bytes());
+            super::print(super::table::clean_lines(done["summary"].as_str().unwrap_or("done")).as_bytes())?;
             for warning in done["details"]["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 say(&super::table::clean_lines(warning));
             }
@@ -346,6 +390,19 @@ mod tests {
     }
 
     #[test]
+    fn an_address_may_be_typed_as_people_do() {
+        for (typed, meant) in [
+            ("127.0.0.1:99", "127.0.0.1:99"),
+            ("http://127.0.0.1:99/", "127.0.0.1:99"),
+            ("http://lb.example.com:99", "lb.example.com:99"),
+            ("/run/a.sock", "unix:/run/a.sock"),
+            ("0.0.0.0:99", "127.0.0.1:99"),
+        ] {
+            assert_eq!(address(typed).to_string(), meant, "{typed}");
+        }
+    }
+
+    #[test]
     fn a_refusal_has_its_exit_code_and_the_words_of_the_process() {
         let refusal = |status, body: &'static str| {
             let exit = Answer { status, body: Bytes::from_static(body.as_bytes()) }.good().map(drop).unwrap_err();
@@ -353,7 +410,8 @@ mod tests {
         };
         let json = "{\"ok\": false, \"error\": \"line 3: no\\nline 4: no\"}";
         assert_eq!(refusal(422, json), (65, "line 3: no\nline 4: no".to_owned()));
-        assert_eq!(refusal(401, "the token is missing\n"), (77, "the token is missing".to_owned()));
+        let way_out = "from the shell: --token-file FILE, or --admin unix:/PATH as a user who may";
+        assert_eq!(refusal(401, "the token is missing\n"), (77, format!("the token is missing\n{way_out}")));
         assert_eq!(refusal(403, "{}").0, 77);
         assert_eq!(refusal(404, "{\"error\": \"no pool\"}"), (1, "no pool".to_owned()));
         assert_eq!(refusal(503, ""), (1, "refused with status 503".to_owned()));

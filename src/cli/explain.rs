@@ -70,14 +70,12 @@ pub(super) fn explain(remote: &Remote, live: bool, client: Client, json: bool) -
         let asked = remote.client()?;
         let (body, explanation) = wait_for(asked.look(&with_query("/explain", &parameters)))??;
         if json {
-            print(&body);
-            return Ok(());
+            return print(&body);
         }
         let explanation: Explanation = serde_json::from_value(explanation).map_err(|error| {
             Exit::refused(format!("the answer is that of another version ({error}); look at it with --json"))
         })?;
-        print(clean_lines(&explanation.to_string()).as_bytes());
-        return Ok(());
+        return print(clean_lines(&explanation.to_string()).as_bytes());
     }
     let usage = |mut complaint: Complaint| {
         complaint.parameter = format!("--{}", complaint.parameter.replace('_', "-"));
@@ -91,6 +89,5 @@ pub(super) fn explain(remote: &Remote, live: bool, client: Client, json: bool) -
     } else {
         explanation.to_string()
     };
-    print(text.as_bytes());
-    Ok(())
+    print(text.as_bytes())
 }

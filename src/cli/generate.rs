@@ -11,10 +11,10 @@ use std::path::Path;
 const NAME: &str = "tidegate";
 
 /// Prints what the shell reads to complete our command lines.
-pub(super) fn completions(shell: Shell) {
+pub(super) fn completions(shell: Shell) -> Result<(), Exit> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), NAME, &mut text);
-    print(&text);
+    print(&text)
 }
 
 /// Writes a page for the program and one for each subcommand.

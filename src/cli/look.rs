@@ -67,10 +67,7 @@ pub(super) enum Sort {
 pub(super) fn run(look: Look) -> Result<(), Exit> {
     match look {
         Look::Status { pool, remote, shape } => status(pool.as_deref(), &remote, &shape),
-        Look::Ready { remote } => {
-            print(&wait_for(remote.client()?.get("/readyz"))??.good()?.body);
-            Ok(())
-        }
+        Look::Ready { remote } => print(&wait_for(remote.client()?.get("/readyz"))??.good()?.body),
         Look::Connections { pool, backend, listener, sort, limit, after, remote, shape } => {
             let sort = sort.and_then(|sort| Some(sort.to_possible_value()?.get_name().to_owned()));
             let limit = limit.map(|limit| limit.to_string());
@@ -93,10 +90,10 @@ fn status(pool: Option<&str>, remote: &Remote, shape: &Shape) -> Result<(), Exit
     let (body, status) = wait_for(client.look("/status"))??;
     let Some(name) = pool else {
         if shape.json {
-            print(&body);
+            print(&body)?;
         } else {
             let pools = list(&status, "pools").iter().map(pool_text);
-            print((head(&status) + "\n" + &listeners(&status) + &pools.collect::<String>()).as_bytes());
+            print((head(&status) + "\n" + &listeners(&status) + &pools.collect::<String>()).as_bytes())?;
         }
         return Ok(());
     };
@@ -106,18 +103,16 @@ fn status(pool: Option<&str>, remote: &Remote, shape: &Shape) -> Result<(), Exit
         return Err(Exit::refused(format!("there is no pool {name:?}; there is {}", names.join(", "))));
     };
     let shown = if shape.json { pool.to_string() } else { pool_text(pool).trim_start().to_owned() };
-    print(shown.as_bytes());
-    Ok(())
+    print(shown.as_bytes())
 }
 
 fn connections(path: &str, remote: &Remote, shape: &Shape) -> Result<(), Exit> {
     let client = remote.client()?;
     let (body, page) = wait_for(client.look(path))??;
     if shape.json {
-        print(&body);
-        return Ok(());
+        return print(&body);
     }
-    print(sessions(&page).as_bytes());
+    print(sessions(&page).as_bytes())?;
     for worker in list(&page, "silent_workers") {
         say(&format!("worker {worker} has not answered: its sessions are missing"));
     }

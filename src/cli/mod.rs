@@ -17,15 +17,20 @@ use crate::config::{Config, Loaded, Mistakes, Style};
 use crate::daemon::Failure;
 use crate::demo;
 use clap::{Args, Parser, Subcommand};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// Of sysexits.h: the command line is wrong; what was asked for can't be written.
+const EX_USAGE: u8 = 64;
+const EX_IOERR: u8 = 74;
 
 /// Below the list of subcommands.
 const EXIT_CODES: &str = "\
 Exit codes: 0 it is so; 1 it can't be done as things are; 2 the command line is wrong (of plan: changes); 3 of plan: \
-changes that users notice; 65 what was asked for is wrong; 66 no token file; 69 no process answers; 70 a bug; 71 the \
-system refuses; 77 not allowed; 78 the config has a mistake.";
+changes that users notice; 64 of plan: the command line is wrong; 65 what was asked for is wrong; 66 no token file; 69 no \
+process answers; 70 a bug; 71 the system refuses; 74 the answer can't be written; 77 not allowed; 78 the config has a \
+mistake.";
 
 /// A Layer-4 TCP load balancer that is honest about how a connection ended.
 #[derive(Parser)]
@@ -134,8 +139,16 @@ impl From<Failure> for Exit {
 /// Parses the arguments of the process, does what they say, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            // Nobody is left to be told if there is no reader.
+            let _ = error.print();
+            return ExitCode::from(usage_code(&error));
+        }
+    };
     let done = |()| ExitCode::SUCCESS;
-    let verdict = match Cli::parse().command {
+    let verdict = match command {
         Command::Run { file, output } => serve::run(&file, &output).map(done).map_err(Exit::from),
         Command::Check { file } => serve::check(&file).map(done).map_err(Exit::from),
         Command::Plan { comparison } => plan::run(&comparison),
@@ -144,16 +157,20 @@ pub fn main() -> ExitCode {
         Command::Look(look) => look::run(look).map(done),
         Command::Top(top) => top::run(&top).map(done),
         Command::Change(change) => change::run(change).map(done),
-        Command::Completions { shell } => {
-            generate::completions(shell);
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Completions { shell } => generate::completions(shell).map(done),
         Command::Man { folder } => generate::man(&folder).map(done),
     };
     verdict.unwrap_or_else(|exit| {
         say(&exit.text);
         ExitCode::from(exit.code)
     })
+}
+
+/// Of a command line that can't be read, or that asks for help.
+fn usage_code(error: &clap::Error) -> u8 {
+    // What clap and most programs have; but of `plan` it means that something would change.
+    let wrong = if std::env::args_os().nth(1).is_some_and(|word| word == "plan") { EX_USAGE } else { 2 };
+    if error.use_stderr() { wrong } else { 0 }
 }
 
 impl File {
@@ -181,11 +198,17 @@ impl File {
     }
 }
 
-/// Prints an answer on stdout, with a line end behind it. A closed stdout is nobody's mistake.
-fn print(text: &[u8]) {
+/// Prints an answer on stdout, with a line end behind it. That nobody reads on is nobody's mistake; else a script must
+/// not take for an answer what was cut.
+fn print(text: &[u8]) -> Result<(), Exit> {
     let mut stdout = std::io::stdout().lock();
     let end: &[u8] = if text.ends_with(b"\n") { b"" } else { b"\n" };
-    let _ = stdout.write_all(text).and_then(|()| stdout.write_all(end)).and_then(|()| stdout.flush());
+    match stdout.write_all(text).and_then(|()| stdout.write_all(end)).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Exit::new(EX_IOERR, format!("the answer can't be written: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn say(text: &str) {

@@ -38,9 +38,9 @@ pub(super) fn run(comparison: &Comparison) -> Result<ExitCode, Exit> {
         None => of_process(remote)?,
     };
     if shape.json {
-        print(format!("{json:#}").as_bytes());
+        print(format!("{json:#}").as_bytes())?;
     } else {
-        print(table::clean_lines(&plan.to_string()).as_bytes());
+        print(table::clean_lines(&plan.to_string()).as_bytes())?;
     }
     Ok(ExitCode::from(plan.severity.exit_code()))
 }

@@ -61,8 +61,7 @@ pub(super) fn run(top: &Top) -> Result<(), Exit> {
         let first = see(&client).await?;
         if top.once {
             sleep_until(first.at + PAUSE).await;
-            print(frame(Some(&first), &see(&client).await?, FEW).as_bytes());
-            return Ok(());
+            return print(frame(Some(&first), &see(&client).await?, FEW).as_bytes());
         }
         let screen = if stdout().is_terminal() && !top.batch { Some(Screen::enter()) } else { None };
         watch(&client, first, screen.as_ref()).await

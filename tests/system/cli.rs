@@ -93,6 +93,21 @@ fn top_is_one_look_beneath_the_other_where_there_is_no_terminal() {
 
 /// A daemon that isn't there is told apart from one that refuses, with a way out.
 #[test]
+fn an_answer_that_cannot_be_written_is_no_success() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let admin = tidegate.admin().to_string();
+    for arguments in [&["status"][..], &["status", "--json"], &["connections"], &["top", "--once"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = command.args(arguments).args(["--admin", &admin]).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(74), "{arguments:?}: {said}");
+        assert!(said.starts_with("the answer can't be written: No space left"), "{said}");
+    }
+}
+
+#[test]
 fn where_nobody_answers_the_exit_code_is_69() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for arguments in [&["status"][..], &["connections"], &["top", "--once"], &["reload"], &["drain", "web"]] {

@@ -3,8 +3,11 @@
 use super::cli::{ask, told};
 use super::reload;
 use super::stop::refuses;
-use crate::kit::{Backend, Config, Launch, Tidegate, daemon, eventually};
+use crate::kit::{Backend, Config, Launch, Listening, Tidegate, daemon, eventually};
+use serde_json::Value;
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 /// As whoever has the config, and with it the token.
 fn change(tidegate: &Tidegate, arguments: &[&str]) -> daemon::Exit {
@@ -73,12 +76,61 @@ fn a_refusal_is_told_in_the_words_of_the_process() {
         assert_eq!((exit.code, exit.stdout.as_str()), (Some(77), ""), "{arguments:?}: {exit:?}");
         assert!(exit.stderr.contains("token"), "{}", exit.stderr);
     }
-    let wrong = daemon::file(tidegate.dir(), "wrong", "a token that is another one");
+    let wrong = daemon::file(tidegate.dir(), "wrong", "another-token-than-that-one");
     let exit = ask(&tidegate, &["reload", "--token-file", wrong.to_str().unwrap()]);
     assert_eq!(exit.code, Some(77), "{exit:?}");
     let exit = ask(&tidegate, &["reload", "--token-file", "/nonexistent/token"]);
     assert_eq!(exit.code, Some(66), "{exit:?}");
     assert_eq!(tidegate.status()["pools"], before);
+}
+
+/// The file holds the new token before the process has read it: whoever may by being who he is gets through.
+#[test]
+fn a_token_is_exchanged_from_the_shell() {
+    let backend = Backend::echo();
+    let config = Config::over([&backend.addr]).to_string();
+    let listen = "listen = [\"127.0.0.1:0\", \"unix:$DIR/admin.sock\"]";
+    let tidegate = Tidegate::start(config.replace("listen = \"127.0.0.1:0\"", listen));
+    let path = tidegate.dir().join("token");
+    let socket = format!("unix:{}/admin.sock", tidegate.dir().display());
+    let config = tidegate.dir().join("lb.toml");
+    let over_unix =
+        |line: &[&str]| daemon::run(&[line, &["-c", config.to_str().unwrap(), "--admin", &socket]].concat());
+    fs::write(&path, "canary-second-0123456789abcdef").unwrap();
+    assert_eq!(change(&tidegate, &["log", "info"]).code, Some(77), "over TCP it must be the one of before");
+    let exit = over_unix(&["reload"]);
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""));
+    assert_eq!(exit.stdout, "generation 1 runs on, and the token or the users who may are others\n");
+    tidegate.logged(&["changed: the admin endpoint's token", "by=uid "]);
+    assert_eq!(change(&tidegate, &["log", "info"]).code, Some(0));
+    assert!(over_unix(&["reload"]).stdout.starts_with("nothing has changed"));
+    // A file that was named is the one that counts.
+    let wrong = daemon::file(tidegate.dir(), "wrong", "wrong-wrong-wrong-wrong");
+    assert_eq!(over_unix(&["reload", "--token-file", wrong.to_str().unwrap()]).code, Some(77));
+}
+
+/// What is no token is told before anybody is asked, and nothing that never ends is read.
+#[test]
+fn a_file_without_a_token_is_told_of_and_holds_nobody_up() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let file = |name: &str, text: &str| daemon::file(tidegate.dir(), name, text);
+    let two_lines = file("two", "canary-0123456789\ncanary-0123456789");
+    for (path, words) in [
+        (two_lines.as_path(), "it holds what no header may"),
+        (&file("none", "\n"), "it is empty"),
+        (Path::new("/dev/zero"), "it has more than 4096 bytes"),
+        (Path::new("/nonexistent"), "No such file"),
+    ] {
+        let exit = ask(&tidegate, &["log", "info", "--token-file", path.to_str().unwrap()]);
+        assert_eq!((exit.code, exit.stdout.as_str()), (Some(66), ""), "{path:?}");
+        assert!(exit.stderr.contains(words) && !exit.stderr.contains("canary"), "{}", exit.stderr);
+    }
+    // One that only the config names is left out: nobody writes into this pipe.
+    let pipe = tidegate.dir().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let config = file("pipe.toml", &format!("[admin]\ntoken_file = {pipe:?}\n"));
+    assert_eq!(ask(&tidegate, &["status", "-c", config.to_str().unwrap()]).code, Some(0));
 }
 
 #[test]
@@ -101,6 +153,27 @@ fn a_config_that_is_refused_is_told_as_in_the_log_and_the_one_before_serves_on()
     fs::write(&path, good).unwrap();
     assert!(changed(&tidegate, &["reload"]).contains("generation 1"));
     drop(tidegate.echoed());
+}
+
+/// What was read for a backend that reads nothing is kept for it for a while: until then the session is there, and to
+/// close it again changes nothing.
+#[test]
+fn a_session_that_is_closing_is_told_as_such() {
+    let backend = Listening::new();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let mut client = tidegate.connect();
+    let stalled = backend.accept();
+    client.stuff(0, 64 << 20, Duration::from_millis(300));
+    let only = || tidegate.get("/connections").json()["connections"][0].clone();
+    let id = only()["id"].as_str().unwrap().to_owned();
+    assert_eq!(changed(&tidegate, &["close", &id]), format!("connection {id} is closed\n"));
+    let row = only();
+    assert_eq!((&row["id"], &row["phase"]), (&id.as_str().into(), &"closing".into()), "{row}");
+    let again: Value = serde_json::from_str(&changed(&tidegate, &["close", &id, "--json"])).unwrap();
+    assert_eq!((&again["ok"], &again["changed"]), (&true.into(), &false.into()), "{again}");
+    tidegate.logged(&["command=\"close\"", "changed"]);
+    assert_eq!(tidegate.count_logged(&["command=\"close\""]), 1);
+    drop((client, stalled));
 }
 
 #[test]

@@ -57,6 +57,22 @@ fn f51_a_plan_of_two_files_says_what_differs_and_how_severe_it_is() {
     assert_eq!((&plan["changed"][0]["kind"], &plan["changed"][0]["name"]), (&json!("listener"), &json!("web")));
 }
 
+/// A script that asks whether something would change must not take its own mistake for a yes.
+#[test]
+fn a_wrong_command_line_is_no_verdict() {
+    for (arguments, code) in [
+        (&["plan", "--againts", "old.toml"][..], 64),
+        (&["plan", "--against"], 64),
+        (&["plan", "--help"], 0),
+        (&["reload", "--typo"], 2),
+        (&["plam"], 2),
+    ] {
+        let exit = run(arguments);
+        assert_eq!(exit.code, Some(code), "{exit:?}");
+        assert_eq!(exit.stdout.is_empty(), code != 0, "{exit:?}");
+    }
+}
+
 #[test]
 fn f48_check_plan_and_reload_say_the_same_of_a_bad_file() {
     let backend = Backend::echo();
