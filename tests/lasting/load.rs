@@ -1,7 +1,8 @@
 //! A load that notices everything: short connections in great number, and long streams whose every byte is compared.
 //!
 //! Owns its own backends (echoes that end in order), a paced storm of connections that each ask, get their answer back
-//! and end by FIN on both sides, and streams that send and compare the kit's pattern for as long as the load lasts.
+//! and end by FIN on both sides, and streams that send and compare the kit's pattern for as long as the load lasts, or
+//! each for some seconds, after which it ends in order and another one takes its place.
 //! What went wrong is counted by its kind; nothing is tried again. Runs on threads of its own, one runtime each, and
 //! stops by itself when it is asked how it went.
 
@@ -84,6 +85,8 @@ pub struct Seen {
     pub served: AtomicU64,
     /// Bytes of streams that came back and were right.
     pub compared: AtomicU64,
+    /// Streams that ended in order.
+    pub ended: AtomicU64,
     /// What went wrong, by its kind.
     pub wrong: Mutex<BTreeMap<String, u64>>,
 }
@@ -108,21 +111,27 @@ pub struct Load {
 pub struct Report {
     pub served: u64,
     pub compared: u64,
+    pub ended: u64,
     pub wrong: BTreeMap<String, u64>,
     /// Short connections that were served in a second.
     pub rate: f64,
 }
 
 impl Load {
-    /// So many connections a second to any of `storm`, and so many streams to any of `streams`.
+    /// So many connections a second to any of `storm`, and so many streams to any of `streams`, to the end.
     pub fn start(storm: Vec<SocketAddr>, rate: u32, streams: &[SocketAddr], count: usize) -> Self {
+        Self::with_lives(storm, rate, streams, count, Duration::MAX)
+    }
+
+    /// The same with streams of at most this life, and at least half of it; each has a successor at once.
+    pub fn with_lives(storm: Vec<SocketAddr>, rate: u32, streams: &[SocketAddr], count: usize, life: Duration) -> Self {
         let (seen, stop) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
         let (storm_seen, storm_stop) = (Arc::clone(&seen), Arc::clone(&stop));
         let streams: Vec<SocketAddr> = (0..count).map(|index| streams[index % streams.len()]).collect();
         let (streams_seen, streams_stop) = (Arc::clone(&seen), Arc::clone(&stop));
         let threads = vec![
             on_a_thread("storm", async move { storm_of(&storm, rate, &storm_seen, &storm_stop).await }),
-            on_a_thread("streams", async move { run_streams(streams, &streams_seen, &streams_stop).await }),
+            on_a_thread("streams", async move { run_streams(streams, life, &streams_seen, &streams_stop).await }),
         ];
         Self { seen, stop, threads, begun: Instant::now() }
     }
@@ -147,6 +156,7 @@ impl Load {
         Report {
             served: self.seen.served.load(Relaxed),
             compared: self.seen.compared.load(Relaxed),
+            ended: self.seen.ended.load(Relaxed),
             wrong: std::mem::take(&mut *self.seen.wrong.lock().unwrap()),
             rate,
         }
@@ -218,15 +228,21 @@ async fn connect(target: SocketAddr, source: Ipv4Addr) -> io::Result<TcpStream> 
     socket.connect(target).await
 }
 
-async fn run_streams(targets: Vec<SocketAddr>, seen: &Arc<Seen>, stop: &Arc<AtomicBool>) {
+async fn run_streams(targets: Vec<SocketAddr>, life: Duration, seen: &Arc<Seen>, stop: &Arc<AtomicBool>) {
     let mut running = tokio::task::JoinSet::new();
     for (index, target) in targets.into_iter().enumerate() {
         let (seen, stop) = (Arc::clone(seen), Arc::clone(stop));
         running.spawn_local(async move {
             // Not all in step.
-            sleep(PACE * (index as u32 % 16) / 16).await;
-            if let Err((what, error)) = stream(target, &seen, &stop).await {
-                seen.note(what, &error);
+            let place = index as u32 % 16;
+            sleep(PACE * place / 16).await;
+            let life = life - life / 32 * place;
+            while !stop.load(Relaxed) {
+                match stream(target, life, &seen, &stop).await {
+                    Ok(()) => _ = seen.ended.fetch_add(1, Relaxed),
+                    // Nothing is tried again.
+                    Err((what, error)) => return seen.note(what, &error),
+                }
             }
         });
     }
@@ -234,12 +250,13 @@ async fn run_streams(targets: Vec<SocketAddr>, seen: &Arc<Seen>, stop: &Arc<Atom
 }
 
 /// One long stream: what is sent comes back, in order and right, and then the end.
-async fn stream(target: SocketAddr, seen: &Seen, stop: &AtomicBool) -> Result<(), Step> {
+async fn stream(target: SocketAddr, life: Duration, seen: &Seen, stop: &AtomicBool) -> Result<(), Step> {
+    let begun = Instant::now();
     let mut stream =
         connect(target, Ipv4Addr::new(127, 0, 2, 1)).await.map_err(|error| ("connect of a stream", error))?;
     let mut offset = 0;
     let mut piece = vec![0; PIECE as usize];
-    while !stop.load(Relaxed) {
+    while !stop.load(Relaxed) && begun.elapsed() < life {
         let sent = pattern::bytes(offset, PIECE as usize);
         stream.write_all(&sent).await.map_err(|error| ("write of a stream", error))?;
         timeout(PATIENCE, stream.read_exact(&mut piece))

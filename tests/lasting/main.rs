@@ -12,6 +12,7 @@ mod bandwidth;
 mod changes;
 mod load;
 mod queue_soak;
+mod rolling;
 mod slow_start;
 mod time;
 mod watchdog;
