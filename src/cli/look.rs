@@ -11,6 +11,9 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::time::SystemTime;
 
+/// So many of the things that operators have changed are named.
+const NAMED: usize = 10;
+
 #[derive(Subcommand)]
 pub(super) enum Look {
     /// Show the listeners, pools and backends of the running process.
@@ -137,7 +140,30 @@ pub(super) fn head(status: &Value) -> String {
     if !upgrade.is_empty() {
         let _ = writeln!(head, "waits for an upgrade: {}", clean(&upgrade));
     }
+    if let Some(text) = status["config"]["last_refused"]["text"].as_str() {
+        let _ = writeln!(head, "the last reload was refused: {}", clean(text.lines().next().unwrap_or_default()));
+    }
+    let changed = adjusted(&status["adjustments"]);
+    if !changed.is_empty() {
+        let _ = writeln!(head, "changed at run time: {}", clean(&changed));
+    }
     head
+}
+
+/// What operators have changed, by name.
+fn adjusted(adjustments: &Value) -> String {
+    let names = |field: &str, what: &str| {
+        let all = adjustments[field].as_object().into_iter().flatten();
+        all.map(|(name, _)| format!("{what} {name}")).collect::<Vec<_>>()
+    };
+    let level = adjustments["log_level"].as_str().map(|level| format!("log {level}"));
+    let mut all = names("listeners", "listener");
+    all.extend(names("pools", "pool"));
+    all.extend(level);
+    let more = all.len().saturating_sub(NAMED);
+    all.truncate(NAMED);
+    all.extend((more > 0).then(|| format!("and {more} more")));
+    all.join(", ")
 }
 
 pub(super) fn listeners(status: &Value) -> String {
@@ -309,6 +335,22 @@ ID   CLIENT          LISTENER  RULE  POOL  BACKEND  PHASE     AGE  IDLE  SENT  R
         assert_eq!(sessions(&json!({})).lines().count(), 1);
         assert!(pool_text(&json!({"backends": [{}]})).contains('-'));
         assert!(head(&json!({})).starts_with("tidegate "));
+    }
+
+    #[test]
+    fn what_is_not_as_the_file_has_it_is_said_at_the_top() {
+        let status = json!({
+            "config": {"last_refused": {"text": "lb.toml:3:1: no\nlb.toml:4:1: no", "by": "SIGHUP"}},
+            "adjustments": {"listeners": {"api": "draining"}, "pools": {"web": {}}, "log_level": "debug"},
+        });
+        let text = head(&status);
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        let expected =
+            ["the last reload was refused: lb.toml:3:1: no", "changed at run time: listener api, pool web, log debug"];
+        assert_eq!(lines, expected);
+        let pools: serde_json::Map<_, _> = (0..12).map(|pool| (format!("p{pool:02}"), json!({}))).collect();
+        assert!(adjusted(&json!({"pools": pools})).ends_with("pool p09, and 2 more"));
+        assert_eq!(head(&json!({"adjustments": {}, "config": {"last_refused": null}})).lines().count(), 1);
     }
 
     #[test]
