@@ -27,7 +27,9 @@ pub enum Prepared {
 /// A way back.
 pub struct Back {
     to: u64,
-    /// What the config file says meanwhile.
+    /// What the config file says meanwhile, if that is good.
+    file: Option<Arc<str>>,
+    /// What is to be said of that.
     warning: Option<String>,
 }
 
@@ -52,17 +54,17 @@ pub fn rollback(base: &Base, path: &Path, to: u64, text: &str) -> Result<Prepare
     };
     let candidate =
         parse(path, text).and_then(|loaded| prepare(base, loaded, &mut Inherited::default())).map_err(lines)?;
-    let shown = path.display();
-    let warning = match load(path) {
-        Ok(loaded) if *loaded.text == *text => None,
-        Ok(_) => {
+    let (shown, file) = (path.display(), load(path).ok().map(|loaded| loaded.text));
+    let warning = match file.as_deref() {
+        Some(file) if *file == *text => None,
+        Some(_) => {
             Some(format!("{shown} has another config, which the next reload takes; put this one there to keep it"))
         }
-        Err(_) => {
+        None => {
             Some(format!("{shown} has no good config, so the next reload is refused; put this one there to keep it"))
         }
     };
-    Ok(Prepared::Rollback(Box::new(candidate), Back { to, warning }))
+    Ok(Prepared::Rollback(Box::new(candidate), Back { to, file, warning }))
 }
 
 /// Ends one of these commands.
@@ -73,8 +75,14 @@ pub fn finish(prepared: Result<Prepared, Failure>, by: &Asker, live: &mut Live) 
             let examined = examined.map_err(|failure| invalid(failure.to_string()))?;
             return Ok(plan::plan(&examined, live));
         }
-        Ok(Prepared::Reload(candidate)) => take(*candidate, None, by, live).map_err(invalid),
-        Ok(Prepared::Rollback(candidate, back)) => take(*candidate, Some(back), by, live).map_err(invalid),
+        Ok(Prepared::Reload(candidate)) => {
+            live.has_tried(&candidate.text);
+            take(*candidate, None, by, live).map_err(invalid)
+        }
+        Ok(Prepared::Rollback(candidate, back)) => {
+            back.file.iter().for_each(|text| live.has_tried(text));
+            take(*candidate, Some(back), by, live).map_err(invalid)
+        }
         Err(failure) => Err(invalid(failure.to_string())),
     };
     if let Err(refused) = &done {

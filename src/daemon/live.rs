@@ -36,6 +36,7 @@ use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -87,7 +88,7 @@ impl Base {
 /// A config that can be had: all that could fail has been done.
 pub struct Candidate {
     pub config: Arc<Config>,
-    text: Arc<str>,
+    pub text: Arc<str>,
     resolution: Resolution,
     pub plan: fds::Plan,
     places: Vec<Vec<Place>>,
@@ -111,6 +112,8 @@ pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result
 pub struct Live {
     pub config: Arc<Config>,
     /// Where it can be read again.
+    /// See [`Looked`].
+    tried: Arc<AtomicU64>,
     pub path: Option<PathBuf>,
     pub text: Arc<str>,
     pub resolution: Resolution,
@@ -175,6 +178,7 @@ impl Live {
         let mut live = Self {
             history,
             config: Arc::clone(&config),
+            tried: Arc::new(AtomicU64::new(xxh3_64(text.as_bytes()))),
             path,
             text,
             resolution,
@@ -231,7 +235,12 @@ impl Live {
 
     /// The file, for whoever looks whether it is another one.
     pub fn looked(&self) -> Option<Looked> {
-        self.path.clone().map(|path| Looked { path, hash: xxh3_64(self.text.as_bytes()) })
+        self.path.clone().map(|path| Looked { path, tried: Arc::clone(&self.tried) })
+    }
+
+    /// Notes what the config file says, be it taken or not.
+    pub fn has_tried(&self, text: &str) {
+        self.tried.store(xxh3_64(text.as_bytes()), Relaxed);
     }
 
     /// What the next candidate is prepared against, as soon as sockets on their way out have gone whose paths are

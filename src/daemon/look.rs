@@ -1,9 +1,10 @@
 //! The look at the config file: when its content is another one, it is read again as SIGHUP would have it.
 //!
-//! Owns when it is looked at, and what was seen last; what comes of it is the loop's. A file that looks the same from
-//! outside (its number, size and times) isn't read. Each content is tried once: one that is refused is tried again only
-//! when it has changed, or when somebody asks for it. A file that is missing for a while, as between two versions of a
-//! volume, is no change. May panic and be run again.
+//! Owns when it is looked at, and how it looked last; what comes of it is the loop's. A file that looks the same from
+//! outside (its number, size and times) isn't read. Each content is tried once, by whomever: one that is refused is tried
+//! again only when it has changed, or when somebody asks for it; and one that an operator has rolled back from is not
+//! taken again by itself. A file that is missing for a while, as between two versions of a volume, is no change. May
+//! panic and be run again.
 
 use crate::admin::command::{Asker, Command, Commands, Why};
 use crate::config::{Config, limits};
@@ -14,6 +15,7 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -25,11 +27,11 @@ const OFF: Duration = Duration::from_secs(1);
 /// How much later something is tried again that could not be tried.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// A file, and the hash of the content that was taken last.
+/// The config file, and the hash of the content of it that was tried last, be it here or because somebody asked.
 #[derive(Clone, Debug)]
 pub struct Looked {
     pub path: PathBuf,
-    pub hash: u64,
+    pub tried: Arc<AtomicU64>,
 }
 
 /// What of a file tells from outside that it may be another one.
@@ -37,7 +39,7 @@ type Outside = (u64, u64, u64, i64, i64, i64, i64);
 
 /// Looks for ever, as often as the config in force says.
 pub async fn at_the_file(file: Option<Looked>, config: Arc<ArcSwap<Config>>, commands: Commands) {
-    let Some(Looked { path, mut hash }) = file else { return pending().await };
+    let Some(Looked { path, tried }) = file else { return pending().await };
     let mut outside = None;
     loop {
         let span = config.load().runtime.watch;
@@ -48,7 +50,8 @@ pub async fn at_the_file(file: Option<Looked>, config: Arc<ArcSwap<Config>>, com
         let (looked, before) = (path.clone(), outside);
         // A disk may keep one waiting.
         let Ok(Some((seen, found))) = spawn_blocking(move || look(&looked, before)).await else { continue };
-        if found == hash {
+        let last = tried.load(Relaxed);
+        if found == last {
             outside = Some(seen);
             continue;
         }
@@ -57,7 +60,9 @@ pub async fn at_the_file(file: Option<Looked>, config: Arc<ArcSwap<Config>>, com
             // It was not even tried.
             sleep(AGAIN).await;
         } else {
-            (hash, outside) = (found, Some(seen));
+            outside = Some(seen);
+            // What was taken is noted already, and may be newer than what was found here.
+            let _ = tried.compare_exchange(last, found, Relaxed, Relaxed);
         }
     }
 }

@@ -60,6 +60,26 @@ fn a_volume_that_is_swapped_by_a_link_is_seen() {
 }
 
 #[test]
+#[test]
+fn what_an_operator_has_rolled_back_from_stays_away_until_the_file_is_another_one() {
+    let (old, new, newest) = (Backend::named("old"), Backend::named("new"), Backend::named("newest"));
+    let config = |backend: &Backend| Config::over([backend]).runtime("watch = \"500ms\"");
+    let tidegate = Tidegate::start(config(&old));
+    // Both between two looks, unless the machine is slow.
+    reload(&tidegate, config(&new));
+    let answer = tidegate.post("/rollback", "");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.body.contains("has another config"), "{}", answer.body);
+    throughout("it isn't taken again", Duration::from_millis(1_200), || generation(&tidegate) == 3);
+    write(&tidegate, config(&newest));
+    eventually("another one is", || generation(&tidegate) == 4);
+    // Another one and back, before anybody has looked.
+    reload(&tidegate, config(&new));
+    write(&tidegate, config(&newest));
+    eventually("what the file says is taken", || generation(&tidegate) == 6);
+    assert_eq!(tidegate.connect().rest().text(), "newest\n");
+}
+
 fn the_service_manager_hears_of_a_reload_and_why_it_was_refused() {
     let backend = Backend::named("x");
     let launch = Launch::new(Config::over([&backend]));
