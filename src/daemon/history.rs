@@ -64,6 +64,11 @@ impl History {
         history
     }
 
+    /// What the process was started with.
+    pub fn started(&self) -> &Config {
+        &self.started
+    }
+
     /// Keys that an upgrade would take over.
     pub fn needs_upgrade(&self) -> Vec<&'static str> {
         self.status.load().needs_upgrade.clone()

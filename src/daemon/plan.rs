@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 pub fn plan(examined: &Examined, live: &Live) -> Done {
     let sessions = sessions(&live.shared.table.load(), &live.config, &live.resolution);
     let mut plan = Plan::of(&live.config, &examined.config, Some(&sessions));
+    plan.starts_from(live.history.started(), &examined.config);
     add_other_addresses(
         &mut plan,
         (&live.config, &live.resolution),

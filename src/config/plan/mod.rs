@@ -129,6 +129,17 @@ impl Plan {
         plan
     }
 
+    /// Takes in what the process was `started` with, if that isn't what it was compared with: a key that has that value
+    /// again needs no new process.
+    pub fn starts_from(&mut self, started: &Config, to: &Config) {
+        let needed = Diff::of(started, to).needs_new_process();
+        let restarted = std::mem::take(&mut self.restarted).into_iter();
+        let (restarted, back): (_, Vec<_>) = restarted.partition(|entry| needed.contains(&entry.name.as_str()));
+        self.restarted = restarted;
+        self.changed.splice(0..0, back.into_iter().map(|entry| Entry { disruptive: None, ..entry }));
+        self.severity = self.judged();
+    }
+
     /// Takes in that the host name of a backend stands for other addresses than it did, which no config tells.
     pub fn resolves(&mut self, pool: &str, backend: &str, from: String, to: String, sessions: Option<u64>) {
         let change = Change { key: "addresses".to_owned(), from: Some(from), to: Some(to) };

@@ -101,6 +101,20 @@ fn what_is_disruptive_says_why() {
 }
 
 #[test]
+fn a_key_that_is_again_as_the_process_was_started_needs_no_new_one() {
+    let (keys, back) = ("relay = \"copy\"\nlame_duck = \"1s\"", "lame_duck = \"2s\"");
+    let of = |keys: &str| config(&format!("[runtime]\n{keys}\n{FROM}"));
+    let (started, runs, to) = (config(FROM), of(keys), of(back));
+    let mut plan = Plan::of(&runs, &to, None);
+    assert_eq!((plan.severity, plan.restarted.len()), (Severity::Disruptive, 1));
+    plan.starts_from(&runs, &to);
+    assert_eq!(plan.severity, Severity::Disruptive, "it was started with that");
+    plan.starts_from(&started, &to);
+    let shown = "~ runtime.relay      copy -> auto\n~ runtime.lame_duck  1s -> 2s\n2 changed\n";
+    assert_eq!((plan.severity, plan.to_string().as_str()), (Severity::Changes, shown));
+}
+
+#[test]
 fn an_address_is_disrupted_only_if_nobody_takes_it_over() {
     let web = "[listeners.web]\nbind = \"127.0.0.1:8000\"";
     // By another name.
