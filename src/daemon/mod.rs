@@ -73,8 +73,9 @@ use sd_notify::NotifyState;
 use signals::Signals;
 use start::{Inheritance, Shared, Started};
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 use upgrade::{Program, Successor};
 use worker::{Ended, WorkerThread};
@@ -218,8 +219,10 @@ impl Daemon {
             }
             let (ended, calls) = (&mut ended, &mut calls);
             let (control, program) = (&control, program.as_ref());
+            let reloads = Arc::new(Semaphore::new(RELOADS_BY_SIGNAL));
+            let commands = &commands;
             let inputs =
-                Inputs { signals: &mut signals, ended, calls, commands: &commands, work: None, control, program };
+                Inputs { signals: &mut signals, ended, calls, commands, work: None, control, program, reloads };
             let verdict = self.serve(workers, &mut live, inputs).await;
             if let Some(access) = &shared.access {
                 access.close();
@@ -280,11 +283,7 @@ impl Daemon {
                     }
                     stop = self.stop_further(stop, signal, live);
                 }
-                Event::Asked(command, signal) => {
-                    // What comes of it is in the log; one more than may wait is as good as those before it.
-                    let commands = inputs.commands.clone();
-                    drop(drain::spawn(async move { commands.ask(command, Asker::Signal(signal)).await }));
-                }
+                Event::Asked(command, signal) => inputs.ask(command, signal),
                 Event::Call(call) => match carry_out::begin(call, stop, live, inputs.program, inputs.work.is_some()) {
                     Begun::Done => {}
                     Begun::Work(work) => inputs.work = Some(work),
@@ -404,9 +403,30 @@ struct Inputs<'a> {
     work: Option<Work>,
     control: &'a supervise::Control,
     program: Option<&'a Program>,
+    /// Room for reloads that signals have asked for.
+    reloads: Arc<Semaphore>,
 }
 
+/// One that is being carried out, and one that waits.
+const RELOADS_BY_SIGNAL: usize = 2;
+
 impl Inputs<'_> {
+    /// Asks the loop itself, for whoever has sent a signal; what comes of it is in the log.
+    fn ask(&self, command: Command, signal: &'static str) {
+        let is_reload = command == Command::Reload;
+        let reload = is_reload.then(|| Arc::clone(&self.reloads).try_acquire_owned());
+        // Besides one that may have read the file already, and one that waits, a third would find what that one finds.
+        if matches!(reload, Some(Err(_))) {
+            return;
+        }
+        let commands = self.commands.clone();
+        drop(drain::spawn(async move {
+            let answer = commands.ask(command, Asker::Signal(signal)).await;
+            drop(reload);
+            answer
+        }));
+    }
+
     async fn next(&mut self, stop: Stop, forget_at: Option<Instant>) -> Event {
         // During a stop there is a refusal at once.
         let idle = self.work.is_none();

@@ -1,6 +1,7 @@
 //! The look at the config file, what a reload tells the service manager, and what needs more than a reload.
 
-use crate::kit::{Backend, Config, Launch, Tidegate, eventually, throughout};
+use crate::kit::wait::trickle;
+use crate::kit::{Backend, Config, Conn, Launch, Tidegate, eventually, throughout};
 use crate::reload::{generation, reload, write};
 use rustix::process::Signal;
 use std::fs;
@@ -60,7 +61,6 @@ fn a_volume_that_is_swapped_by_a_link_is_seen() {
 }
 
 #[test]
-#[test]
 fn what_an_operator_has_rolled_back_from_stays_away_until_the_file_is_another_one() {
     let (old, new, newest) = (Backend::named("old"), Backend::named("new"), Backend::named("newest"));
     let config = |backend: &Backend| Config::over([backend]).runtime("watch = \"500ms\"");
@@ -80,6 +80,7 @@ fn what_an_operator_has_rolled_back_from_stays_away_until_the_file_is_another_on
     assert_eq!(tidegate.connect().rest().text(), "newest\n");
 }
 
+#[test]
 fn the_service_manager_hears_of_a_reload_and_why_it_was_refused() {
     let backend = Backend::named("x");
     let launch = Launch::new(Config::over([&backend]));
@@ -125,4 +126,25 @@ fn a_config_that_the_file_descriptors_do_not_carry_is_refused_with_both_numbers(
     assert_eq!(generation(&tidegate), 1);
     reload(&tidegate, Config::over([&backend]).runtime("max_connections = 50"));
     assert_eq!(tidegate.metrics().one("tidegate_max_connections", &[]) as u64, 50);
+}
+
+#[test]
+fn signals_that_come_faster_than_reloads_end_leave_room_for_others() {
+    let backend = Backend::echo();
+    let leaving = "[listeners.leaving]\nbind = \"unix:$DIR/leaving.sock\"\npool = \"web\"\nmax_connections = 1\n\
+                   overload = \"wait\"\n";
+    let tidegate = Tidegate::start(Config::over([&backend]).more(leaving));
+    let address = tidegate.addr_of("leaving", 0);
+    let mut first = Conn::to(&address);
+    first.speak();
+    let mut second = Conn::to(&address);
+    // Its path is free once the second one was let in, and each reload waits for a while for that.
+    reload(&tidegate, Config::over([&backend]));
+    trickle(Duration::from_millis(5), Duration::from_millis(500), || tidegate.signal(Signal::HUP));
+    // A change that waits for them all.
+    let answer = tidegate.post("/log", "{\"level\": \"info\"}");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(tidegate.count_logged(&["nothing has changed", "SIGHUP"]) < 50, "{}", tidegate.log());
+    drop(first);
+    second.speak();
 }
