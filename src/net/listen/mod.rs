@@ -95,10 +95,11 @@ impl SocketAccess {
 #[derive(Debug)]
 pub struct ListenSocket {
     socket: OwnedFd,
+    /// Removes the path of a unix socket once the last worker has closed it. Before the socket itself goes, which keeps
+    /// the file's number from being another one's.
+    path: Option<Arc<OwnedPath>>,
     /// Where it is really bound: a port of 0 is replaced by the kernel's choice.
     pub address: BindAddr,
-    /// Removes the path of a unix socket once the last worker has closed it.
-    path: Option<Arc<OwnedPath>>,
     /// Another process listens on it after this one.
     kept: AtomicBool,
     /// The predecessor's, until it is taken over.

@@ -63,6 +63,23 @@ fn a_unix_socket_replaces_a_stale_file_but_no_living_one_and_cleans_up() {
 }
 
 #[test]
+fn a_path_that_is_bound_anew_while_its_old_socket_goes_is_there_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = BindAddr(Endpoint::Unix(dir.path().join("a.sock").as_path().into()));
+    let options = options(Socket::default());
+    let mut sockets = listening(&address, &options, 1).unwrap();
+    for _ in 0..2_000 {
+        sockets.iter().for_each(ListenSocket::stop);
+        let old = std::mem::take(&mut sockets);
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(old));
+            sockets = listening(&address, &options, 1).unwrap();
+        });
+        assert!(address.is_path() && dir.path().join("a.sock").exists());
+    }
+}
+
+#[test]
 fn an_interface_or_owner_that_can_not_be_had_is_named() {
     let there = Socket { interface: Some("lo".into()), ..Socket::default() };
     assert!(listening(&tcp("127.0.0.1:0"), &options(there), 2).is_ok());

@@ -12,8 +12,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Held from a look at a path to what follows from it, so that what is removed is what was seen: a worker may just be
+/// closing the socket in whose place another one is bound.
+static PATHS: Mutex<()> = Mutex::new(());
 
 /// One socket, bound, as often as there are workers, and the guard of its path.
 pub(super) fn bind_all(
@@ -22,9 +26,12 @@ pub(super) fn bind_all(
     count: usize,
 ) -> Result<(Vec<OwnedFd>, Arc<OwnedPath>), Refused> {
     let address = SocketAddrUnix::new(path)?;
-    remove_stale(path, &address)?;
     let socket = open()?;
-    bind(&socket, &address)?;
+    {
+        let _held = PATHS.lock();
+        remove_stale(path, &address)?;
+        bind(&socket, &address)?;
+    }
     let guard = Arc::new(OwnedPath::of(path)?);
     give(path, options.access)?;
     let clone = || socket.try_clone().map_err(|error| Refused::from(from_io(&error)));
@@ -97,6 +104,7 @@ impl OwnedPath {
 
 impl Drop for OwnedPath {
     fn drop(&mut self) {
+        let _held = PATHS.lock();
         let is_ours = !self.given_away.load(Ordering::Relaxed);
         if is_ours && fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             // A file that can't be removed is found stale by the next start.
