@@ -157,11 +157,11 @@ fn ways(
         .collect()
 }
 
-/// The TCP addresses that this process has, in the way of a bind.
-struct Ours(HashMap<u16, Vec<SocketAddr>>);
+/// The TCP addresses that this process has.
+pub struct Ours(HashMap<u16, Vec<SocketAddr>>);
 
 impl Ours {
-    fn new<'a>(addresses: impl Iterator<Item = &'a BindAddr>) -> Self {
+    pub fn new<'a>(addresses: impl Iterator<Item = &'a BindAddr>) -> Self {
         let mut by_port: HashMap<u16, Vec<SocketAddr>> = HashMap::new();
         for address in addresses {
             if let Endpoint::Tcp(address) = address.0 {
@@ -171,12 +171,13 @@ impl Ours {
         Self(by_port)
     }
 
-    /// Whether a socket there is in the way: on the same address, or one of the two is for all addresses.
-    fn has(&self, address: &BindAddr) -> bool {
+    /// Whether clients of a socket there may come to one of these, which is in the way of a bind there: it is on the same
+    /// address, or one of the two is for all addresses.
+    pub fn has(&self, address: &BindAddr) -> bool {
         let Endpoint::Tcp(address) = address.0 else { return false };
-        let in_the_way =
+        let meets =
             |own: &SocketAddr| own.ip() == address.ip() || own.ip().is_unspecified() || address.ip().is_unspecified();
-        self.0.get(&address.port()).is_some_and(|own| own.iter().any(in_the_way))
+        self.0.get(&address.port()).is_some_and(|own| own.iter().any(meets))
     }
 }
 

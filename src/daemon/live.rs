@@ -16,7 +16,7 @@ use super::fd_store::Store;
 use super::fds;
 use super::history::{History, Next, Told};
 use super::inherit::Inherited;
-use super::listening::{self, Bound, Opened, Place};
+use super::listening::{self, Bound, Opened, Ours, Place};
 use super::look::Looked;
 use super::parking;
 use super::privileges::Identity;
@@ -27,7 +27,6 @@ use crate::admin::{Access, Own};
 use crate::admission::{Around, Gate, SharedLimits};
 use crate::clock::{Now, millis};
 use crate::config::{Adjustments, AdminState, Config, Level, Loaded};
-use crate::drain::Stage;
 use crate::log;
 use crate::name::BindAddr;
 use crate::net::listen::{ListenSocket, Options};
@@ -36,8 +35,8 @@ use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64;
@@ -112,9 +111,9 @@ pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result
 pub struct Live {
     pub config: Arc<Config>,
     /// Where it can be read again.
+    pub path: Option<PathBuf>,
     /// See [`Looked`].
     tried: Arc<AtomicU64>,
-    pub path: Option<PathBuf>,
     pub text: Arc<str>,
     pub resolution: Resolution,
     /// The ones before it.
@@ -178,8 +177,8 @@ impl Live {
         let mut live = Self {
             history,
             config: Arc::clone(&config),
-            tried: Arc::new(AtomicU64::new(xxh3_64(text.as_bytes()))),
             path,
+            tried: Arc::new(AtomicU64::new(xxh3_64(text.as_bytes()))),
             text,
             resolution,
             adjustments: Adjustments::default(),
@@ -291,8 +290,11 @@ impl Live {
             seat.listen(own, room);
         }
         let kept: HashSet<*const SharedSocket> = self.bound.iter().flat_map(|b| &b.sockets).map(Arc::as_ptr).collect();
-        let gone = before.iter().flat_map(|bound| &bound.sockets).filter(|socket| !kept.contains(&Arc::as_ptr(socket)));
-        gone.for_each(|socket| socket.advance(Stage::Draining));
+        let ours = Ours::new(self.bound.iter().filter(|bound| !bound.is_parked()).map(|bound| &bound.actual));
+        for bound in &before {
+            let gone = bound.sockets.iter().filter(|socket| !kept.contains(&Arc::as_ptr(socket)));
+            gone.for_each(|socket| socket.retire(ours.has(&bound.actual)));
+        }
         self.shared.table_changed.notify_one();
         self.keep_in_store();
         Ok(Committed { generation: self.generation(), changed: true, other_access, warnings })

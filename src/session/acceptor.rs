@@ -37,6 +37,9 @@ const LOST_PER_TURN: usize = 64;
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 /// The shortest and longest pause while file descriptors or memory are short.
 const SHORTAGE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// How long a socket whose address others have is listened on for those that are being connected: a round trip around
+/// the world, and some.
+const LINGER: Duration = Duration::from_millis(300);
 /// How long the accept queue is left alone while clients wait for a limit.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 /// The shortest and longest time between two tries to bind a broken listener again.
@@ -165,8 +168,16 @@ impl Acceptor {
         }
         // The clients that the kernel has connected already are served; those that come later are refused by it, also
         // where the first ones have to wait for room.
-        let last = self.taken.saturating_add(sys::accept_queue(socket).map_or(u64::MAX, |queue| queue.length.into()));
-        while self.drain.stage() < Stage::Aborting && !self.take_queue(socket).await && self.taken < last {
+        let queued = || sys::accept_queue(socket).map_or(u64::MAX, |queue| queue.length.into());
+        let (last, until) = match self.shared.lingers() {
+            true => (u64::MAX, Instant::now() + LINGER),
+            false => (self.taken.saturating_add(queued()), Instant::now()),
+        };
+        while self.drain.stage() < Stage::Aborting {
+            let is_done = self.take_queue(socket).await || self.taken >= last;
+            if is_done && Instant::now() >= until {
+                break;
+            }
             // They wait for room, as they would have without the end.
             tokio::time::sleep(FULL_PAUSE).await;
         }

@@ -18,6 +18,13 @@ pub fn bind_to_device<Fd: AsFd>(socket: Fd, interface: &str) -> Result<(), Errno
     set_bytes(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
 }
 
+/// Has a listening socket found by no new client, though it listens: it is bound to an interface that there isn't. Who
+/// has begun to connect comes into its queue. Source: `SO_BINDTOIFINDEX` in Linux's net/core/sock.c, since 5.1; `EPERM`
+/// for a socket that is bound to an interface already, without `CAP_NET_RAW`.
+pub fn hide<Fd: AsFd>(socket: Fd) -> Result<(), Errno> {
+    set(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, c_int::MAX)
+}
+
 /// Marks every packet, for rules of routing and of the firewall. Source: `SO_MARK` in socket(7); needs
 /// `CAP_NET_ADMIN`, or since Linux 5.17 `CAP_NET_RAW`.
 pub fn set_mark<Fd: AsFd>(socket: Fd, mark: u32) -> Result<(), Errno> {
@@ -109,13 +116,23 @@ fn last_error() -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     #[test]
     fn an_interface_is_there_or_it_is_not() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         assert_eq!(bind_to_device(&socket, "no-such-one"), Err(Errno::NODEV));
         assert_eq!(bind_to_device(&socket, "lo"), Ok(()));
+    }
+
+    #[test]
+    fn a_socket_that_is_hidden_serves_whoever_came_before() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let before = TcpStream::connect(address).unwrap();
+        hide(&socket).unwrap();
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(socket.accept().unwrap().1, before.local_addr().unwrap());
     }
 
     #[test]

@@ -123,3 +123,29 @@ fn f83_a_scrape_during_reloads_of_many_backends_is_whole_and_has_each_series_onc
     tidegate.signal(Signal::HUP);
     tidegate.logged(&["nothing has changed"]);
 }
+
+/// Between an address and all of them, and back: whoever comes meanwhile finds one or the other.
+#[test]
+fn nobody_notices_that_an_address_is_bound_more_widely_or_narrowly() {
+    let backend = Backend::echo();
+    let binds = ["127.0.0.1:21100", "0.0.0.0:21100", "[::]:21100"];
+    let config = |number: usize| Config::over([&backend]).bind(binds[number % binds.len()]);
+    let tidegate = Tidegate::start(config(0));
+    let (address, stop) = (Addr::parse("127.0.0.1:21100"), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let client = || {
+            while !stop.load(Relaxed) {
+                comes_and_goes(&address);
+            }
+        };
+        let clients: Vec<_> = (0..THREADS).map(|_| scope.spawn(client)).collect();
+        for number in 1..=60 {
+            reload(&tidegate, config(number));
+        }
+        stop.store(true, Relaxed);
+        for client in clients {
+            client.join().unwrap();
+        }
+    });
+    assert_eq!((tidegate.count_logged(&["refused"]), generation(&tidegate)), (0, 61));
+}

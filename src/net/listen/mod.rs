@@ -19,6 +19,7 @@ pub use adopt::{Given, Source, Unfit, adopt};
 use super::stream::{Stream, reset_at_close};
 use crate::config::Socket;
 use crate::name::{BindAddr, ClientAddr, Endpoint};
+use crate::sys::option;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown, sockopt};
@@ -94,10 +95,10 @@ impl SocketAccess {
 /// A bound, nonblocking socket, which listens or is about to.
 #[derive(Debug)]
 pub struct ListenSocket {
-    socket: OwnedFd,
     /// Removes the path of a unix socket once the last worker has closed it. Before the socket itself goes, which keeps
     /// the file's number from being another one's.
     path: Option<Arc<OwnedPath>>,
+    socket: OwnedFd,
     /// Where it is really bound: a port of 0 is replaced by the kernel's choice.
     pub address: BindAddr,
     /// Another process listens on it after this one.
@@ -197,6 +198,14 @@ impl ListenSocket {
     #[must_use]
     pub fn owns_path(&self) -> bool {
         self.path.as_ref().is_some_and(|path| !path.is_given_away())
+    }
+
+    /// Leaves new clients to other sockets of its address, or has the kernel refuse them, and goes on listening for those
+    /// that are being connected. False, and nothing has changed, where the kernel can't, on a path, and where another
+    /// process listens on it after this one.
+    #[must_use]
+    pub fn hide(&self) -> bool {
+        matches!(self.address.0, Endpoint::Tcp(_)) && !self.is_kept() && option::hide(&self.socket).is_ok()
     }
 
     /// Ends listening at once, whoever in this process still holds the socket: clients in its queue are reset. But for

@@ -25,13 +25,15 @@ struct State {
     options: Options,
     /// It doesn't listen any more once it is closed, whoever else has it.
     stops: bool,
+    /// See [`SharedSocket::lingers`].
+    lingers: bool,
 }
 
 impl SharedSocket {
     #[must_use]
     pub fn new(socket: Arc<ListenSocket>, options: Options, listener: Arc<Listener>) -> Self {
         let (stopper, drain) = drain::channel();
-        let state = Mutex::new(State { socket: Some(socket), options, stops: false });
+        let state = Mutex::new(State { socket: Some(socket), options, stops: false, lingers: false });
         Self { listener: ArcSwap::new(listener), state, stopper, drain }
     }
 
@@ -71,6 +73,22 @@ impl SharedSocket {
     /// The options that it has been given, for when it must be bound again.
     pub fn set_options(&self, options: Options) {
         self.lock().options = options;
+    }
+
+    /// Says that it is to be emptied and closed, since a new config has it no more. With an heir, another socket where its
+    /// clients can connect, those that are being connected to this one have time for that.
+    pub fn retire(&self, has_heir: bool) {
+        let mut state = self.lock();
+        let is_hidden = state.socket.as_ref().is_some_and(|socket| socket.hide());
+        state.lingers = is_hidden && has_heir;
+        drop(state);
+        self.advance(Stage::Draining);
+    }
+
+    /// Whether it is to listen for a while once its queue is empty; no new client finds it by then.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.lock().lingers
     }
 
     /// Says that it is to be emptied and closed, or that what is left is reset.
