@@ -11,6 +11,7 @@
 //! for the sockets, `carry_out` for who asks.
 
 use super::Failure;
+use super::endpoint::{self, Endpoint};
 use super::examine::{Examined, examine, hash};
 use super::fd_store::Store;
 use super::fds;
@@ -29,7 +30,7 @@ use crate::clock::{Now, millis};
 use crate::config::{Adjustments, AdminState, Config, Level, Loaded};
 use crate::log;
 use crate::name::BindAddr;
-use crate::net::listen::{ListenSocket, Options};
+use crate::net::listen::Options;
 use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
@@ -72,6 +73,8 @@ pub struct Base {
     /// Whom the process is while it serves, if not who started it: the files of unix sockets are its own.
     identity: Option<Identity>,
     bound: Vec<Bound>,
+    /// Of the admin endpoint: as the config has them, and as they are.
+    admin: Vec<(BindAddr, BindAddr)>,
     /// Addresses of sockets that are on their way out.
     others: HashSet<BindAddr>,
 }
@@ -80,7 +83,7 @@ impl Base {
     /// Before there is anything but another process's sockets at some addresses.
     #[must_use]
     pub fn of_start(workers: usize, limit: u64, identity: Option<Identity>, beside: HashSet<BindAddr>) -> Self {
-        Self { workers, limit, identity, bound: Vec::new(), others: beside }
+        Self { workers, limit, identity, bound: Vec::new(), admin: Vec::new(), others: beside }
     }
 }
 
@@ -91,6 +94,7 @@ pub struct Candidate {
     resolution: Resolution,
     pub plan: fds::Plan,
     places: Vec<Vec<Place>>,
+    admin: Vec<endpoint::Place>,
     access: Access,
     /// What it does that is hardly meant.
     pub warnings: Vec<String>,
@@ -102,9 +106,17 @@ pub fn prepare(base: &Base, loaded: Loaded, inherited: &mut Inherited) -> Result
     let identity = base.identity.as_ref();
     let own = identity.map_or_else(Own::now, Identity::own);
     let access = Access::load(&config.admin, &own).map_err(Failure::System)?;
-    let places = listening::bind(&config, &base.bound, &base.others, base.workers, identity, inherited)
-        .map_err(|refused| Failure::System(refused.join("\n")))?;
-    Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, access, warnings })
+    let places = listening::bind(&config, &base.bound, &base.others, base.workers, identity, inherited);
+    let admin = endpoint::bind(&config, &base.admin, identity, inherited);
+    match (places, admin) {
+        (Ok(places), Ok(admin)) => {
+            Ok(Candidate { config: Arc::new(config), text, resolution, plan, places, admin, access, warnings })
+        }
+        (places, admin) => {
+            let refused = [places.err(), admin.err()].into_iter().flatten().flatten();
+            Err(Failure::System(refused.collect::<Vec<_>>().join("\n")))
+        }
+    }
 }
 
 /// The config that runs, and all that it has made.
@@ -128,8 +140,7 @@ pub struct Live {
     limit: u64,
     identity: Option<Identity>,
     store: Store,
-    /// The admin endpoint's sockets once more, with their addresses as the config had them.
-    pub admin: Vec<(BindAddr, Arc<ListenSocket>)>,
+    pub endpoint: Endpoint,
     /// The number of the first table.
     first_generation: u64,
     /// When there may be ways of retired listeners to forget.
@@ -156,7 +167,7 @@ impl Live {
         shared: Shared,
         handover: Option<&Handover>,
     ) -> Result<Self, Failure> {
-        let Candidate { config, text, resolution, places, access, warnings, .. } = candidate;
+        let Candidate { config, text, resolution, places, admin, access, warnings, .. } = candidate;
         shared.who.access.store(Arc::new(access));
         for warning in &warnings {
             tracing::warn!("{warning}");
@@ -170,6 +181,7 @@ impl Live {
         if let Some(keeper) = keeper.as_ref().filter(|_| kept != read) {
             keeper.keep(kept.clone());
         }
+        let admin = endpoint::open(admin).map_err(Failure::System)?;
         let places = listening::open(places, &parking::idle(&config, &kept), &[]).map_err(Failure::System)?;
         let first = Next { generation, hash: hash(&text), text: &text, config: &config, by, rollback_to: None };
         let told = Told { status: &shared.config_status, metrics: &shared.metrics };
@@ -189,7 +201,7 @@ impl Live {
             limit: base.limit,
             identity: base.identity,
             store: Store::default(),
-            admin: Vec::new(),
+            endpoint: Endpoint::default(),
             first_generation: generation,
             forget_at: None,
         };
@@ -197,6 +209,7 @@ impl Live {
         live.adjustments = kept;
         live.change(settled(&config, &live.resolution, &live.adjustments));
         live.replace(config, places, None);
+        live.take_admin(admin);
         if let Some(handover) = handover {
             let told = handover.tell(&live.shared.table.load().pools, Now::read());
             tracing::info!(backends = told, generation = live.generation(), "the predecessor has told what it knows");
@@ -250,10 +263,13 @@ impl Live {
             limit: self.limit,
             identity: self.identity.clone(),
             bound: self.bound.clone(),
+            admin: self.endpoint.addresses(),
             others: HashSet::new(),
         };
         let seats = self.shared.seats.get().cloned();
+        let admin = self.endpoint.are_gone();
         async move {
+            let _ = timeout(SETTLE, admin).await;
             if let Some(seats) = seats {
                 // Those that don't go in time are told of by the bind.
                 let _ = timeout(SETTLE, paths_are_free(&seats)).await;
@@ -266,7 +282,7 @@ impl Live {
 
     /// Phase two. If it fails, with the reason, nothing has changed.
     pub fn commit(&mut self, candidate: Candidate) -> Result<Committed, String> {
-        let Candidate { config, text, resolution, places, access, warnings, plan } = candidate;
+        let Candidate { config, text, resolution, places, admin, access, warnings, plan } = candidate;
         let other_access = !self.shared.who.access.load().is_same(&access);
         if text == self.text && resolution == self.resolution && *config == *self.config {
             // Another token in the same file is no other config.
@@ -274,6 +290,7 @@ impl Live {
             return Ok(Committed { generation: self.generation(), changed: false, other_access, warnings });
         }
         let (seats, rooms) = self.rooms()?;
+        let admin = endpoint::open(admin)?;
         let places = listening::open(places, &parking::idle(&config, &self.adjustments), &self.bound)?;
         // From here on nothing can fail.
         self.shared.who.access.store(Arc::new(access));
@@ -295,9 +312,16 @@ impl Live {
             let gone = bound.sockets.iter().filter(|socket| !kept.contains(&Arc::as_ptr(socket)));
             gone.for_each(|socket| socket.retire(ours.has(&bound.actual)));
         }
+        self.take_admin(admin);
         self.shared.table_changed.notify_one();
         self.keep_in_store();
         Ok(Committed { generation: self.generation(), changed: true, other_access, warnings })
+    }
+
+    fn take_admin(&mut self, opened: Vec<endpoint::Opened>) {
+        if let Err(error) = self.endpoint.change(opened) {
+            tracing::error!(%error, "can't watch a socket of the admin endpoint");
+        }
     }
 
     /// Makes this config the one that runs, on these sockets; those that no worker has yet.

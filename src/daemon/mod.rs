@@ -27,6 +27,7 @@ mod carry_out;
 mod cgroup;
 mod configs;
 mod control;
+mod endpoint;
 mod examine;
 mod fd_store;
 mod fds;
@@ -181,14 +182,14 @@ impl Daemon {
 
     async fn live(self, started: Started, held: Held) -> Result<(), Failure> {
         let mut signals = Signals::new(held)?;
-        let Started { mut live, admin, announcement, pipes, log, program, inheritance } = started;
+        let Started { mut live, announcement, pipes, log, program, inheritance } = started;
         let shared = live.shared.clone();
         let (commands, mut calls) = command::channel();
         let mut control = supervise::Control::start(&shared);
         let (phase, file) = (self.phase.subscribe(), live.looked());
-        let mut endpoint = Some(supervise::Endpoint { admin, phase, commands: commands.clone(), file });
-        if let Some(endpoint) = endpoint.take_if(|_| inheritance.is_none()) {
-            control.open(&shared, endpoint)?;
+        let mut voice = Some(supervise::Voice { phase, commands: commands.clone(), file });
+        if let Some(voice) = voice.take_if(|_| inheritance.is_none()) {
+            open(&mut live, &mut control, voice)?;
         }
         let verdict = if let Some(signal) = self.first_round(&live, &control, &mut signals).await {
             tracing::info!(signal, "stopped before it was ready");
@@ -209,8 +210,8 @@ impl Daemon {
                     taken_over = heir.take_over(&taken) => taken_over?,
                 }
                 live.take_over();
-                if let Some(endpoint) = endpoint.take() {
-                    control.open(&shared, endpoint)?;
+                if let Some(voice) = voice.take() {
+                    open(&mut live, &mut control, voice)?;
                 }
             }
             if are_up {
@@ -229,7 +230,8 @@ impl Daemon {
             }
             verdict
         };
-        control.stop().await;
+        control.stop();
+        live.endpoint.stop().await;
         drop(live.keeper.take());
         if verdict.is_ok() {
             tracing::info!("stopped");
@@ -349,8 +351,8 @@ impl Daemon {
         // Two would write one state file.
         drop(live.keeper.take());
         successor.estate.pass_on(&successor.taken);
-        live.admin.clear();
-        control.close();
+        live.endpoint.close();
+        control.fall_silent();
         if let Err(error) = successor.say_go() {
             tracing::error!(%error, "can't tell the successor to go");
         }
@@ -390,6 +392,13 @@ impl Daemon {
             seats.advance(stage);
         }
     }
+}
+
+/// Lets the process be spoken to, and speak.
+fn open(live: &mut Live, control: &mut supervise::Control, voice: supervise::Voice) -> Result<(), Failure> {
+    let state = control.open(&live.shared, voice);
+    let served = live.endpoint.serve(state);
+    served.map_err(|error| Failure::System(format!("can't watch the admin socket: {error}")))
 }
 
 /// Where the loop's events come from.

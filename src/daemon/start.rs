@@ -12,14 +12,12 @@ use super::pipes;
 use super::privileges::{self, Identity};
 use super::state_file::Keeper;
 use super::upgrade::{Heir, Program};
-
 use crate::admin::{self, ConfigStatus};
 use crate::admission::{Pressure, Process};
-use crate::config::{Address, Adjustments, Config, Mistake, RelayMode, Socket, limits};
+use crate::config::{Address, Adjustments, Config, Mistake, RelayMode, limits};
 use crate::every::Every;
 use crate::log::{self, AccessLog, LogGuard, Writer};
 use crate::metrics::Metrics;
-use crate::net::listen::{AtClose, ListenSocket, Neighbours, Options, SocketAccess, bind_all};
 use crate::net::relay::PipeBounds;
 use crate::net::resolve;
 use crate::session::balance::Seats;
@@ -61,7 +59,6 @@ pub struct Shared {
 /// All that a start has made, for the loop and the workers to take over.
 pub struct Started {
     pub live: Live,
-    pub admin: Vec<ListenSocket>,
     pub announcement: Announcement,
     /// Of each worker.
     pub pipes: PipeBounds,
@@ -100,7 +97,6 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let base = Base::of_start(workers, limit, identity.clone(), inherited.beside.clone());
     let candidate = prepare(&base, loaded, &mut inherited)?;
     let (config, plan) = (Arc::clone(&candidate.config), candidate.plan);
-    let admin = bind_admin(&config, identity.as_ref(), &mut inherited)?;
     if let (Some(identity), Some((_, writer))) = (&identity, &access) {
         let given = writer.give_to(identity.user, identity.group);
         given.map_err(|error| system("can't give the access log to runtime.user", &error))?;
@@ -122,17 +118,13 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     };
     let handover = heir.as_ref().map(|heir| &heir.handover);
     let mut live = Live::first(candidate, path, base, shared, handover)?;
-    for (wanted, socket) in config.admin.listen.iter().zip(&admin) {
-        let twin = socket.twin().map_err(|error| system("admin.listen", &error))?;
-        live.admin.push((wanted.clone(), Arc::new(twin)));
-    }
     privileges::drop_to(identity.as_ref(), &config, live.path.as_deref()).map_err(Failure::System)?;
     // From here on there may be threads, which inherit what the process may do.
     log.start().map_err(|error| system("can't start the log", &error))?;
     live.keeper.iter_mut().for_each(Keeper::start);
     access_writer.map_or(Ok(()), Writer::start).map_err(|error| system("can't start the access log", &error))?;
     let announcement =
-        Announcement::new(admin.iter().map(|socket| &socket.address), &live.shared.table.load().listeners);
+        Announcement::new(live.endpoint.sockets().map(|(_, it)| &it.address), &live.shared.table.load().listeners);
     metrics.max_connections.set(plan.max_sessions as i64);
     let pipes = pipes::Host::read().share(plan.max_pipes, workers);
     metrics.max_pipes.set((pipes.count * workers) as i64);
@@ -153,7 +145,7 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
         "starting"
     );
     let inheritance = heir.map(|heir| Inheritance { heir, taken: inherited.taken });
-    Ok(Started { live, admin, announcement, pipes, log, program, inheritance })
+    Ok(Started { live, announcement, pipes, log, program, inheritance })
 }
 
 /// Resolves every host name of the config; all that fail are named at once.
@@ -184,30 +176,4 @@ pub fn resolve(config: &Config) -> Result<Resolution, Failure> {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(limits::MAX_WORKERS)
-}
-
-/// One socket for each of its addresses; all that fail are named at once.
-fn bind_admin(
-    config: &Config,
-    identity: Option<&Identity>,
-    inherited: &mut Inherited,
-) -> Result<Vec<ListenSocket>, Failure> {
-    let (at_close, socket) = (AtClose::Finish, Socket::default());
-    let access = identity.map_or(SocketAccess::OWNER, |identity| identity.fill_in(SocketAccess::OWNER));
-    let options = Options { backlog: 128, at_close, socket, access };
-    let (mut sockets, mut refused) = (Vec::new(), Vec::new());
-    for address in &config.admin.listen {
-        let bound = match inherited.take_admin(address, &options) {
-            Some(taken) => taken.map(|socket| vec![socket]),
-            None => bind_all(address, &options, 1, Neighbours::None).and_then(|bound| {
-                bound.iter().try_for_each(|socket| socket.listen(options.backlog))?;
-                Ok(bound)
-            }),
-        };
-        match bound {
-            Ok(bound) => sockets.extend(bound),
-            Err(error) => refused.push(format!("admin.listen: {error} (or turn it off: listen = \"off\")")),
-        }
-    }
-    if refused.is_empty() { Ok(sockets) } else { Err(Failure::System(refused.join("\n"))) }
 }

@@ -1,5 +1,5 @@
-//! The control tasks (the health checker, the keeper of the pools, the admin endpoint, those that look after memory,
-//! the one that tells of refusals, and the one that feeds the watchdog): started, started again after a panic, stopped.
+//! The control tasks (the health checker, the keeper of the pools, those that look after memory, the one that tells of
+//! refusals, and the one that feeds the watchdog): started, started again after a panic, stopped.
 //!
 //! Owns their lives, not their work. What they know that must last is kept elsewhere (pools, metrics), so that starting
 //! one again is all there is to do; how often that happened is a metric.
@@ -8,14 +8,13 @@ use super::accept_queues::AcceptQueues;
 use super::look::{self, Looked};
 use super::sessions::Sessions;
 use super::start::Shared;
-use super::{Failure, headroom, memory, refusals, status_line, watchdog};
+use super::{headroom, memory, refusals, status_line, watchdog};
 use crate::admin::command::Commands;
 use crate::admin::{self, Phase};
 use crate::backoff::Backoff;
 use crate::drain::spawn;
 use crate::health;
 use crate::metrics::Metrics;
-use crate::net::listen::ListenSocket;
 use crate::rng::Rng;
 use std::future::Future;
 use std::sync::Arc;
@@ -35,15 +34,11 @@ pub struct Control {
     refusals: JoinHandle<()>,
     /// Those that act or speak for the service as a whole.
     voices: Vec<JoinHandle<()>>,
-    /// One for each of the endpoint's sockets.
-    admin: Vec<JoinHandle<()>>,
     first_round: watch::Receiver<bool>,
-    stop: watch::Sender<bool>,
 }
 
-/// What speaks for the service as a whole is made of.
-pub struct Endpoint {
-    pub admin: Vec<ListenSocket>,
+/// What those are made of that act or speak for the service as a whole.
+pub struct Voice {
     pub phase: watch::Receiver<Phase>,
     pub commands: Commands,
     /// The config file, as it was read.
@@ -77,15 +72,13 @@ impl Control {
             keep_running("refusals", Arc::clone(&shared.metrics), move || refusals::tell(Arc::clone(&table)));
         let (checker, keeper, memory) = (spawn(checker), spawn(keeper), spawn(memory));
         let (headroom, refusals) = (spawn(headroom), spawn(refusals));
-        let stop = watch::Sender::new(false);
-        let (voices, admin) = (Vec::new(), Vec::new());
-        Self { checker, keeper, memory, headroom, refusals, voices, admin, first_round, stop }
+        Self { checker, keeper, memory, headroom, refusals, voices: Vec::new(), first_round }
     }
 
-    /// All that speaks for the service: the admin endpoint, the look at the config file, and what the service manager
-    /// hears.
-    pub fn open(&mut self, shared: &Shared, endpoint: Endpoint) -> Result<(), Failure> {
-        let Endpoint { admin, phase, commands, file } = endpoint;
+    /// All that speaks for the service: the look at the config file, what the service manager hears, and the admin
+    /// endpoint, of which this is what it shows.
+    pub fn open(&mut self, shared: &Shared, voice: Voice) -> Arc<admin::State> {
+        let Voice { phase, commands, file } = voice;
         let seats = Arc::clone(&shared.seats);
         let watchdog =
             keep_running("watchdog", Arc::clone(&shared.metrics), move || watchdog::feed(Arc::clone(&seats)));
@@ -98,7 +91,7 @@ impl Control {
             keep_running("status", Arc::clone(&shared.metrics), move || status_line::tell(told.clone(), ready.clone()));
         self.voices = vec![spawn(watchdog), spawn(look), spawn(status)];
         let queues = AcceptQueues::new(Arc::clone(&shared.seats), Arc::clone(&shared.metrics));
-        let state = Arc::new(admin::State {
+        Arc::new(admin::State {
             table: Arc::clone(&shared.table),
             adjustments: Arc::clone(&shared.adjustments),
             metrics: Arc::clone(&shared.metrics),
@@ -111,29 +104,14 @@ impl Control {
             who: Arc::clone(&shared.who),
             places: admin::Places::new(admin::MAX_CONNECTIONS),
             refresh: Box::new(move || queues.refresh()),
-        });
-        let sockets: Result<Vec<_>, _> = admin.into_iter().map(admin::Listener::new).collect();
-        let sockets = sockets.map_err(|error| Failure::System(format!("can't watch the admin socket: {error}")))?;
-        let serve_one = |socket| {
-            let (socket, state, stopped) = (Arc::new(socket), Arc::clone(&state), self.stop.subscribe());
-            let serve = move || {
-                let mut stopped = stopped.clone();
-                // Both an order to stop and nobody left to give it end the endpoint.
-                let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-                admin::serve(Arc::clone(&socket), Arc::clone(&state), stop)
-            };
-            spawn(keep_running("admin", Arc::clone(&shared.metrics), serve))
-        };
-        self.admin = sockets.into_iter().map(serve_one).collect();
-        Ok(())
+        })
     }
 
-    /// Another process speaks in this one's place: answers that have begun are finished.
-    pub fn close(&self) {
+    /// Another process speaks in this one's place.
+    pub fn fall_silent(&self) {
         for voice in &self.voices {
             voice.abort();
         }
-        self.stop.send_replace(true);
     }
 
     /// Waits until every backend has been asked once.
@@ -142,23 +120,17 @@ impl Control {
         let _ = self.first_round.clone().wait_for(|done| *done).await;
     }
 
-    /// Probes and the look at memory end at once, the admin endpoint last and with its answers finished.
-    pub async fn stop(self) {
-        self.checker.abort();
-        self.keeper.abort();
-        self.memory.abort();
-        self.headroom.abort();
-        self.refusals.abort();
-        self.close();
-        for admin in self.admin {
-            // It ends by itself within its own bound; a panic now has been logged.
-            let _ = admin.await;
+    /// Ends them all at once.
+    pub fn stop(self) {
+        self.fall_silent();
+        for task in [self.checker, self.keeper, self.memory, self.headroom, self.refusals] {
+            task.abort();
         }
     }
 }
 
 /// Runs what `start` gives, again after each panic.
-async fn keep_running<F>(name: &'static str, metrics: Arc<Metrics>, mut start: impl FnMut() -> F)
+pub async fn keep_running<F>(name: &'static str, metrics: Arc<Metrics>, mut start: impl FnMut() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {

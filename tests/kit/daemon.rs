@@ -288,6 +288,11 @@ impl Tidegate {
         self.admin.as_ref().unwrap()
     }
 
+    /// Asks there from now on: a reload has moved the endpoint.
+    pub fn move_admin(&mut self, address: &Addr) {
+        self.admin = Some(address.clone());
+    }
+
     pub fn get(&self, path: &str) -> Answer {
         http::get(self.admin(), path)
     }

@@ -51,6 +51,7 @@ mod queue_replay;
 mod quiet;
 mod relay;
 mod reload;
+mod reload_admin;
 mod reload_load;
 mod reload_watch;
 mod replay;

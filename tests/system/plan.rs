@@ -2,8 +2,7 @@
 
 use super::reload::{generation, reload, write};
 use crate::kit::daemon::{Exit, file, run};
-use crate::kit::port::free_port;
-use crate::kit::{Addr, Backend, Config, Conn, Launch, Tidegate, eventually};
+use crate::kit::{Backend, Config, Launch, Tidegate, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -237,31 +236,25 @@ fn rollback_goes_back_and_says_that_the_file_has_not() {
     assert_eq!(same["changed"], false, "{same}");
 }
 
-/// The endpoint's addresses are those of the start until a new process takes over; all else of a reload is in force.
+/// How many workers there are is decided by the start; all else of a reload is in force.
 #[test]
-fn another_address_of_the_admin_endpoint_is_told_to_need_a_new_process_which_has_it() {
+fn a_key_that_is_read_at_the_start_is_told_to_need_a_new_process_which_has_it() {
     let (one, two) = (Backend::echo(), Backend::named("two"));
     let mut tidegate = Launch::new(Config::over([&one])).linked().start();
-    let (before, port) = (tidegate.admin().clone(), free_port());
-    let there = Addr::parse(&format!("127.0.0.1:{port}"));
-    let listen = format!("listen = \"{there}\"");
-    let moved = Config::over([&two]).to_string().replace("listen = \"127.0.0.1:0\"", &listen);
-    assert!(moved.contains(&listen), "{moved}");
-    write(&tidegate, &moved);
+    write(&tidegate, Config::over([&two]).only_runtime("workers = 3"));
     let plan = tidegate.post("/plan", "").json();
-    let keys = json!([{ "key": "admin.listen", "from": "127.0.0.1:0", "to": there.to_string() }]);
+    let keys = json!([{ "key": "runtime.workers", "from": "2", "to": "3" }]);
     assert_eq!(plan["details"]["restarted"][0]["keys"], keys, "{plan}");
 
     let answer = tidegate.post("/reload", "").json();
-    assert_eq!(answer["details"]["needs_upgrade"], json!(["admin.listen"]), "{answer}");
-    tidegate.logged(&["WARN", "admin.listen is as the process was started with it", "tidegate upgrade"]);
-    assert_eq!(tidegate.status()["needs_upgrade"], json!(["admin.listen"]));
+    assert_eq!(answer["details"]["needs_upgrade"], json!(["runtime.workers"]), "{answer}");
+    tidegate.logged(&["WARN", "runtime.workers is as the process was started with it", "tidegate upgrade"]);
+    assert_eq!(tidegate.status()["needs_upgrade"], json!(["runtime.workers"]));
     assert_eq!(tidegate.connect().line(), "two");
-    assert!(Conn::try_to(&there).is_err(), "nobody is there yet");
+    assert_eq!(tidegate.status()["workers"], 2, "nothing has been started yet");
 
     assert_eq!(tidegate.post("/upgrade", "").status, 200);
     tidegate.follow_alone();
-    assert_eq!(tidegate.admin(), &there);
+    assert_eq!(tidegate.status()["workers"], 3);
     assert_eq!(tidegate.status()["needs_upgrade"], json!([]));
-    eventually("the old address is gone", || Conn::try_to(&before).map(Conn::reset).is_err());
 }

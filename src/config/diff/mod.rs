@@ -28,7 +28,6 @@ pub const NEEDS_NEW_PROCESS: &[&str] = &[
     "runtime.keep_capabilities",
     "runtime.landlock",
     "runtime.state_file",
-    "admin.listen",
     "log.format",
     "log.access",
 ];

@@ -41,7 +41,7 @@ impl Live {
             estate.add(name, &bound.wanted, bound.sockets.iter().filter_map(|shared| shared.get()), false)?;
             estate.add(name, &bound.wanted, bound.parked.iter().flatten().cloned(), true)?;
         }
-        for (wanted, socket) in &self.admin {
+        for (wanted, socket) in self.endpoint.sockets() {
             estate.add_admin(wanted, Arc::clone(socket))?;
         }
         Ok(estate)
@@ -51,7 +51,7 @@ impl Live {
     pub fn take_over(&self) {
         let sockets = self.bound.iter().flat_map(|bound| &bound.sockets).filter_map(|shared| shared.get());
         let parked = self.bound.iter().flat_map(|bound| bound.parked.iter().flatten().cloned());
-        for socket in sockets.chain(parked).chain(self.admin.iter().map(|(_, socket)| Arc::clone(socket))) {
+        for socket in sockets.chain(parked).chain(self.endpoint.sockets().map(|(_, socket)| Arc::clone(socket))) {
             socket.take_over();
         }
     }
