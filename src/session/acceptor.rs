@@ -169,9 +169,10 @@ impl Acceptor {
         // The clients that the kernel has connected already are served; those that come later are refused by it, also
         // where the first ones have to wait for room.
         let queued = || sys::accept_queue(socket).map_or(u64::MAX, |queue| queue.length.into());
-        let (last, until) = match self.shared.lingers() {
-            true => (u64::MAX, Instant::now() + LINGER),
-            false => (self.taken.saturating_add(queued()), Instant::now()),
+        let (last, until) = if self.shared.lingers() {
+            (u64::MAX, Instant::now() + LINGER)
+        } else {
+            (self.taken.saturating_add(queued()), Instant::now())
         };
         while self.drain.stage() < Stage::Aborting {
             let is_done = self.take_queue(socket).await || self.taken >= last;
