@@ -241,6 +241,7 @@ pub(super) fn wrong_name(name: &str) -> Option<(String, String)> {
         _ if name.contains(words::is_unsafe) => {
             format!("{} holds characters that can't be seen", words::quoted(name))
         }
+        _ if words::is_folder(name) => format!("{} is not a name", words::quoted(name)),
         _ => return None,
     };
     Some((message, format!("use up to {} bytes of printable text", limits::MAX_NAME)))

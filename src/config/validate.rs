@@ -271,7 +271,7 @@ pub(super) fn check_name(findings: &Findings, name: &Placed<String>) {
     let message = match value.len() {
         0 => "the name is empty".to_owned(),
         length if length > limits::MAX_NAME => format!("the name has {length} bytes"),
-        _ if value.bytes().all(good) => return,
+        _ if value.bytes().all(good) && !words::is_folder(value) => return,
         _ => format!("{} is not a name", words::quoted(value)),
     };
     findings.mistake(at, message, format!("use up to {} letters, digits, _ . and -", limits::MAX_NAME));

@@ -47,6 +47,11 @@ pub(super) fn is_unsafe(char: char) -> bool {
         || matches!(char, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Whether no path of the admin endpoint could name it, because it means a folder there.
+pub(super) fn is_folder(name: &str) -> bool {
+    matches!(name, "." | "..")
+}
+
 /// A key as it would be written in a dotted path: quoted if need be.
 pub(super) fn key(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');

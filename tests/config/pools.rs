@@ -116,6 +116,13 @@ fn mistakes_of_backends() {
             ],
         ),
         (
+            "backends = [{ address = \"a:1\", name = \"..\" }, { address = \"b:1\", name = \".\" }]",
+            &[
+                "5:39: pools.web.backends[0].name: \"..\" is not a name; use up to 128 bytes of printable text",
+                "5:73: pools.web.backends[1].name: \".\" is not a name; use up to 128 bytes of printable text",
+            ],
+        ),
+        (
             "backend = [\"a:1\"]",
             &[
                 "4:1: pools.web: the pool has neither backends nor a target; write backends = [\"10.0.0.1:80\"] or target \

@@ -289,6 +289,10 @@ fn mistakes_of_names_and_order() {
             &["7:8: listeners.web.routes[0].name: \"a b\" is not a name; use up to 128 letters, digits, _ . and -"],
         ),
         (
+            "name = \"..\"\nprefix = \"x\"\npool = \"late\"".into(),
+            &["7:8: listeners.web.routes[0].name: \"..\" is not a name; use up to 128 letters, digits, _ . and -"],
+        ),
+        (
             "name = \"default\"\nprefix = \"x\"\npool = \"late\"".into(),
             &[
                 "7:8: listeners.web.routes[0].name: \"default\" has a meaning of its own in log and metrics; use another \
