@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::mode;
-use crate::process::Ending;
+use crate::process::Guarded;
 use crate::server::Source;
 
 /// Measures tidegate beside HAProxy, nginx and no proxy at all: one machine, one run, interleaved windows
@@ -91,14 +91,7 @@ pub struct Options {
 pub enum Helper {
     /// Becomes a command that ends with its parent
     #[command(hide = true)]
-    Exec {
-        #[arg(long)]
-        parent: u32,
-        #[arg(long)]
-        ending: Ending,
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
+    Exec(Guarded),
     /// Does a job, given as JSON, and prints the sample as JSON
     #[command(hide = true)]
     Load { job: String },

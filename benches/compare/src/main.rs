@@ -20,7 +20,7 @@ mod server;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 
 use cli::{Cli, Helper};
@@ -34,13 +34,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.helper {
         None => bench::run(&cli.options),
-        Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
+        Some(Helper::Exec(guarded)) => guarded.exec(),
         Some(Helper::Server { source, tally, listen }) => server::run(source, &tally, &listen),
-        Some(Helper::Load { job }) => {
-            let job = serde_json::from_str(&job).context("reading the job")?;
-            let sample = load::run(&job)?;
-            println!("{}", serde_json::to_string(&sample).context("writing the sample")?);
-            Ok(())
-        }
+        Some(Helper::Load { job }) => process::tell(&load::run(&process::job(&job)?)?),
     }
 }

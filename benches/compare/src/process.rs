@@ -1,6 +1,6 @@
 //! Child processes that cannot outlive this program: started by id, ended by id.
 //!
-//! Invariants: a child is started through `exec_guarded`, which has the kernel end it when this program ends, however
+//! Invariants: a child is started through `Guarded`, which has the kernel end it when this program ends, however
 //! that happens; a dropped `Process` has taken all its descendants along. Reads nothing about cost: see `cpu.rs`.
 
 use std::fs::{self, File};
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::cpu;
 
@@ -35,6 +37,46 @@ impl Ending {
             Self::Terminate => Signal::TERM,
         }
     }
+}
+
+/// The hidden subcommand through which a child is started.
+#[derive(Debug, clap::Args)]
+pub struct Guarded {
+    #[arg(long)]
+    parent: u32,
+    #[arg(long)]
+    ending: Ending,
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+impl Guarded {
+    /// Becomes the command, with `ending` as the signal that the kernel sends to it when `parent` ends.
+    ///
+    /// This runs between fork and exec of every child, as a program of its own: so it needs no code in a forked
+    /// process. Returns only on failure.
+    pub fn exec(&self) -> Result<()> {
+        rustix::process::set_parent_process_death_signal(Some(self.ending.signal()))
+            .context("setting the parent death signal")?;
+        // The parent may have ended before the signal was set.
+        if rustix::process::getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(self.parent as i32) {
+            bail!("the benchmark that wanted this process is gone");
+        }
+        let (program, arguments) = self.command.split_first().context("no command given")?;
+        let error = Command::new(program).args(arguments).exec();
+        Err(anyhow!(error).context(format!("starting {program}")))
+    }
+}
+
+/// What a helper is to do, as it was given on its command line.
+pub fn job<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).context("reading the job")
+}
+
+/// Prints what a helper has found.
+pub fn tell(sample: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(sample).context("writing the sample")?);
+    Ok(())
 }
 
 /// How this program ends: an error goes to stderr.
@@ -161,22 +203,6 @@ impl Drop for Process {
             let _ = pidfd_send_signal(descendant, Signal::KILL);
         }
     }
-}
-
-/// Becomes `command`, with `ending` as the signal that the kernel sends to it when `parent` ends.
-///
-/// This runs between fork and exec of every child, as a program of its own: so it needs no code in a forked process.
-/// Returns only on failure.
-pub fn exec_guarded(parent: u32, ending: Ending, command: &[String]) -> Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(ending.signal()))
-        .context("setting the parent death signal")?;
-    // The parent may have ended before the signal was set.
-    if rustix::process::getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(parent as i32) {
-        bail!("the benchmark that wanted this process is gone");
-    }
-    let (program, arguments) = command.split_first().context("no command given")?;
-    let error = Command::new(program).args(arguments).exec();
-    Err(anyhow!(error).context(format!("starting {program}")))
 }
 
 /// The path of this program.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use tidegate_compare::process::Ending;
+use tidegate_compare::process::Guarded;
 
 use crate::backend::Crowd;
 use crate::contestant;
@@ -102,14 +102,7 @@ impl Options {
 pub enum Helper {
     /// Becomes a command that ends with its parent
     #[command(hide = true)]
-    Exec {
-        #[arg(long)]
-        parent: u32,
-        #[arg(long)]
-        ending: Ending,
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
+    Exec(Guarded),
     /// Runs the backends, told by JSON
     #[command(hide = true)]
     Backends { job: String },

@@ -16,7 +16,7 @@ mod users;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use tidegate_compare::process;
 
@@ -30,12 +30,8 @@ fn run(cli: Cli) -> Result<()> {
     match cli.helper {
         None if cli.options.bulkheads => bulkheads::run(&cli.options),
         None => bench::run(&cli.options),
-        Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
-        Some(Helper::Backends { job }) => backend::run(&serde_json::from_str(&job).context("reading the job")?),
-        Some(Helper::Users { job }) => {
-            let sample = users::run(&serde_json::from_str(&job).context("reading the job")?)?;
-            println!("{}", serde_json::to_string(&sample).context("writing the sample")?);
-            Ok(())
-        }
+        Some(Helper::Exec(guarded)) => guarded.exec(),
+        Some(Helper::Backends { job }) => backend::run(&process::job(&job)?),
+        Some(Helper::Users { job }) => process::tell(&users::run(&process::job(&job)?)?),
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use tidegate_compare::ports;
 use tidegate_compare::process::{Ending, Process, own_executable};
+use tidegate_compare::{cpu, ports};
 
 use crate::cli::{Change, Options};
 use crate::contestant::{self, Layout, Proxy};
@@ -44,6 +44,8 @@ pub struct Window {
     pub most_processes: usize,
     /// Of one core, over the window.
     pub cpu_percent: f64,
+    /// Of all cores, over the window: what the host of a virtual machine has given to others.
+    pub stolen_percent: f64,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -83,7 +85,7 @@ fn window(options: &Options, layout: Layout, proxy: Proxy, program: &Path, round
 
     let job = backend::Job { listen: layout.backends() };
     let backends = helper("backends", &job, &directory)?;
-    let mut running = contestant::start(proxy, program, layout, &directory)?;
+    let mut running = contestant::start(proxy, options.change, program, layout, &directory)?;
     // Whatever becomes of this window, nothing of it is there in the next one.
     let outcome = drive(options, layout, &directory, &mut running, backends.pid());
     let version = proxy.version(running.program());
@@ -118,7 +120,7 @@ fn drive(
     let mut clients = helper("load", &job, directory)?;
     let helpers = [backends, clients.pid()];
     clients.wait_until("the first answers", READY, |clients| Ok(clients.output().contains("ready")))?;
-    let begun = Instant::now();
+    let (begun, machine) = (Instant::now(), cpu::machine_time()?);
     let before = group::holds(&group::members(&helpers));
     let (mut changes, mut failed_changes, mut in_a_row, mut most_processes) = (Vec::new(), 0, 0, before.processes);
     // The last change leaves time to look at what is there with all streams.
@@ -129,10 +131,10 @@ fn drive(
         if begun.elapsed() > span || in_a_row == MOST_FAILED {
             break;
         }
-        if let Some(took) = running.change(options.change, &helpers)? {
+        if let Some(took) = running.change(options.change, begun + span)? {
             changes.push(took.as_secs_f64() * 1e3);
             in_a_row = 0;
-        } else {
+        } else if begun.elapsed() < span {
             failed_changes += 1;
             in_a_row += 1;
         }
@@ -144,6 +146,9 @@ fn drive(
     let end = group::holds(&group::members(&helpers));
     let measured = begun.elapsed();
     let cpu_percent = (end.cpu.saturating_sub(before.cpu)).as_secs_f64() / measured.as_secs_f64() * 100.0;
+    let stolen = cpu::machine_time()?.stolen.saturating_sub(machine.stolen);
+    let cores = std::thread::available_parallelism().context("counting cores")?;
+    let stolen_percent = stolen.as_secs_f64() / measured.as_secs_f64() / cores.get() as f64 * 100.0;
     let Some(status) = clients.wait(options.window() + READY)? else { bail!("the clients didn't end in time") };
     let output = clients.output();
     let sample = output.lines().last().filter(|_| status.success()).context("the clients failed")?;
@@ -163,5 +168,6 @@ fn drive(
         after,
         most_processes: most_processes.max(end.processes),
         cpu_percent,
+        stolen_percent,
     })
 }

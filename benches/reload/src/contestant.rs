@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
+use tidegate_compare::build;
 use tidegate_compare::process::{Ending, Process, find_program, output_of};
-use tidegate_compare::{build, ports};
 
 use crate::cli::{Change, Options};
-use crate::group;
 use crate::load::QUESTION;
 
 /// Bound on the time from the start of a proxy until it answers.
@@ -123,18 +122,26 @@ pub struct Running {
     pub lost_signals: u32,
 }
 
-/// Starts a proxy; returns once it answers.
-pub fn start(proxy: Proxy, program: &Path, layout: Layout, directory: &Path) -> Result<Running> {
+/// Starts a proxy that is to be changed in this way; returns once it answers.
+pub fn start(proxy: Proxy, change: Change, program: &Path, layout: Layout, directory: &Path) -> Result<Running> {
     let text = config(proxy, layout, directory, 0)?;
     let file = directory.join("config");
     fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
     let (program_text, file, place) = (program.display(), file.display(), directory.display());
     let command = match proxy {
-        Proxy::Tidegate => format!("{program_text} run --config {file}"),
+        Proxy::Tidegate => format!("{program_text} run --announce --config {file}"),
         Proxy::Haproxy => format!("{program_text} -W -S {place}/master.sock -f {file}"),
         Proxy::Nginx => format!("{program_text} -p {place} -c {file} -e {place}/nginx.log"),
     };
-    let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
+    let is_orphan = (proxy, change) == (Proxy::Nginx, Change::Upgrade);
+    let command: Vec<String> = if is_orphan {
+        // As long as the process that has started it is there, nginx takes itself for the new one of an upgrade, and
+        // refuses another one.
+        let script = format!("{command} & until [ -s {place}/nginx.pid ]; do sleep 0.01; done");
+        ["/bin/sh", "-c", &script].map(str::to_owned).to_vec()
+    } else {
+        command.split(' ').map(str::to_owned).collect()
+    };
     // A master that is killed would leave its workers behind.
     let ending = if proxy == Proxy::Tidegate { Ending::Kill } else { Ending::Terminate };
     let process = Process::start(proxy.name(), &command, ending, directory)?;
@@ -148,12 +155,16 @@ pub fn start(proxy: Proxy, program: &Path, layout: Layout, directory: &Path) -> 
             bail!("{} doesn't answer at {address} (ended: {ended:?}){}", proxy.name(), running.process.last_words());
         }
     }
+    if is_orphan {
+        running.current = running.in_charge()?;
+    }
     Ok(running)
 }
 
 impl Running {
-    /// Gives it the next config and waits until that is in force: how long it took, or `None` if that didn't come.
-    pub fn change(&mut self, change: Change, helpers: &[i32]) -> Result<Option<Duration>> {
+    /// Gives it the next config and waits until that is in force: how long it took, or `None` if that didn't come within
+    /// the bound, or before `end`.
+    pub fn change(&mut self, change: Change, end: Instant) -> Result<Option<Duration>> {
         let version = self.version + 1;
         let text = config(self.proxy, self.layout, &self.directory, version)?;
         let (file, new) = (self.directory.join("config"), self.directory.join("config.new"));
@@ -165,8 +176,8 @@ impl Running {
         };
         signal(self.current, number)?;
         // A master that is just starting anew hears nothing. One that hears it twice changes twice, to the same.
-        while !is_answered(self.layout.extra(version), Instant::now() + AGAIN) {
-            if begun.elapsed() > CHANGE_TIMEOUT {
+        while !is_answered(self.layout.extra(version), end.min(Instant::now() + AGAIN)) {
+            if begun.elapsed() > CHANGE_TIMEOUT || Instant::now() > end {
                 return Ok(None);
             }
             self.lost_signals += 1;
@@ -179,13 +190,13 @@ impl Running {
                 // The new master waits until it hears that the old one is to go; that ends with its last connection.
                 signal(self.current, Signal::QUIT)?;
             }
-            self.current = self.in_charge(helpers)?;
+            self.current = self.in_charge()?;
         }
         Ok(Some(took))
     }
 
     /// The process that the last upgrade left in charge.
-    fn in_charge(&self, helpers: &[i32]) -> Result<i32> {
+    fn in_charge(&self) -> Result<i32> {
         match self.proxy {
             Proxy::Haproxy => Ok(self.process.pid()),
             Proxy::Nginx => {
@@ -193,14 +204,17 @@ impl Running {
                 let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
                 text.trim().parse().context("reading the number of nginx's master")
             }
-            // Only the one that runs the latest config listens there.
+            // Each says who it is when it serves, which is moments after it accepts.
             Proxy::Tidegate => {
-                let address = self.layout.extra(self.version);
-                let listens = |pid: &i32| ports::listened_by(address, &[*pid]).unwrap_or(false);
-                group::members(helpers)
-                    .into_iter()
-                    .find(listens)
-                    .with_context(|| format!("nobody listens at {address} alone{}", self.process.last_words()))
+                let until = Instant::now() + START_TIMEOUT;
+                while Instant::now() < until {
+                    let pid = announced(&self.process.output());
+                    if let Some(pid) = pid.filter(|&pid| pid != self.current) {
+                        return Ok(pid);
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                bail!("the successor doesn't say who it is{}", self.process.last_words())
             }
         }
     }
@@ -208,6 +222,12 @@ impl Running {
     pub fn program(&self) -> &Path {
         &self.program
     }
+}
+
+/// The last process that says on this output of tidegate that it serves.
+fn announced(output: &str) -> Option<i32> {
+    let line: serde_json::Value = serde_json::from_str(output.lines().last()?).ok()?;
+    line["pid"].as_i64().map(|pid| pid as i32)
 }
 
 fn signal(pid: i32, signal: Signal) -> Result<()> {
@@ -330,6 +350,13 @@ mod tests {
     use super::*;
 
     const LAYOUT: Layout = Layout { base: 17_400, workers: 2 };
+
+    #[test]
+    fn the_one_in_charge_is_the_last_that_has_said_so() {
+        assert_eq!(announced(""), None);
+        assert_eq!(announced("{\"ready\":true,\"pid\":7}\n{\"ready\":true,\"pid\":12}\n"), Some(12));
+        assert_eq!(announced("{\"ready\":true,\"pid\":7}\n{\"ready\":tr"), None);
+    }
 
     #[test]
     fn each_change_changes_ports_pools_weights_limits_and_backends() {

@@ -18,7 +18,7 @@ mod report;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use tidegate_compare::process;
 
@@ -31,12 +31,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.helper {
         None => bench::run(&cli.options),
-        Some(Helper::Exec { parent, ending, command }) => process::exec_guarded(parent, ending, &command),
-        Some(Helper::Backends { job }) => backend::run(&serde_json::from_str(&job).context("reading the job")?),
-        Some(Helper::Load { job }) => {
-            let sample = load::run(&serde_json::from_str(&job).context("reading the job")?)?;
-            println!("{}", serde_json::to_string(&sample).context("writing the sample")?);
-            Ok(())
-        }
+        Some(Helper::Exec(guarded)) => guarded.exec(),
+        Some(Helper::Backends { job }) => backend::run(&process::job(&job)?),
+        Some(Helper::Load { job }) => process::tell(&load::run(&process::job(&job)?)?),
     }
 }

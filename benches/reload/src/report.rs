@@ -8,6 +8,9 @@ use crate::bench::Window;
 use crate::cli::{Change, Options};
 use crate::group::Holds;
 
+/// Percent of the machine that others may have had before it is said.
+const STOLEN: f64 = 2.0;
+
 pub fn text(options: &Options, windows: &[Window], troubles: &[String]) -> String {
     let style = if options.markdown { Style::Markdown } else { Style::Text };
     let what = match options.change {
@@ -59,6 +62,12 @@ pub fn text(options: &Options, windows: &[Window], troubles: &[String]) -> Strin
             let lost = window.lost_signals;
             text +=
                 &style.item(&format!("{}: {lost} signals had to be sent again after a second\n", window.contestant));
+        }
+        if window.stolen_percent > STOLEN {
+            text += &style.item(&format!(
+                "{}: the hypervisor gave {:.0} % of the machine to others: that bends times and rates\n",
+                window.contestant, window.stolen_percent
+            ));
         }
         text += &style.item(&format!("{}: {}\n", window.contestant, window.version));
     }
