@@ -4,10 +4,10 @@
 //! the view in `status`, which `page` shows to people; `changes` become commands that the daemon carries out. What may
 //! not be asked is `guard`, and who may ask `who`, `token` and `browser`.
 //!
-//! Invariants: the endpoint answers also when file descriptors have run out (`Spare`); a client that is slow, silent
-//! or hostile costs one of [`MAX_CONNECTIONS`] for `LIFE` at most, keeps nobody out (`places`), and costs traffic
-//! nothing. Connection tasks hold no state of their own: one that panics, or the loop that is started again, loses
-//! nothing. Nothing is changed here, and nobody who may not change things has a body read.
+//! Invariants: the endpoint answers also when file descriptors have run out (`Spare`); a client that is slow, silent or
+//! hostile costs one of [`MAX_CONNECTIONS`] for `LIFE` at most, keeps nobody out (`places`), and costs traffic nothing.
+//! Connection tasks hold no state of their own: one that panics, or the loop that is started again, loses nothing.
+//! Nothing is changed here, and nobody who may not change things has a body read.
 
 mod answer;
 mod body;

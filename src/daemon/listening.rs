@@ -171,8 +171,8 @@ impl Ours {
         Self(by_port)
     }
 
-    /// Whether clients of a socket there may come to one of these, which is in the way of a bind there: it is on the same
-    /// address, or one of the two is for all addresses.
+    /// Whether clients of a socket there may come to one of these, which is in the way of a bind there: it is on the
+    /// same address, or one of the two is for all addresses.
     pub fn has(&self, address: &BindAddr) -> bool {
         let Endpoint::Tcp(address) = address.0 else { return false };
         let meets =

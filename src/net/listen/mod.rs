@@ -200,9 +200,9 @@ impl ListenSocket {
         self.path.as_ref().is_some_and(|path| !path.is_given_away())
     }
 
-    /// Leaves new clients to other sockets of its address, or has the kernel refuse them, and goes on listening for those
-    /// that are being connected. False, and nothing has changed, where the kernel can't, on a path, and where another
-    /// process listens on it after this one.
+    /// Leaves new clients to other sockets of its address, or has the kernel refuse them, and goes on listening for
+    /// those that are being connected. False, and nothing has changed, where the kernel can't, on a path, and where
+    /// another process listens on it after this one.
     #[must_use]
     pub fn hide(&self) -> bool {
         matches!(self.address.0, Endpoint::Tcp(_)) && !self.is_kept() && option::hide(&self.socket).is_ok()
