@@ -145,8 +145,13 @@ impl Seats {
 
     /// Ends all listening sockets with the process.
     pub fn advance(&self, stage: Stage) {
+        let end = |socket: &Arc<SharedSocket>| match stage {
+            Stage::Serving => {}
+            Stage::Draining => socket.retire(false),
+            Stage::Aborting => socket.advance(stage),
+        };
         for seat in self.iter() {
-            seat.sockets.borrow().iter().for_each(|socket| socket.advance(stage));
+            seat.sockets.borrow().iter().for_each(end);
         }
     }
 

@@ -75,7 +75,7 @@ impl SharedSocket {
         self.lock().options = options;
     }
 
-    /// Says that it is to be emptied and closed, since a new config has it no more. With an heir, another socket where
+    /// Says that it is to be emptied and closed; no new client finds it from now on. With an heir, another socket where
     /// its clients can connect, those that are being connected to this one have time for that.
     pub fn retire(&self, has_heir: bool) {
         let mut state = self.lock();

@@ -3,9 +3,12 @@
 use super::share::share;
 use super::*;
 use crate::admission::{Gate, Process};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::metrics::Metrics;
+use crate::name::{BindAddr, ClientAddr, Endpoint};
+use crate::net::listen::{AtClose, Neighbours, Options, SocketAccess, bind_all};
 use crate::table::Listener;
+use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -207,4 +210,25 @@ fn concurrent_workers_stay_within_their_share() {
     drop(held);
     bench.forget();
     assert_eq!(bench.counts(), [0; 8]);
+}
+
+#[test]
+fn who_comes_once_a_stop_has_begun_is_refused_and_who_came_before_is_in_the_queue() {
+    let options = Options {
+        backlog: 16,
+        at_close: AtClose::Reset,
+        socket: config::Socket::default(),
+        access: SocketAccess::OWNER,
+    };
+    let wanted = BindAddr(Endpoint::Tcp("127.0.0.1:0".parse().unwrap()));
+    let socket = Arc::new(bind_all(&wanted, &options, 1, Neighbours::None).unwrap().remove(0));
+    socket.listen(options.backlog).unwrap();
+    let Endpoint::Tcp(address) = socket.address.0 else { panic!("{}", socket.address) };
+    let shared = SharedSocket::new(Arc::clone(&socket), options, Arc::clone(&Bench::new(1).listener));
+    let seats = Seats::new(vec![vec![Arc::new(shared)]], &Metrics::new().unwrap(), Instant::now());
+    let before = TcpStream::connect(address).unwrap();
+    seats.advance(Stage::Draining);
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let (_, client) = socket.accept().unwrap();
+    assert_eq!(client, ClientAddr::tcp(before.local_addr().unwrap()));
 }
