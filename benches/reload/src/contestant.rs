@@ -162,8 +162,8 @@ pub fn start(proxy: Proxy, change: Change, program: &Path, layout: Layout, direc
 }
 
 impl Running {
-    /// Gives it the next config and waits until that is in force: how long it took, or `None` if that didn't come within
-    /// the bound, or before `end`.
+    /// Gives it the next config and waits until that is in force: how long it took, or `None` if that didn't come
+    /// within the bound, or before `end`.
     pub fn change(&mut self, change: Change, end: Instant) -> Result<Option<Duration>> {
         let version = self.version + 1;
         let text = config(self.proxy, self.layout, &self.directory, version)?;
