@@ -39,7 +39,7 @@ impl AccessLog {
         let target = match &config.access {
             Access::Off => return Ok(None),
             Access::Stdout => Target::stdout()?,
-            Access::Stderr => Target::stderr()?,
+            Access::Stderr => Target::stderr(),
             Access::File(path) => Target::path(path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?,
         };

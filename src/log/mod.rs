@@ -43,7 +43,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub fn init(config: &Log, metrics: &Arc<Metrics>) -> io::Result<LogGuard> {
     let dropped = metrics.log_dropped(LogKind::Ops).clone();
     // A failed write to stderr can't be told on stderr; it is counted.
-    let (queue, writer) = Queue::new("log", LIMITS, Target::stderr()?, dropped, |_| ());
+    let (queue, writer) = Queue::new("log", LIMITS, Target::stderr(), dropped, |_| ());
     let (subscriber, filter) = subscriber(config, queue.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     let _ = FILTER.set(filter);

@@ -4,9 +4,10 @@
 //! the torn one. A file is opened again when its path names another one; until that works, the old one is written.
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -39,16 +40,21 @@ pub struct Target {
 
 #[derive(Debug)]
 enum Sink {
-    Stderr(File),
+    /// Whatever is standard error at that time: an upgrade puts another one in its place.
+    Stderr,
     Fd(File),
-    Path { path: PathBuf, file: File, checked: Option<Instant> },
+    Path {
+        path: PathBuf,
+        file: File,
+        checked: Option<Instant>,
+    },
 }
 
 impl Target {
     // Both past the handles of `std::io`: those have a lock that others may want, and stdout's has a buffer that
     // keeps what could not be written.
-    pub fn stderr() -> io::Result<Self> {
-        Ok(Self { sink: Sink::Stderr(File::from(io::stderr().as_fd().try_clone_to_owned()?)), torn: false })
+    pub fn stderr() -> Self {
+        Self { sink: Sink::Stderr, torn: false }
     }
 
     pub fn stdout() -> io::Result<Self> {
@@ -122,26 +128,26 @@ impl Sink {
     /// Writes all of `rest`, which after an error is what hasn't been written.
     fn write(&mut self, rest: &mut &[u8]) -> io::Result<()> {
         match self {
-            Self::Stderr(file) => {
+            Self::Stderr => {
                 let _turn = STDERR.lock().unwrap_or_else(PoisonError::into_inner);
-                write_all(file, rest)
+                write_all(io::stderr().as_fd(), rest)
             }
-            Self::Fd(file) | Self::Path { file, .. } => write_all(file, rest),
+            Self::Fd(file) | Self::Path { file, .. } => write_all(file.as_fd(), rest),
         }
     }
 }
 
-fn write_all(file: &mut File, rest: &mut &[u8]) -> io::Result<()> {
+fn write_all(file: BorrowedFd<'_>, rest: &mut &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
-        match file.write(rest) {
+        match rustix::io::write(file, rest) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => *rest = &rest[written..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(Errno::INTR) => {}
             // A terminal or pipe that somebody who shares it has set to non-blocking, or our own fifo.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                poll(&mut [PollFd::new(&*file, PollFlags::OUT)], None)?;
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&file, PollFlags::OUT)], None)?;
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

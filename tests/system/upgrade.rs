@@ -276,3 +276,15 @@ fn a_listener_that_was_taken_out_stays_so_and_keeps_its_address() {
         Conn::to(&address).speak();
     }
 }
+
+#[test]
+fn the_log_goes_on_when_the_predecessor_has_gone() {
+    let backend = Backend::echo();
+    let mut tidegate = started(Config::over([&backend]));
+    for upgrades in [1, 2] {
+        tidegate.signal(Signal::USR2);
+        tidegate.follow_alone();
+        tidegate.signal(Signal::HUP);
+        eventually("the successor tells of its reload", || tidegate.count_logged(&["nothing has changed"]) == upgrades);
+    }
+}
