@@ -90,14 +90,16 @@ fn rules(needed: &[Needed]) -> Vec<Rule> {
     rules.extend(own_directories().into_iter().map(|path| (path, run)));
     // What a service manager gives to the process is for it to read.
     rules.extend(std::env::var_os("CREDENTIALS_DIRECTORY").map(|path| (path.into(), read)));
-    rules.extend(needed.iter().map(|needed| {
+    rules.extend(needed.iter().flat_map(|needed| {
         let rights = match needed.purpose {
             Purpose::Read => read,
             Purpose::Log => write | AccessFs::MakeReg,
             Purpose::State => read | write | AccessFs::MakeReg | AccessFs::RemoveFile,
             Purpose::Listen => make_bitflags!(AccessFs::{MakeSock | RemoveFile}),
         };
-        (needed.directory().to_owned(), rights)
+        // What a symbolic link leads to now is needed where it is, too.
+        let target = needed.path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
+        [Some(needed.directory().to_owned()), target].into_iter().flatten().map(move |path| (path, rights))
     }));
     rules
 }

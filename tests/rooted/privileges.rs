@@ -257,6 +257,10 @@ fn ask_for(tidegate: &Tidegate, config: &Config) {
     put(tidegate, &config.to_string());
 }
 
+fn text_of(tidegate: &Tidegate, config: &Config) -> String {
+    config.to_string().replace("$DIR", tidegate.dir().to_str().unwrap())
+}
+
 fn put(tidegate: &Tidegate, text: &str) {
     let text = text.replace("$DIR", tidegate.dir().to_str().unwrap());
     let new = tidegate.dir().join("lb.toml.new");
@@ -328,6 +332,25 @@ fn f50_landlock_lets_a_reload_have_what_is_beside_what_was_named_and_nothing_els
     drop(tidegate.echoed());
     ask_for(&tidegate, &config(&["unix:$DIR/own/web.sock"]));
     eventually("the first config runs again", || generation(&tidegate) == 3);
+}
+
+#[test]
+fn f50_landlock_lets_a_reload_read_what_a_link_leads_to() {
+    if !net::is_root("this test becomes another user") || !has_landlock() {
+        return;
+    }
+    let backend = Backend::echo();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = |lines: &str| Config::over([&backend]).runtime("landlock = \"required\"").pool(lines);
+    let launch = Launch::new(config(""));
+    let (link, target) = (launch.dir().join("lb.toml"), elsewhere.path().join("lb.toml"));
+    fs::copy(&link, &target).unwrap();
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let tidegate = launch.start();
+    fs::write(&target, text_of(&tidegate, &config("balance = \"random\""))).unwrap();
+    tidegate.signal(rustix::process::Signal::HUP);
+    eventually("the second config runs", || generation(&tidegate) == 2);
 }
 
 /// Wherever the token is, and without becoming another user.
