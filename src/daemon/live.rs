@@ -35,6 +35,7 @@ use crate::session::balance::{Seats, SharedSocket};
 use crate::session::close::CloseReason;
 use crate::table::{Listener, Resolution, RoutingTable, settled};
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -223,6 +224,14 @@ impl Live {
         let listening = || self.bound.iter().filter(|bound| !bound.is_parked());
         let of = |worker| listening().flat_map(|bound| share(&bound.sockets, worker, workers)).collect();
         (0..workers).map(of).collect()
+    }
+
+    /// Gives the listening sockets to the user that the process becomes, so that it can bind others beside them.
+    pub fn give_to(&self, user: u32) -> io::Result<()> {
+        let own = self.bound.iter().flat_map(|bound| &bound.sockets).filter_map(|shared| shared.get());
+        let parked = self.bound.iter().flat_map(|bound| bound.parked.iter().flatten().cloned());
+        let admin = self.endpoint.sockets().map(|(_, socket)| Arc::clone(socket));
+        own.chain(parked).chain(admin).try_for_each(|socket| Ok(socket.give_to(user)?))
     }
 
     /// Lets the service manager keep the listening sockets for the next process, where it offers that.

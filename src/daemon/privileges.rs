@@ -81,7 +81,7 @@ impl Identity {
     }
 
     /// Whether the process is that user and group already, for good.
-    fn is_ours(&self) -> bool {
+    pub fn is_ours(&self) -> bool {
         let users = [getuid(), geteuid()].map(Uid::as_raw);
         let groups = [getgid(), getegid()].map(Gid::as_raw);
         users == [self.user; 2] && groups == [self.group; 2]

@@ -118,6 +118,13 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     };
     let handover = heir.as_ref().map(|heir| &heir.handover);
     let mut live = Live::first(candidate, path, base, shared, handover)?;
+    if let Some(identity) = identity.as_ref().filter(|identity| !identity.is_ours())
+        && let Err(error) = live.give_to(identity.user)
+    {
+        tracing::warn!(
+            "can't give the sockets to runtime.user, so that no reload can bind others beside them: {error}"
+        );
+    }
     privileges::drop_to(identity.as_ref(), &config, live.path.as_deref()).map_err(Failure::System)?;
     // From here on there may be threads, which inherit what the process may do.
     log.start().map_err(|error| system("can't start the log", &error))?;

@@ -1,6 +1,7 @@
 //! What the process may do once it serves: of every thread who it is, which capabilities it has and whether it can get
 //! more; which files it can use; and what is said where something can't be had.
 
+use crate::kit::port::free_port;
 use crate::kit::{Addr, Backend, Config, Conn, Launch, Tidegate, eventually, http};
 use crate::net;
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
@@ -332,6 +333,26 @@ fn f50_landlock_lets_a_reload_have_what_is_beside_what_was_named_and_nothing_els
     drop(tidegate.echoed());
     ask_for(&tidegate, &config(&["unix:$DIR/own/web.sock"]));
     eventually("the first config runs again", || generation(&tidegate) == 3);
+}
+
+#[test]
+fn f50_after_the_drop_a_reload_and_an_upgrade_can_bind_beside_what_was_bound_before_it() {
+    if !net::is_root("this test becomes another user") {
+        return;
+    }
+    let backend = Backend::echo();
+    let bind = format!("127.0.0.1:{}", free_port());
+    let config = |lines: &str| Config::over([&backend]).runtime("user = \"nobody\"").bind(&bind).listener(lines);
+    let mut tidegate = with_own_folder(config("")).linked().start();
+    ask_for(&tidegate, &config("socket.interface = \"lo\""));
+    eventually("the second config runs", || generation(&tidegate) == 2);
+    drop(tidegate.echoed());
+    fs::write(tidegate.dir().join("lb.toml"), text_of(&tidegate, &config(""))).unwrap();
+    tidegate.signal(rustix::process::Signal::USR2);
+    tidegate.follow_alone();
+    assert_eq!(generation(&tidegate), 3);
+    assert!(Thread::all(tidegate.pid).iter().all(|thread| thread.numbers("Uid") == [NOBODY; 4]));
+    drop(tidegate.echoed());
 }
 
 #[test]

@@ -153,6 +153,14 @@ impl ListenSocket {
         Ok(())
     }
 
+    /// Gives a TCP socket to another user, who alone can bind others beside it then. Only root may.
+    pub fn give_to(&self, user: u32) -> Result<(), Errno> {
+        match self.address.0 {
+            Endpoint::Tcp(_) => rustix::fs::fchown(&self.socket, Some(rustix::fs::Uid::from_raw(user)), None),
+            Endpoint::Unix(_) => Ok(()),
+        }
+    }
+
     /// Another process listens on it from now on, be it at the same time or after this one: when this one closes it, it
     /// goes on listening, and the path of a unix socket stays.
     pub fn leave(&self) {
