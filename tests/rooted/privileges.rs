@@ -355,6 +355,40 @@ fn f50_after_the_drop_a_reload_and_an_upgrade_can_bind_beside_what_was_bound_bef
     drop(tidegate.echoed());
 }
 
+/// On a disk with room for two small files.
+#[test]
+fn f56_on_a_full_disk_the_state_file_stays_as_it_was_and_is_written_when_there_is_room() {
+    if !net::is_root("this test mounts a file system") {
+        return;
+    }
+    let backend = Backend::echo();
+    let required = if has_landlock() { "required" } else { "off" };
+    let keys = format!("user = \"nobody\"\nlandlock = \"{required}\"\nstate_file = \"$DIR/own/state.json\"");
+    let launch = with_own_folder(Config::over([&backend]).runtime(&keys));
+    let mount = format!("mount -t tmpfs -o size=8k,mode=777 none {}/own && exec \"$@\"", launch.dir().display());
+    let mut tidegate = launch.wrapped(["unshare", "--mount", "sh", "-c", &mount, "sh"]).start();
+    let own = format!("/proc/{}/root{}/own", tidegate.pid, tidegate.dir().display());
+    let (state, filler) = (format!("{own}/state.json"), format!("{own}/filler"));
+    let weigh = |weight: u32| {
+        let answer = tidegate.post(&format!("/pools/web/backends/{backend}"), &format!("{{\"weight\": {weight}}}"));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let kept =
+        |weight: u32| fs::read_to_string(&state).is_ok_and(|text| text.contains(&format!("\"weight\": {weight}\n")));
+    weigh(2);
+    eventually("it is written", || kept(2));
+    assert!(fs::write(&filler, [0; 8 << 10]).is_err(), "the disk is full");
+    weigh(3);
+    tidegate.logged(&["WARN", "can't be written", "No space left", "it is tried again"]);
+    assert!(kept(2), "the whole file of before");
+    assert!(!Path::new(&format!("{state}.new")).exists());
+    fs::remove_file(&filler).unwrap();
+    eventually("there is room again", || kept(3));
+    tidegate.logged(&["the state file is written again"]);
+    drop(tidegate.echoed());
+    tidegate.leaks_not_asked();
+}
+
 #[test]
 fn f50_landlock_lets_a_reload_read_what_a_link_leads_to() {
     if !net::is_root("this test becomes another user") || !has_landlock() {
