@@ -9,11 +9,12 @@
 use super::gates;
 use crate::name::ListenerName;
 use crate::net::listen::ListenSocket;
+use rustix::fs::fstat;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
@@ -27,12 +28,22 @@ fn room() -> Option<usize> {
     (room > 0).then_some(room)
 }
 
-/// What this process has put into the store, by listener.
+/// What is in the store: the inodes of the sockets, by the name under which they are there.
+pub type Stored = BTreeMap<String, BTreeSet<u64>>;
+
+/// The sockets of this process in the store. `None` at first, unless a predecessor has told: what the manager gives to
+/// a process it has already.
 #[derive(Debug, Default)]
-pub struct Store(BTreeMap<ListenerName, Vec<RawFd>>);
+pub struct Store(Option<Stored>);
 
 impl Store {
-    /// Makes the store hold these sockets, where there is one.
+    /// Of a process that goes on with what its predecessor has stored.
+    #[must_use]
+    pub fn of_predecessor(stored: Stored) -> Self {
+        Self(Some(stored))
+    }
+
+    /// Makes the store hold these sockets, and no others, where there is one.
     pub fn keep(&mut self, sockets: &BTreeMap<ListenerName, Vec<Arc<ListenSocket>>>) {
         let Some(room) = room() else { return };
         let count: usize = sockets.values().map(Vec::len).sum();
@@ -42,29 +53,26 @@ impl Store {
                  with the process; raise FileDescriptorStoreMax="
             );
         }
-        self.0.retain(|listener, _| {
-            let stays = sockets.contains_key(listener);
-            if !stays {
-                forget(listener.as_str());
-            }
-            stays
-        });
+        let (is_first, before) = (self.0.is_none(), self.0.take().unwrap_or_default());
+        let inodes = |sockets: &Vec<Arc<ListenSocket>>| {
+            sockets.iter().filter_map(|socket| Some(fstat(&**socket).ok()?.st_ino)).collect()
+        };
+        let now: Stored = sockets.iter().map(|(name, sockets)| (name.to_string(), inodes(sockets))).collect();
+        // One by one they can't be taken out; and what is there by another name isn't stored again.
+        before.iter().filter(|(name, stored)| now.get(*name) != Some(stored)).for_each(|(name, _)| forget(name));
         for (listener, sockets) in sockets {
-            let numbers: Vec<RawFd> = sockets.iter().map(|socket| socket.as_fd().as_raw_fd()).collect();
-            let before = self.0.insert(listener.clone(), numbers.clone());
-            let changed = before.is_some_and(|before| before != numbers);
-            if changed {
-                // One by one they can't be taken out.
-                forget(listener.as_str());
+            let name = listener.as_str();
+            if before.get(name) == now.get(name) {
+                continue;
             }
-            // Those that came from the manager it has.
-            let fresh: Vec<_> = sockets.iter().filter(|socket| changed || !socket.is_kept()).collect();
-            if store(listener.as_str(), &fresh.iter().map(|socket| socket.as_fd()).collect::<Vec<_>>()) {
+            let fresh: Vec<_> = sockets.iter().filter(|socket| !(is_first && socket.is_kept())).collect();
+            if store(name, &fresh.iter().map(|socket| socket.as_fd()).collect::<Vec<_>>()) {
                 for socket in fresh {
                     socket.leave();
                 }
             }
         }
+        self.0 = Some(now);
     }
 }
 

@@ -39,8 +39,12 @@ pub struct Inherited {
     admin: Vec<Group>,
     /// The places of those that are in use.
     pub taken: Vec<usize>,
-    /// Where the predecessor listens: others may be bound beside it.
+    /// Where others may be bound beside what was given.
     pub beside: HashSet<BindAddr>,
+    /// What nobody wants.
+    unwanted: Vec<Group>,
+    /// It comes from the service manager itself, not by way of a predecessor.
+    is_managers: bool,
 }
 
 impl Inherited {
@@ -64,14 +68,33 @@ impl Inherited {
                 Err(unfit) => tracing::warn!(name, "a descriptor of the service manager is of no use: {unfit}"),
             }
         }
-        Self::new(config, candidates)
+        let mut inherited = Self { is_managers: true, ..Self::new(config, candidates) };
+        for group in std::mem::take(&mut inherited.unwanted) {
+            let found = &group[0];
+            tracing::warn!(
+                name = found.name,
+                address = %found.given.address,
+                "no listener wants this socket of the service manager's, which is closed: call it like a listener \
+                 (FileDescriptorName=), or bind a listener there"
+            );
+            inherited.forget(&found.name);
+        }
+        inherited
+    }
+
+    /// What a predecessor passes on. It empties what nobody wants, and that leaves the store when this process has taken
+    /// over: see [`fd_store::Store`].
+    pub fn from_predecessor(config: &Config, candidates: Vec<Candidate>) -> Self {
+        let mut inherited = Self::new(config, candidates);
+        inherited.unwanted.clear();
+        inherited
     }
 
     /// Finds out what is for whom.
-    pub fn new(config: &Config, candidates: Vec<Candidate>) -> Self {
+    fn new(config: &Config, candidates: Vec<Candidate>) -> Self {
         let mut inherited = Self::default();
-        let lent = candidates.iter().filter(|found| found.source != Source::ServiceManager);
-        inherited.beside = lent.map(|found| found.given.address.clone()).collect();
+        let open = candidates.iter().filter(|found| found.given.has_room_beside());
+        inherited.beside = open.map(|found| found.given.address.clone()).collect();
         let (admin, candidates): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|found| found.is_admin);
         let mut groups = groups(candidates);
         let rules: [fn(&ListenerName, &BindAddr, &Candidate) -> bool; 3] = [
@@ -104,30 +127,19 @@ impl Inherited {
             if config.admin.listen.contains(wanted) && !is_taken {
                 inherited.admin.push(group);
             } else {
-                inherited.forget(&group);
+                inherited.unwanted.push(group);
             }
         }
         inherited
     }
 
-    /// Tells of what nobody wants, and is closed. The service manager shall not keep it for the next start either, if
-    /// it does; all that has its name is stored together.
-    fn forget(&self, group: &Group) {
-        let found = &group[0];
-        if found.source != Source::ServiceManager {
-            // The predecessor empties it.
-            return;
-        }
-        tracing::warn!(
-            name = found.name,
-            address = %found.given.address,
-            "no listener wants this socket of the service manager's, which is closed: call it like a listener \
-             (FileDescriptorName=), or bind a listener there"
-        );
-        fd_store::forget(&found.name);
-        let namesakes = self.places.values().flatten().filter(|other| other.name == found.name);
+    /// The service manager shall not keep for the next start what this one has no use for, if it does; all that has its
+    /// name is stored together.
+    fn forget(&self, name: &str) {
+        fd_store::forget(name);
+        let namesakes = self.places.values().flatten().filter(|other| other.name == name);
         let namesakes: Vec<_> = namesakes.map(|other| other.given.as_fd()).collect();
-        fd_store::store(&found.name, &namesakes);
+        fd_store::store(name, &namesakes);
     }
 
     /// At least one socket for each of `workers`, all at one address; `None` if there is nothing for this place.
@@ -159,7 +171,11 @@ impl Inherited {
     ) -> Option<Result<Vec<ListenSocket>, BindError>> {
         let (name, source) = group.first().map(|found| (found.name.clone(), found.source))?;
         if group.iter().any(|found| !found.given.suits(options)) {
-            if source != Source::ServiceManager {
+            if group.iter().all(|found| found.given.has_room_beside()) {
+                // Of a process before this one: others are bound in its place.
+                if self.is_managers {
+                    self.forget(&name);
+                }
                 return None;
             }
             tracing::warn!(

@@ -201,7 +201,7 @@ impl Live {
             bound: Vec::new(),
             limit: base.limit,
             identity: base.identity,
-            store: Store::default(),
+            store: handover.map_or_else(Store::default, |handover| Store::of_predecessor(handover.stored())),
             endpoint: Endpoint::default(),
             first_generation: generation,
             forget_at: None,
@@ -237,7 +237,8 @@ impl Live {
     /// Lets the service manager keep the listening sockets for the next process, where it offers that.
     pub fn keep_in_store(&mut self) {
         let mut sockets: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for bound in &self.bound {
+        // The manager drops one that doesn't listen by itself.
+        for bound in self.bound.iter().filter(|bound| !bound.is_parked()) {
             let own = bound.sockets.iter().filter_map(|shared| shared.get());
             sockets.entry(bound.listener.clone()).or_default().extend(own);
         }

@@ -49,6 +49,7 @@ pub fn carry_out(
         live.listen_again(listener).map_err(|text| invalid(&text))?;
     } else {
         live.bound.iter_mut().filter(|bound| bound.listener == *name).for_each(park);
+        live.keep_in_store();
     }
     listener.set_admin(state);
     let is_bounded = set_end(listener, state, deadline);

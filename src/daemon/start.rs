@@ -91,7 +91,7 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     let workers = loaded.config.runtime.workers.unwrap_or_else(cores);
     let identity = Identity::of(&loaded.config.runtime.privileges).map_err(Failure::System)?;
     let mut inherited = match &mut heir {
-        Some(heir) => Inherited::new(&loaded.config, heir.candidates()),
+        Some(heir) => Inherited::from_predecessor(&loaded.config, heir.candidates()),
         None => Inherited::from_service_manager(&loaded.config),
     };
     let base = Base::of_start(workers, limit, identity.clone(), inherited.beside.clone());

@@ -1,12 +1,16 @@
 //! Listening sockets that the service manager holds: those of a socket unit, and those in its store of descriptors.
 
 use crate::kit::conn::{Addr, Conn, End};
-use crate::kit::{Backend, Config, Launch, eventually, eventually_some};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use crate::kit::port::free_port;
+use crate::kit::{Backend, Config, Launch, Tidegate, eventually, eventually_some};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketType, bind, listen, recvmsg, socket,
+    sockopt,
+};
 use rustix::process::Signal;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -164,6 +168,108 @@ fn f54_a_restart_keeps_those_who_wait_where_the_manager_stores_sockets() {
     let (text, _) = manager.until("FDSTOREREMOVE=1");
     assert!(text.lines().any(|line| line == "FDNAME=gone"), "{text}");
     drop(tidegate);
+}
+
+/// One with a store, over these listeners beside `web`.
+fn with_store(backend: &Backend, manager: &Path, more: &str) -> Tidegate {
+    let launch = Launch::new(Config::over([backend]).only_runtime("workers = 1").more(more)).linked();
+    launch.env("NOTIFY_SOCKET", manager.join("notify").to_str().unwrap()).env("FDSTORE", "8").start()
+}
+
+fn listener(name: &str, address: &Addr) -> String {
+    format!("[listeners.{name}]\nbind = \"{address}\"\npool = \"web\"\n")
+}
+
+/// Makes this its config file.
+fn write(tidegate: &Tidegate, backend: &Backend, more: &str) {
+    let config = Config::over([backend]).only_runtime("workers = 1").more(more).to_string();
+    let text = config.replace("$DIR", tidegate.dir().to_str().unwrap());
+    std::fs::write(tidegate.dir().join("lb.toml"), text).unwrap();
+}
+
+#[test]
+fn what_a_successor_has_no_listener_for_leaves_the_store_once_it_serves() {
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    let address = Addr::Tcp(([127, 0, 0, 1], free_port()).into());
+    let mut tidegate = with_store(&backend, directory.path(), &listener("more", &address));
+    let (_, mut stored) = manager.until("FDNAME=more");
+    manager.until("READY=1");
+    write(&tidegate, &backend, "[listeners.more]\nbind = 7\n");
+    let refused = tidegate.post("/upgrade", "");
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    write(&tidegate, &backend, "");
+    tidegate.signal(Signal::USR2);
+    tidegate.follow_alone();
+    let mut heard = Vec::new();
+    eventually("the manager is told", || {
+        heard.extend(std::iter::from_fn(|| manager.next()).map(|(text, _)| text));
+        heard.iter().any(|text| text.contains("FDSTOREREMOVE=1"))
+    });
+    // The manager listens to the main process alone.
+    let place = |word: &str| heard.iter().position(|text| text.lines().any(|line| line == word)).unwrap();
+    assert!(place(&format!("MAINPID={}", tidegate.pid)) < place("FDNAME=more"), "{heard:?}");
+    stored.clear();
+    eventually("nobody has it any more", || Conn::try_to(&address).is_err());
+    tidegate.echoed();
+}
+
+#[test]
+fn what_is_called_otherwise_or_listens_again_is_stored_anew() {
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    let address = Addr::Tcp(([127, 0, 0, 1], free_port()).into());
+    let mut tidegate = with_store(&backend, directory.path(), &listener("more", &address));
+    manager.until("FDNAME=more");
+    let next = |first: &str, name: &str| {
+        let (text, descriptors) = manager.until(&format!("FDNAME={name}"));
+        assert!(text.starts_with(&format!("{first}=1")), "{text}");
+        descriptors.len()
+    };
+    write(&tidegate, &backend, &listener("other", &address));
+    tidegate.signal(Signal::HUP);
+    assert_eq!((next("FDSTOREREMOVE", "more"), next("FDSTORE", "other")), (0, 1));
+    write(&tidegate, &backend, &listener("third", &address));
+    tidegate.signal(Signal::USR2);
+    tidegate.follow_alone();
+    assert_eq!((next("FDSTOREREMOVE", "other"), next("FDSTORE", "third")), (0, 1));
+
+    // A manager drops by itself what doesn't listen.
+    let set = |state: &str| {
+        let answer = tidegate.post("/listeners/third", &format!("{{\"state\": \"{state}\"}}"));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    set("disabled");
+    assert_eq!(next("FDSTOREREMOVE", "third"), 0);
+    set("enabled");
+    assert_eq!(next("FDSTORE", "third"), 1);
+    Conn::to(&address).speak();
+}
+
+#[test]
+fn a_stored_socket_that_does_not_suit_any_more_is_bound_anew() {
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    // As a process before this one has made it.
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseport(&socket, true).unwrap();
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    listen(&socket, 16).unwrap();
+    let address = Addr::Tcp(TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap());
+    let config = Config::over([&backend]).bind(&address).listener("socket.interface = \"lo\"");
+    let notify = directory.path().join("notify");
+    let launch = Launch::new(config).env("NOTIFY_SOCKET", notify.to_str().unwrap()).env("FDSTORE", "8");
+    let tidegate = launch.given("web", socket).start();
+    let (text, _) = manager.until("FDNAME=web");
+    assert!(text.starts_with("FDSTOREREMOVE=1"), "{text}");
+    let (text, stored) = manager.until("FDNAME=web");
+    assert!(text.starts_with("FDSTORE=1") && !stored.is_empty(), "{text}");
+    assert_eq!(tidegate.addr(), address);
+    tidegate.echoed();
+    assert_eq!(tidegate.count_logged(&["WARN"]), 0, "{}", tidegate.log());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use crate::clock::Now;
 use crate::config::Adjustments;
+use crate::daemon::fd_store::Stored;
 use crate::daemon::inherit::Candidate;
 use crate::name::{BindAddr, Endpoint};
 use crate::net::listen::{Given, ListenSocket, Source};
@@ -49,6 +50,8 @@ struct Socket {
     /// The service manager has it too.
     #[serde(default)]
     kept: bool,
+    #[serde(default)]
+    inode: u64,
     #[serde(default)]
     owns_path: bool,
     /// An operator has taken the listener out: it doesn't listen.
@@ -111,7 +114,7 @@ impl Estate {
                 self.descriptors.push(copy.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?);
                 let (name, wanted) = (name.to_owned(), wanted.to_string());
                 let (kept, owns_path) = (socket.is_kept(), socket.owns_path());
-                self.handover.sockets.push(Socket { name, wanted, kept, owns_path, parked });
+                self.handover.sockets.push(Socket { name, wanted, kept, inode, owns_path, parked });
             }
             self.sockets.push((first + place.unwrap_or(inodes.len() - 1), socket));
         }
@@ -156,6 +159,16 @@ impl Handover {
     #[must_use]
     pub fn clock(&self) -> Duration {
         Duration::from_millis(self.clock_ms)
+    }
+
+    /// What the service manager's store holds of the predecessor's.
+    #[must_use]
+    pub fn stored(&self) -> Stored {
+        let mut stored = Stored::new();
+        for socket in self.sockets.iter().filter(|socket| socket.kept && !socket.parked && socket.name != ADMIN) {
+            stored.entry(socket.name.clone()).or_default().insert(socket.inode);
+        }
+        stored
     }
 
     /// What the descriptors are; those that are of no use are told of and left out.

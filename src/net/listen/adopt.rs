@@ -74,6 +74,12 @@ impl Given {
         Ok(Self { socket, address: BindAddr(address) })
     }
 
+    /// Whether others can be bound at its address, as beside all TCP sockets that a process like this one makes.
+    #[must_use]
+    pub fn has_room_beside(&self) -> bool {
+        matches!(self.address.0, Endpoint::Tcp(_)) && sockopt::socket_reuseport(&self.socket) == Ok(true)
+    }
+
     /// Whether it could have been made for these options, as far as they can't be changed any more.
     #[must_use]
     pub fn suits(&self, options: &Options) -> bool {
