@@ -78,7 +78,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep_until, timeout};
-use upgrade::{Program, Successor};
+use upgrade::{Program, Successor, Word};
 use worker::{Ended, WorkerThread};
 
 /// How long workers may take to reset what is left, once told to.
@@ -201,20 +201,24 @@ impl Daemon {
             let workers = worker::spawn_all(live.sockets(), &shared, pipes, relay, &self.drain, &up, &events)?;
             drop(up);
             let are_up = all_up(ups).await == workers.len();
+            let mut stop = Stop::No;
             if let (true, Some(Inheritance { heir, taken })) = (are_up, inheritance) {
                 // Its watchdog is the predecessor's until then, and so is the admin endpoint.
-                tokio::select! {
-                    signal = signals.terminate() => {
-                        return Err(Failure::System(format!("stopped by {signal} before the predecessor had handed over")));
+                // There may be sessions by now: a signal that comes meanwhile is heard afterwards.
+                match heir.take_over(&taken).await? {
+                    Word::Go => {
+                        live.take_over();
+                        if let Some(voice) = voice.take() {
+                            open(&mut live, &mut control, voice)?;
+                        }
                     }
-                    taken_over = heir.take_over(&taken) => taken_over?,
-                }
-                live.take_over();
-                if let Some(voice) = voice.take() {
-                    open(&mut live, &mut control, voice)?;
+                    Word::No => {
+                        gates::fall_silent();
+                        stop = self.start_draining(&live);
+                    }
                 }
             }
-            if are_up {
+            if are_up && stop == Stop::No {
                 live.keep_in_store();
                 self.say_ready(&announcement, &shared);
             }
@@ -224,7 +228,7 @@ impl Daemon {
             let commands = &commands;
             let inputs =
                 Inputs { signals: &mut signals, ended, calls, commands, work: None, control, program, reloads };
-            let verdict = self.serve(workers, &mut live, inputs).await;
+            let verdict = self.serve(stop, workers, &mut live, inputs).await;
             if let Some(access) = &shared.access {
                 access.close();
             }
@@ -271,11 +275,11 @@ impl Daemon {
 
     async fn serve(
         &self,
+        mut stop: Stop,
         mut workers: Vec<WorkerThread>,
         live: &mut Live,
         mut inputs: Inputs<'_>,
     ) -> Result<(), Failure> {
-        let mut stop = Stop::No;
         let mut cut = 0;
         while !workers.is_empty() {
             match inputs.next(stop, live.forget_at).await {
@@ -353,10 +357,10 @@ impl Daemon {
         successor.estate.pass_on(&successor.taken);
         live.endpoint.close();
         control.fall_silent();
+        self.advance(Stage::Draining, live);
         if let Err(error) = successor.say_go() {
             tracing::error!(%error, "can't tell the successor to go");
         }
-        self.advance(Stage::Draining, live);
         let retired_timeout = live.config.runtime.retired_timeout;
         tracing::info!(successor = successor.pid, ?retired_timeout, "handed over; finishing the sessions");
         Stop::Retired(retired_timeout.map(|timeout| self.end_after(timeout, live)))

@@ -128,7 +128,10 @@ pub fn start(source: ConfigSource) -> Result<Started, Failure> {
     privileges::drop_to(identity.as_ref(), &config, live.path.as_deref()).map_err(Failure::System)?;
     // From here on there may be threads, which inherit what the process may do.
     log.start().map_err(|error| system("can't start the log", &error))?;
-    live.keeper.iter_mut().for_each(Keeper::start);
+    if heir.is_none() {
+        // Else it is the predecessor's file until that has handed over.
+        live.keeper.iter_mut().for_each(Keeper::start);
+    }
     access_writer.map_or(Ok(()), Writer::start).map_err(|error| system("can't start the access log", &error))?;
     let announcement =
         Announcement::new(live.endpoint.sockets().map(|(_, it)| &it.address), &live.shared.table.load().listeners);

@@ -288,3 +288,76 @@ fn the_log_goes_on_when_the_predecessor_has_gone() {
         eventually("the successor tells of its reload", || tidegate.count_logged(&["nothing has changed"]) == upgrades);
     }
 }
+
+/// One that answers `one`, and a successor on a long probation, over an echo; with the successor's number, and a client
+/// that it has.
+fn on_probation(one: &Backend, echo: &Backend) -> (Tidegate, u32, Conn) {
+    let launch = Launch::new(Config::over([one]).runtime("state_file = \"$DIR/state.json\"")).linked();
+    let tidegate = launch.env("TIDEGATE_TEST_PROBATION", "600000").start();
+    let lines = format!("echo $$ >\"$(dirname \"$0\")/pid\"; exec \"{}\" \"$@\"", env!("CARGO_BIN_EXE_tidegate"));
+    let wrapper = script(&tidegate, &lines);
+    tidegate.replace_binary(&wrapper);
+    let weighed = tidegate.post(&format!("/pools/web/backends/{one}"), "{\"weight\": 7}");
+    assert_eq!(weighed.status, 200, "{}", weighed.body);
+    eventually("it is kept", || kept(&tidegate).contains("\"weight\": 7"));
+    write(&tidegate, &Config::over([echo]).runtime("state_file = \"$DIR/state.json\"").to_string());
+    tidegate.signal(Signal::USR2);
+    let client = eventually_some("the successor accepts, too", || {
+        let mut client = tidegate.connect();
+        client.send("two\n");
+        (client.line() == "two").then_some(client)
+    });
+    tidegate.logged(&["the successor accepts, too"]);
+    let pid = fs::read_to_string(tidegate.dir().join("pid")).unwrap().trim().parse().unwrap();
+    (tidegate, pid, client)
+}
+
+fn kept(tidegate: &Tidegate) -> String {
+    fs::read_to_string(tidegate.dir().join("state.json")).unwrap_or_default()
+}
+
+fn kill(pid: u32) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+}
+
+#[test]
+fn f55_a_successor_that_dies_of_its_first_clients_has_taken_nothing_away() {
+    let (one, echo) = (Backend::named("one"), Backend::echo());
+    let (tidegate, successor, mut client) = on_probation(&one, &echo);
+    kill(successor);
+    client.expect_end(End::Rst);
+    tidegate.logged(&["refused:", "command=\"upgrade\"", "it accepted clients, and ended (signal: 9"]);
+    for _ in 0..20 {
+        assert_eq!(tidegate.connect().line(), "one");
+    }
+    assert!(kept(&tidegate).contains("\"weight\": 7"), "what operators changed is the predecessor's to keep");
+    assert_eq!(tidegate.get("/readyz").status, 200);
+}
+
+#[test]
+fn a_stop_during_an_upgrade_lets_the_successors_sessions_finish_as_well() {
+    let (one, echo) = (Backend::named("one"), Backend::echo());
+    let (mut tidegate, successor, mut client) = on_probation(&one, &echo);
+    tidegate.signal(Signal::TERM);
+    tidegate.logged(&["the predecessor stops, and this process with it"]);
+    client.speak();
+    client.finish();
+    client.expect_end(End::Fin);
+    assert_eq!(tidegate.wait().code, Some(0));
+    eventually("the successor has ended", || !PathBuf::from(format!("/proc/{successor}/exe")).exists());
+}
+
+#[test]
+fn a_successor_whose_predecessor_is_killed_goes_on_and_can_be_heard() {
+    let (one, echo) = (Backend::named("one"), Backend::echo());
+    let (mut tidegate, _, mut client) = on_probation(&one, &echo);
+    kill(tidegate.pid);
+    let mut predecessor = tidegate.follow();
+    assert!(predecessor.end().unwrap().code().is_none());
+    tidegate.logged(&["WARN", "the predecessor has gone without a word"]);
+    client.speak();
+    tidegate.echoed();
+    tidegate.signal(Signal::HUP);
+    tidegate.logged(&["nothing has changed", "command=\"reload\""]);
+    drop(client);
+}

@@ -2,8 +2,9 @@
 //!
 //! Owns the child: what it is told, what it writes to its standard error (which goes on to ours, and its last lines
 //! into the answer if it fails), its end if it fails, and its reaping. Decides when an attempt has failed: the child
-//! has ended, or has hung up, or hasn't said within [`PATIENCE`] that it accepts. Until somebody adopts the
-//! [`Successor`], it can be taken back.
+//! has ended, or has hung up, or hasn't said within [`PATIENCE`] that it accepts, or hasn't lived through [`PROBATION`]
+//! after that. Until somebody adopts the [`Successor`], it can be taken back: one that has no clients yet is killed, one
+//! that may have some is told to finish their sessions.
 
 use super::VARIABLE;
 use super::handover::Estate;
@@ -13,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ use tokio::sync::oneshot;
 
 /// How long a successor may take until it accepts.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one that accepts must do so beside this process before everything is left to it: a binary that dies of its
+/// first clients has died by then.
+const PROBATION: Duration = Duration::from_secs(1);
 /// How often the attempt looks whether it is given up, or the child has ended.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long what a child has written is read after its end: its own children may hold the pipe.
@@ -50,11 +54,11 @@ pub struct Attempt {
 /// A child that accepts. Dropped before it is adopted, it is ended.
 pub struct Successor {
     pub pid: u32,
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     /// The places of the descriptors that it uses.
     pub taken: Vec<usize>,
     fate: Arc<AtomicU8>,
-    pub estate: Estate,
+    pub estate: Box<Estate>,
 }
 
 impl Attempt {
@@ -63,8 +67,8 @@ impl Attempt {
         let (done, result) = oneshot::channel();
         let fate = Arc::new(AtomicU8::new(fate::OPEN));
         let own = Arc::clone(&fate);
-        let attempt = move || match Candidate::start(&program, estate, own) {
-            Ok(candidate) => candidate.raise(done),
+        let attempt = move || match Candidate::start(&program, own) {
+            Ok(candidate) => candidate.raise(estate, done),
             // Who waits may have given up.
             Err(text) => drop(done.send(Err(text))),
         };
@@ -116,23 +120,23 @@ impl Successor {
 
     /// Tells it that it is on its own.
     pub fn say_go(&self) -> Result<(), Errno> {
-        let (output, errors) = (std::io::stdout(), std::io::stderr());
-        wire::send_go(&self.socket, &[output.as_fd(), errors.as_fd()])
+        wire::send_go(&self.socket)
     }
 }
 
 /// A child that may become a successor.
 struct Candidate {
     child: Child,
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     errors: ChildStderr,
+    /// Until it has closed that.
+    is_heard: bool,
     last_words: LastWords,
     fate: Arc<AtomicU8>,
-    estate: Estate,
 }
 
 impl Candidate {
-    fn start(program: &Program, estate: Estate, fate: Arc<AtomicU8>) -> Result<Self, String> {
+    fn start(program: &Program, fate: Arc<AtomicU8>) -> Result<Self, String> {
         let path = program.path.display();
         let (near, far) = wire::pair().map_err(|error| format!("can't make a pair of sockets: {error}"))?;
         let mut command = Command::new(&program.path);
@@ -146,7 +150,8 @@ impl Candidate {
         // Its end is closed here: the command holds it.
         drop(command);
         let nonblocking = rustix::io::ioctl_fionbio(&near, true).and(rustix::io::ioctl_fionbio(&errors, true));
-        let candidate = Self { child, socket: near, errors, last_words: LastWords::default(), fate, estate };
+        let (socket, last_words) = (Arc::new(near), LastWords::default());
+        let candidate = Self { child, socket, errors, is_heard: true, last_words, fate };
         match nonblocking {
             Ok(()) => Ok(candidate),
             Err(error) => Err(candidate.fail(&format!("can't watch it: {error}"))),
@@ -154,50 +159,79 @@ impl Candidate {
     }
 
     /// Looks after it to its end, or to that of this process.
-    fn raise(mut self, done: oneshot::Sender<Result<Successor, String>>) {
-        let taken = match self.grow_up() {
+    fn raise(mut self, estate: Estate, done: oneshot::Sender<Result<Successor, String>>) {
+        let taken = match self.grow_up(&estate) {
             Ok(taken) => taken,
             Err(why) => return drop(done.send(Err(self.fail(&why)))),
         };
-        let Self { mut child, socket, mut errors, mut last_words, fate, estate } = self;
-        let (pid, own) = (child.id(), Arc::clone(&fate));
-        // Who has given up drops it.
-        drop(done.send(Ok(Successor { pid, socket, taken, fate: own, estate })));
-        let mut open = true;
-        loop {
-            open = open && pump(&mut errors, &mut last_words);
-            match fate.load(Ordering::Acquire) {
-                fate::ABANDONED => return end(&mut child),
-                fate::ADOPTED if !open => break,
-                _ => wait_for(&errors, None, open),
+        let probation = hook::probation().unwrap_or(PROBATION);
+        tracing::info!(successor = self.child.id(), ?probation, "the successor accepts, too");
+        let proven = Instant::now() + probation;
+        while Instant::now() < proven {
+            wait_for(&self.errors, None, self.is_heard);
+            self.listen();
+            if let Ok(Some(status)) = self.child.try_wait() {
+                let why = format!("it accepted clients, and ended ({status})");
+                return drop(done.send(Err(self.fail(&why))));
             }
-            if let Ok(Some(status)) = child.try_wait() {
-                abandon(&fate);
+            if self.fate.load(Ordering::Acquire) == fate::ABANDONED {
+                return self.leave();
+            }
+        }
+        let successor = Successor {
+            pid: self.child.id(),
+            socket: Arc::clone(&self.socket),
+            taken,
+            fate: Arc::clone(&self.fate),
+            estate: Box::new(estate),
+        };
+        // Who has given up drops it.
+        drop(done.send(Ok(successor)));
+        loop {
+            self.listen();
+            match self.fate.load(Ordering::Acquire) {
+                fate::ABANDONED => return self.leave(),
+                fate::ADOPTED if !self.is_heard => break,
+                _ => wait_for(&self.errors, None, self.is_heard),
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                abandon(&self.fate);
                 return told_of_end(status);
             }
         }
-        if let Ok(status) = child.wait() {
+        if let Ok(status) = self.child.wait() {
             told_of_end(status);
         }
     }
 
+    /// Tells one that has clients that it isn't wanted: it finishes their sessions by itself.
+    fn leave(mut self) {
+        // It may be gone.
+        let _ = wire::send_no(&self.socket);
+        while self.is_heard {
+            wait_for(&self.errors, None, true);
+            self.listen();
+        }
+        let _ = self.child.wait();
+    }
+
     /// Tells it everything, and waits until it accepts; what it has taken, or why it hasn't.
-    fn grow_up(&mut self) -> Result<Vec<usize>, String> {
+    fn grow_up(&mut self, estate: &Estate) -> Result<Vec<usize>, String> {
         let patience = hook::patience().unwrap_or(PATIENCE);
         let deadline = Instant::now() + patience;
-        let description = self.estate.handover.to_bytes();
-        let mut pieces: VecDeque<Outgoing> = wire::pieces(&description, self.estate.descriptors.len()).collect();
+        let description = estate.handover.to_bytes();
+        let mut pieces: VecDeque<Outgoing> = wire::pieces(&description, estate.descriptors.len()).collect();
         loop {
             while let Some(piece) = pieces.front() {
-                match wire::send_piece(&self.socket, piece, &self.estate.descriptors) {
+                match wire::send_piece(&self.socket, piece, &estate.descriptors) {
                     Ok(()) => drop(pieces.pop_front()),
                     Err(Errno::AGAIN) => break,
                     // Why it has hung up, its end tells.
                     Err(_) => pieces.clear(),
                 }
             }
-            wait_for(&self.errors, Some((&self.socket, !pieces.is_empty())), true);
-            pump(&mut self.errors, &mut self.last_words);
+            wait_for(&self.errors, Some((&self.socket, !pieces.is_empty())), self.is_heard);
+            self.listen();
             match wire::receive(&self.socket) {
                 Ok(Some(Message::Ready(taken))) => {
                     return serde_json::from_slice(&taken)
@@ -220,6 +254,11 @@ impl Candidate {
         }
     }
 
+    /// Passes on what it has written.
+    fn listen(&mut self) {
+        self.is_heard = self.is_heard && pump(&mut self.errors, &mut self.last_words);
+    }
+
     /// A child that ends hangs up just before that.
     fn has_hung_up(&mut self) -> String {
         let until = Instant::now() + LAST_WORDS;
@@ -236,8 +275,10 @@ impl Candidate {
     fn fail(mut self, why: &str) -> String {
         end(&mut self.child);
         let until = Instant::now() + LAST_WORDS;
-        while pump(&mut self.errors, &mut self.last_words) && Instant::now() < until {
+        self.listen();
+        while self.is_heard && Instant::now() < until {
             wait_for(&self.errors, None, true);
+            self.listen();
         }
         let words = self.last_words.text();
         let colon = if words.is_empty() { "" } else { ":\n" };
@@ -318,15 +359,24 @@ impl LastWords {
     }
 }
 
-/// A shorter patience that tests ask for; not there in a release build.
+/// Other spans that tests ask for; not there in a release build.
 mod hook {
     use std::time::Duration;
 
     pub fn patience() -> Option<Duration> {
+        millis("TIDEGATE_TEST_PATIENCE")
+    }
+
+    pub fn probation() -> Option<Duration> {
+        millis("TIDEGATE_TEST_PROBATION")
+    }
+
+    fn millis(variable: &str) -> Option<Duration> {
         #[cfg(debug_assertions)]
-        if let Some(millis) = std::env::var("TIDEGATE_TEST_PATIENCE").ok().and_then(|text| text.parse().ok()) {
+        if let Some(millis) = std::env::var(variable).ok().and_then(|text| text.parse().ok()) {
             return Some(Duration::from_millis(millis));
         }
+        let _ = variable;
         None
     }
 }

@@ -26,6 +26,18 @@ pub struct Heir {
     predecessor: OwnedFd,
     pub handover: Handover,
     descriptors: Vec<OwnedFd>,
+    /// The predecessor's standard streams, for output and errors: until this process is on its own, what it says of
+    /// errors goes through that one.
+    streams: Vec<OwnedFd>,
+}
+
+/// What the predecessor says to a process that accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// All is this process's.
+    Go,
+    /// It is to finish the sessions that it has, and nothing else.
+    No,
 }
 
 impl Heir {
@@ -46,19 +58,19 @@ impl Heir {
         let nothing = File::open("/dev/null").map_err(|error| Failure::System(format!("/dev/null: {error}")))?;
         dup2_stdin(&nothing).map_err(alone)?;
         let (mut text, mut descriptors) = (Vec::new(), Vec::new());
-        loop {
+        let streams = loop {
             match wire::receive(&predecessor).map_err(alone)? {
                 Some(Message::Description(bytes)) => text.extend(bytes),
                 Some(Message::Descriptors(some)) => descriptors.extend(some),
-                Some(Message::Complete) => break,
+                Some(Message::Complete(streams)) => break streams,
                 Some(_) => return Err(alone(Errno::BADMSG)),
                 None => return Err(gone()),
             }
-        }
+        };
         let handover = Handover::parse(&text).map_err(Failure::System)?;
         // Nobody has asked for the time yet; if somebody had, the ages of sessions in the log would begin anew.
         let _ = clock::go_on(handover.clock());
-        Ok(Some(Self { predecessor, handover, descriptors }))
+        Ok(Some(Self { predecessor, handover, descriptors, streams }))
     }
 
     /// The sockets that came along; once.
@@ -66,9 +78,9 @@ impl Heir {
         self.handover.candidates(std::mem::take(&mut self.descriptors))
     }
 
-    /// Tells the predecessor that this process accepts from these sockets, and waits for its go; without end, if it
+    /// Tells the predecessor that this process accepts from these sockets, and waits for its word; without end, if it
     /// doesn't come. The standard streams are the predecessor's then.
-    pub async fn take_over(self, taken: &[usize]) -> Result<(), Failure> {
+    pub async fn take_over(self, taken: &[usize]) -> Result<Word, Failure> {
         let broken = |error| Failure::System(format!("can't speak with the predecessor: {error}"));
         let words = serde_json::to_vec(taken).unwrap_or_default();
         wire::send_ready(&self.predecessor, &words).map_err(|_| gone())?;
@@ -77,17 +89,20 @@ impl Heir {
         loop {
             let mut ready = watched.readable().await.map_err(|_| broken(Errno::IO))?;
             match wire::receive(watched.get_ref()) {
-                Ok(Some(Message::Go(streams))) => {
-                    use_streams(&streams);
-                    return Ok(());
+                Ok(Some(Message::Go)) => {
+                    use_streams(&self.streams);
+                    return Ok(Word::Go);
                 }
                 Ok(Some(Message::No)) => {
-                    return Err(Failure::System("the predecessor goes on by itself".to_owned()));
+                    use_streams(&self.streams);
+                    tracing::info!("the predecessor stops, and this process with it");
+                    return Ok(Word::No);
                 }
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Ok(None) | Err(Errno::CONNRESET) => {
+                    use_streams(&self.streams);
                     tracing::warn!("the predecessor has gone without a word; going on without it");
-                    return Ok(());
+                    return Ok(Word::Go);
                 }
                 Ok(Some(_)) => return Err(broken(Errno::BADMSG)),
                 Err(error) => return Err(broken(error)),
@@ -100,7 +115,7 @@ fn gone() -> Failure {
     Failure::System("the predecessor has gone before it handed over".to_owned())
 }
 
-/// Lets this process write where the predecessor wrote; until now, its errors went through that one.
+/// Lets this process write where the predecessor wrote.
 fn use_streams(streams: &[OwnedFd]) {
     if let [output, errors] = streams {
         // If that fails, there is nobody to tell.

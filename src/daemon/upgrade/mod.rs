@@ -4,12 +4,12 @@
 //! |---|---|---|
 //! | 1 | starts the binary, with one end of a socket pair as its standard input (`attempt`) | finds that in its environment (`heir`) |
 //! | 2 | sends its listening sockets and what it knows (`handover`, over `wire`) | reads the config file, takes the sockets, binds what is new |
-//! | 3 | serves on | accepts, and says so |
+//! | 3 | serves on, and looks a while whether the other one lives | accepts, and says so |
 //! | 4 | stops accepting, gives the admin endpoint up, tells systemd who is the main process, says go | is on its own |
 //! | 5 | finishes its sessions and ends | |
 //!
 //! Owns the order, and the way back: until step 4 nothing of the predecessor has changed, and whatever goes wrong with
-//! the successor ends that one alone. Invariants: at each moment somebody accepts from each queue; the listening of a
+//! the successor ends that one alone; what clients it has by then it finishes by itself, where it can. Invariants: at each moment somebody accepts from each queue; the listening of a
 //! socket is never ended by one of the two while the other one needs it; sessions stay where they are. Next: `attempt`
 //! and `heir`.
 
@@ -20,12 +20,13 @@ mod program;
 mod wire;
 
 use super::live::Live;
+use super::state_file::Keeper;
 use rustix::io::Errno;
 use std::sync::Arc;
 
 pub use attempt::{Attempt, Successor};
 pub use handover::{Estate, Handover};
-pub use heir::Heir;
+pub use heir::{Heir, Word};
 pub use program::Program;
 
 /// The variable by which a process knows that it is a successor: the number of the descriptor to its predecessor.
@@ -48,11 +49,12 @@ impl Live {
     }
 
     /// The predecessor has left everything to this process.
-    pub fn take_over(&self) {
+    pub fn take_over(&mut self) {
         let sockets = self.bound.iter().flat_map(|bound| &bound.sockets).filter_map(|shared| shared.get());
         let parked = self.bound.iter().flat_map(|bound| bound.parked.iter().flatten().cloned());
         for socket in sockets.chain(parked).chain(self.endpoint.sockets().map(|(_, socket)| Arc::clone(socket))) {
             socket.take_over();
         }
+        self.keeper.iter_mut().for_each(Keeper::start);
     }
 }

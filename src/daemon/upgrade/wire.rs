@@ -24,14 +24,15 @@ pub enum Message {
     Description(Vec<u8>),
     /// Some of the descriptors, in order.
     Descriptors(Vec<OwnedFd>),
-    /// Description and descriptors are complete.
-    Complete,
+    /// Description and descriptors are complete; with the standard streams that the successor is to use when it is on
+    /// its own: output and errors.
+    Complete(Vec<OwnedFd>),
     /// The successor accepts; what it has taken, in JSON.
     Ready(Vec<u8>),
     /// The successor isn't wanted any more.
     No,
-    /// The successor is on its own, with the standard streams that it is to use: output and errors.
-    Go(Vec<OwnedFd>),
+    /// The successor is on its own.
+    Go,
 }
 
 /// The two ends; neither outlives an exec.
@@ -67,7 +68,10 @@ pub fn send_piece<Fd: AsFd>(socket: Fd, piece: &Outgoing, descriptors: &[OwnedFd
             let some: Vec<_> = descriptors[*first..first + count].iter().map(AsFd::as_fd).collect();
             send(socket, b'f', &[], &some)
         }
-        Outgoing::Complete => send(socket, b'e', &[], &[]),
+        Outgoing::Complete => {
+            let (output, errors) = (std::io::stdout(), std::io::stderr());
+            send(socket, b'e', &[], &[output.as_fd(), errors.as_fd()])
+        }
     }
 }
 
@@ -75,8 +79,8 @@ pub fn send_ready<Fd: AsFd>(socket: Fd, taken: &[u8]) -> Result<(), Errno> {
     send(socket, b'r', taken, &[])
 }
 
-pub fn send_go<Fd: AsFd>(socket: Fd, streams: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    send(socket, b'g', &[], streams)
+pub fn send_go<Fd: AsFd>(socket: Fd) -> Result<(), Errno> {
+    send(socket, b'g', &[], &[])
 }
 
 pub fn send_no<Fd: AsFd>(socket: Fd) -> Result<(), Errno> {
@@ -114,10 +118,10 @@ pub fn receive<Fd: AsFd>(socket: Fd) -> Result<Option<Message>, Errno> {
     Ok(Some(match letter {
         b'd' => Message::Description(rest.to_vec()),
         b'f' => Message::Descriptors(descriptors),
-        b'e' => Message::Complete,
+        b'e' => Message::Complete(descriptors),
         b'r' => Message::Ready(rest.to_vec()),
         b'n' => Message::No,
-        b'g' => Message::Go(descriptors),
+        b'g' => Message::Go,
         _ => return Err(Errno::BADMSG),
     }))
 }
@@ -125,7 +129,6 @@ pub fn receive<Fd: AsFd>(socket: Fd) -> Result<Option<Message>, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
     use std::os::unix::net::UnixDatagram;
 
     #[test]
@@ -147,7 +150,7 @@ mod tests {
             match message {
                 Message::Description(bytes) => text.extend(bytes),
                 Message::Descriptors(some) => received.extend(some),
-                Message::Complete => complete = true,
+                Message::Complete(streams) => complete = streams.len() == 2,
                 other => panic!("{other:?}"),
             }
         }
@@ -161,11 +164,10 @@ mod tests {
     #[test]
     fn both_sides_understand_each_other_and_nobody_else() {
         let (near, far) = pair().unwrap();
-        let null = File::open("/dev/null").unwrap();
         send_ready(&far, b"[1]").unwrap();
         assert!(matches!(receive(&near), Ok(Some(Message::Ready(taken))) if taken == b"[1]"));
-        send_go(&near, &[null.as_fd(), null.as_fd()]).unwrap();
-        assert!(matches!(receive(&far), Ok(Some(Message::Go(streams))) if streams.len() == 2));
+        send_go(&near).unwrap();
+        assert!(matches!(receive(&far), Ok(Some(Message::Go))));
         rustix::net::send(&near, b"?", SendFlags::empty()).unwrap();
         assert_eq!(receive(&far).unwrap_err(), Errno::BADMSG);
         drop(near);
