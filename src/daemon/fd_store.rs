@@ -68,7 +68,7 @@ impl Store {
             let fresh: Vec<_> = sockets.iter().filter(|socket| !(is_first && socket.is_kept())).collect();
             if store(name, &fresh.iter().map(|socket| socket.as_fd()).collect::<Vec<_>>()) {
                 for socket in fresh {
-                    socket.leave();
+                    socket.leave_in_store();
                 }
             }
         }

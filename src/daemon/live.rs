@@ -320,7 +320,10 @@ impl Live {
         let ours = Ours::new(self.bound.iter().filter(|bound| !bound.is_parked()).map(|bound| &bound.actual));
         for bound in &before {
             let gone = bound.sockets.iter().filter(|socket| !kept.contains(&Arc::as_ptr(socket)));
-            gone.for_each(|socket| socket.retire(ours.has(&bound.actual)));
+            for socket in gone {
+                socket.get().iter().for_each(|own| own.take_from_store());
+                socket.retire(ours.has(&bound.actual));
+            }
         }
         self.take_admin(admin);
         self.shared.table_changed.notify_one();

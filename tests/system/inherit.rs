@@ -249,6 +249,22 @@ fn what_is_called_otherwise_or_listens_again_is_stored_anew() {
 }
 
 #[test]
+fn a_socket_that_a_config_has_no_more_takes_nobody_though_the_manager_has_it_still() {
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    let [narrow, wide] = ["127.0.0.1:21110", "0.0.0.0:21110"].map(Addr::parse);
+    let tidegate = with_store(&backend, directory.path(), &listener("more", &narrow));
+    let (_, stored) = manager.until("FDNAME=more");
+    assert_eq!(stored.len(), 1);
+    write(&tidegate, &backend, &listener("more", &wide));
+    tidegate.signal(Signal::HUP);
+    manager.until("FDSTOREREMOVE=1");
+    Conn::to(&narrow).speak();
+    drop(stored);
+}
+
+#[test]
 fn a_stored_socket_that_does_not_suit_any_more_is_bound_anew() {
     let backend = Backend::echo();
     let directory = tempfile::tempdir().unwrap();

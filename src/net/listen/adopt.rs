@@ -160,7 +160,8 @@ fn take(given: Given, source: Source, options: &Options) -> Result<ListenSocket,
         }
     }
     let (kept, lent) = (AtomicBool::new(true), source != Source::ServiceManager);
-    Ok(ListenSocket { socket, address, path, kept, lent, passed_on: AtomicBool::new(false), earlier })
+    let (stored, passed_on) = (AtomicBool::new(false), AtomicBool::new(false));
+    Ok(ListenSocket { socket, address, path, kept, stored, lent, passed_on, earlier })
 }
 
 /// Another descriptor of the same socket.
@@ -168,7 +169,8 @@ pub(super) fn once_more(like: &ListenSocket) -> Result<ListenSocket, Refused> {
     let socket = like.socket.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
     let kept = AtomicBool::new(like.is_kept());
     let (address, path, earlier) = (like.address.clone(), like.path.clone(), like.earlier.clone());
-    Ok(ListenSocket { socket, address, path, kept, lent: like.lent, passed_on: AtomicBool::new(false), earlier })
+    let (stored, passed_on) = (AtomicBool::new(false), AtomicBool::new(false));
+    Ok(ListenSocket { socket, address, path, kept, stored, lent: like.lent, passed_on, earlier })
 }
 
 fn address_of(address: &SocketAddrAny) -> Option<Endpoint> {

@@ -103,6 +103,8 @@ pub struct ListenSocket {
     pub address: BindAddr,
     /// Another process listens on it after this one.
     kept: AtomicBool,
+    /// Because this process has given it to the service manager's store.
+    stored: AtomicBool,
     /// The predecessor's, until it is taken over.
     lent: bool,
     /// The successor accepts from it.
@@ -118,6 +120,7 @@ impl ListenSocket {
             address,
             path,
             kept: AtomicBool::new(false),
+            stored: AtomicBool::new(false),
             lent: false,
             passed_on: AtomicBool::new(false),
             earlier: None,
@@ -170,6 +173,26 @@ impl ListenSocket {
         }
     }
 
+    /// The service manager's store has it too, for a process after this one.
+    pub fn leave_in_store(&self) {
+        self.leave();
+        self.stored.store(true, Ordering::Relaxed);
+    }
+
+    /// The store is about to have it no more, so that it is this process's to end.
+    pub fn take_from_store(&self) {
+        if self.stored.swap(false, Ordering::Relaxed) {
+            self.be_the_last();
+        }
+    }
+
+    fn be_the_last(&self) {
+        self.kept.store(false, Ordering::Relaxed);
+        if let Some(path) = &self.path {
+            path.take_back();
+        }
+    }
+
     /// A successor accepts from it by now: this process leaves its queue alone.
     pub fn pass_on(&self) {
         self.leave();
@@ -189,10 +212,7 @@ impl ListenSocket {
     /// The predecessor needs it no more: it is this process's alone, with the path of a unix socket, if it was its own.
     pub fn take_over(&self) {
         if self.lent {
-            self.kept.store(false, Ordering::Relaxed);
-            if let Some(path) = &self.path {
-                path.take_back();
-            }
+            self.be_the_last();
         }
     }
 
