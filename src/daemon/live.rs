@@ -209,7 +209,10 @@ impl Live {
         live.shared.adjustments.store(Arc::new(kept.clone()));
         live.adjustments = kept;
         live.change(settled(&config, &live.resolution, &live.adjustments));
-        live.replace(config, places, None);
+        let (_, warnings) = live.replace(config, places, None);
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         live.take_admin(admin);
         if let Some(handover) = handover {
             let told = handover.tell(&live.shared.table.load().pools, Now::read());
@@ -292,7 +295,7 @@ impl Live {
 
     /// Phase two. If it fails, with the reason, nothing has changed.
     pub fn commit(&mut self, candidate: Candidate) -> Result<Committed, String> {
-        let Candidate { config, text, resolution, places, admin, access, warnings, plan } = candidate;
+        let Candidate { config, text, resolution, places, admin, access, mut warnings, plan } = candidate;
         let other_access = !self.shared.who.access.load().is_same(&access);
         if text == self.text && resolution == self.resolution && *config == *self.config {
             // Another token in the same file is no other config.
@@ -309,7 +312,8 @@ impl Live {
         self.change(settled(&config, &self.resolution, &self.adjustments));
         self.shared.metrics.max_connections.set(plan.max_sessions as i64);
         self.shared.process.set_max(plan.max_sessions);
-        let mut new = self.replace(config, places, Some(&before));
+        let (mut new, left_out) = self.replace(config, places, Some(&before));
+        warnings.extend(left_out);
         new.extend(self.follow_operators());
         for (seat, room) in seats.iter().zip(rooms) {
             let worker = usize::from(seat.index);
@@ -337,13 +341,13 @@ impl Live {
         }
     }
 
-    /// Makes this config the one that runs, on these sockets; those that no worker has yet.
+    /// Makes this config the one that runs, on these sockets; those that no worker has yet, and what is left out of it.
     fn replace(
         &mut self,
         config: Arc<Config>,
         places: Vec<Vec<(Opened, Options)>>,
         before: Option<&[Bound]>,
-    ) -> Vec<Vec<Arc<SharedSocket>>> {
+    ) -> (Vec<Vec<Arc<SharedSocket>>>, Vec<String>) {
         let Shared { table, metrics, process, .. } = &self.shared;
         let previous = before.map(|_| table.load_full());
         let known = before.map(|_| &self.shared_limits);
@@ -385,9 +389,7 @@ impl Live {
             previous.as_deref(),
             now,
         );
-        for warning in &built.warnings {
-            tracing::warn!("{warning}");
-        }
+        let warnings = built.warnings.iter().map(ToString::to_string).collect();
         if before.is_none() {
             built.table.generation = self.first_generation;
         }
@@ -424,7 +426,7 @@ impl Live {
         (self.config, self.shared_limits) = (config, shared_limits);
         self.shared.config.store(Arc::clone(&self.config));
         log::set_level(self.log_level());
-        new
+        (new, warnings)
     }
 
     /// How much the log says: what an operator has said of that, or else the config.

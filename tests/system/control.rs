@@ -3,7 +3,7 @@
 
 use crate::kit::http::Answer;
 use crate::kit::{Backend, Config, Conn, End, Refusing, Tidegate, eventually, eventually_eq, throughout};
-use crate::reload::reload;
+use crate::reload::{reload, write};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -107,6 +107,26 @@ fn a_drained_backend_gets_no_new_client_keeps_those_it_has_and_comes_back() {
     eventually("it is chosen again", || tidegate.get("/readyz").status == 200);
     tidegate.echoed();
     assert_eq!(tidegate.status()["adjustments"], json!({}));
+}
+
+#[test]
+fn a_reload_tells_of_whom_it_leaves_out_of_those_that_were_added() {
+    let (world, own, files) = (World::new(), Backend::named("c"), Backend::named("c"));
+    let tidegate = Tidegate::start(world.config());
+    assert!(tidegate.change("/pools/web/backends", &json!({"address": own.to_string(), "name": "c"}).to_string()));
+    let more = world.config().to_string().replace("}]", &format!("}}, {{ name = \"c\", address = \"{files}\" }}]"));
+    write(&tidegate, more);
+    let answer = tidegate.post("/reload", "").json();
+    let told = format!(
+        "pools.web: the backend {own}, which was added at run time, is left out: there is another backend called \"c\" \
+         in the pool"
+    );
+    assert_eq!(answer["details"]["warnings"], json!([told]), "{answer}");
+    tidegate.logged(&["WARN", &told]);
+    assert_eq!(tidegate.count_logged(&[&told]), 1);
+    // The one that serves is the one that is removed, and its namesake doesn't take its place.
+    assert!(tidegate.change("/pools/web/backends/c/remove", ""));
+    assert_eq!(tidegate.answers(4), of(&[("a", 2), ("b", 2)]));
 }
 
 #[test]
