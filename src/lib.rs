@@ -93,7 +93,7 @@
 //! | carry out | `daemon/carry_out.rs` | which part does it; the audit line and the answer |
 //! | plan | [`config::diff`], [`config::plan`], `daemon/plan.rs` | what is different, and how many sessions that touches; changes nothing |
 //! | reload, rollback | `daemon/configs.rs`, `daemon/examine.rs`, `daemon/live.rs`, `daemon/history.rs` | all that can fail first (judge, resolve, bind), then one store of the table |
-//! | sockets | `daemon/listening.rs`, `session/orders.rs` | which stay, come and go; workers are sent new ones |
+//! | sockets | `daemon/listening.rs`, `session/orders.rs`, `daemon/endpoint.rs` | which stay, come and go; workers are sent new ones; the admin endpoint's own |
 //! | listener | `daemon/parking.rs` | taken out: its sockets stop listening and keep their addresses |
 //! | backend | `daemon/control.rs`, `pool/adjust.rs` | an operator's word, on top of every config; kept over restarts by `daemon/state_file.rs` |
 //! | sessions | [`listing`], `session/listing.rs`, `daemon/sessions.rs` | who there is, asked of each worker; one of them ended |
