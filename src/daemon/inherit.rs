@@ -82,8 +82,8 @@ impl Inherited {
         inherited
     }
 
-    /// What a predecessor passes on. It empties what nobody wants, and that leaves the store when this process has taken
-    /// over: see [`fd_store::Store`].
+    /// What a predecessor passes on. It empties what nobody wants, and that leaves the store when this process has
+    /// taken over: see [`fd_store::Store`].
     pub fn from_predecessor(config: &Config, candidates: Vec<Candidate>) -> Self {
         let mut inherited = Self::new(config, candidates);
         inherited.unwanted.clear();

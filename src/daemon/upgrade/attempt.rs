@@ -2,9 +2,9 @@
 //!
 //! Owns the child: what it is told, what it writes to its standard error (which goes on to ours, and its last lines
 //! into the answer if it fails), its end if it fails, and its reaping. Decides when an attempt has failed: the child
-//! has ended, or has hung up, or hasn't said within [`PATIENCE`] that it accepts, or hasn't lived through [`PROBATION`]
-//! after that. Until somebody adopts the [`Successor`], it can be taken back: one that has no clients yet is killed, one
-//! that may have some is told to finish their sessions.
+//! has ended, or has hung up, or hasn't said within [`PATIENCE`] that it accepts, or hasn't lived through
+//! [`PROBATION`] after that. Until somebody adopts the [`Successor`], it can be taken back: one that has no clients yet
+//! is killed, one that may have some is told to finish their sessions.
 
 use super::VARIABLE;
 use super::handover::Estate;

@@ -9,9 +9,9 @@
 //! | 5 | finishes its sessions and ends | |
 //!
 //! Owns the order, and the way back: until step 4 nothing of the predecessor has changed, and whatever goes wrong with
-//! the successor ends that one alone; what clients it has by then it finishes by itself, where it can. Invariants: at each moment somebody accepts from each queue; the listening of a
-//! socket is never ended by one of the two while the other one needs it; sessions stay where they are. Next: `attempt`
-//! and `heir`.
+//! the successor ends that one alone; the sessions that it has by then it finishes by itself, where it can. Invariants:
+//! at each moment somebody accepts from each queue; the listening of a socket is never ended by one of the two while
+//! the other one needs it; sessions stay where they are. Next: `attempt` and `heir`.
 
 mod attempt;
 mod handover;
