@@ -161,7 +161,7 @@ fn take(given: Given, source: Source, options: &Options) -> Result<ListenSocket,
     }
     let (kept, lent) = (AtomicBool::new(true), source != Source::ServiceManager);
     let (stored, passed_on) = (AtomicBool::new(false), AtomicBool::new(false));
-    Ok(ListenSocket { socket, address, path, kept, stored, lent, passed_on, earlier })
+    Ok(ListenSocket { path, socket, address, kept, stored, lent, passed_on, earlier })
 }
 
 /// Another descriptor of the same socket.
