@@ -1,7 +1,10 @@
 //! The upgrade: another process takes this one's place, and what becomes of it when that one is no good.
 
+use crate::hold::{held as held_now, probed, until_held};
 use crate::kit::conn::{Addr, Conn, End};
-use crate::kit::{Backend, Config, Launch, Listening, Tidegate, eventually, eventually_some, throughout};
+use crate::kit::{
+    Backend, Config, Launch, Listening, Tidegate, eventually, eventually_eq, eventually_some, throughout,
+};
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -360,4 +363,42 @@ fn a_successor_whose_predecessor_is_killed_goes_on_and_can_be_heard() {
     tidegate.signal(Signal::HUP);
     tidegate.logged(&["nothing has changed", "command=\"reload\""]);
     drop(client);
+}
+
+/// They are the predecessor's to the end: it goes on asking for its backends, and keeps its places.
+#[test]
+fn clients_that_are_held_or_queue_have_their_turn_after_the_upgrade() {
+    let lost = Backend::echo().die();
+    let busy = Backend::echo();
+    let queued = format!(
+        "[listeners.queued]\nbind = \"127.0.0.1:0\"\npool = \"busy\"\n[pools.busy]\nbackends = [\"{busy}\"]\n\
+         health.probe = \"none\"\nbackend_max_connections = 1\nqueue = {{ max_wait = \"1m\" }}\n"
+    );
+    let config = probed([&lost], "max_wait = \"1m\"").more(&queued);
+    let mut tidegate = started(config);
+    let mut held = tidegate.connect();
+    held.send("from before");
+    until_held(&tidegate, 1);
+    let at = tidegate.addr_of("queued", 0);
+    let mut first = Conn::to(&at);
+    first.speak();
+    let mut second = Conn::to(&at);
+    second.send("after the first");
+    let waiting = |tidegate: &Tidegate| tidegate.metrics().sum("tidegate_pool_queue_waiting", &[]) as u64;
+    eventually_eq("it queues", &1, || waiting(&tidegate));
+
+    tidegate.signal(Signal::USR2);
+    let mut predecessor = tidegate.follow();
+    assert_eq!((held_now(&tidegate), waiting(&tidegate)), (0, 0), "they aren't the successor's");
+    let _back = Backend::at(&lost, crate::kit::backend::echo);
+    held.expect("from before");
+    first.finish();
+    first.expect_end(End::Fin);
+    second.expect("after the first");
+    assert!(predecessor.try_wait().is_none());
+    for mut client in [held, second] {
+        client.finish();
+        client.expect_end(End::Fin);
+    }
+    assert_eq!(predecessor.end().unwrap().code(), Some(0), "{}", tidegate.log());
 }
