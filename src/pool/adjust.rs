@@ -6,7 +6,7 @@
 //! whole.
 
 use super::backend::{Backend, Operator};
-use super::view::{Members, PoolView, Purpose, Shared};
+use super::view::{Members, PoolView, Purpose};
 use super::{Pool, flag};
 use crate::clock::Now;
 use crate::config::Adjustment;
@@ -23,9 +23,9 @@ impl Pool {
     /// Has these members from now on, and no others.
     ///
     /// A member that the pool already holds keeps its backend. One that is gone lives on until its last session has
-    /// ended.
+    /// ended; see `former` for one that returns before that.
     pub fn set_members(&self, members: Members, adjusted: &Adjusted, metrics: &Arc<Metrics>, now: Now) {
-        let shared = Shared { waiting: Arc::clone(&self.waiting), total: Arc::clone(&self.total) };
+        let shared = self.shared();
         let (name, health, hash) = (&self.name, &self.health, self.hash.as_ref());
         let purpose = Purpose { name, health, hash, metrics, shared: &shared };
         let view = PoolView::new(purpose, members, adjusted, Some(&self.view()), now);

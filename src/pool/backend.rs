@@ -127,6 +127,23 @@ struct Rest {
     last_error: Option<LastError>,
 }
 
+impl Rest {
+    fn new(health: Health) -> Self {
+        Self {
+            damper: Damper::new(health),
+            ejection: Ejection::new(),
+            trial_began: 0,
+            ramp: None,
+            agent: AgentReport::of_nobody(),
+            agent_since: 0,
+            agent_share: WHOLE_SHARE,
+            operator: Operator::default(),
+            operator_since: 0,
+            last_error: None,
+        }
+    }
+}
+
 /// What went wrong most recently, be it in a probe or in a session's connect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
@@ -144,18 +161,6 @@ impl Backend {
         health: Health,
         now: Now,
     ) -> Self {
-        let rest = Rest {
-            damper: Damper::new(health),
-            ejection: Ejection::new(),
-            trial_began: 0,
-            ramp: None,
-            agent: AgentReport::of_nobody(),
-            agent_since: 0,
-            agent_share: WHOLE_SHARE,
-            operator: Operator::default(),
-            operator_since: 0,
-            last_error: None,
-        };
         let backend = Self {
             id: next_id(),
             address: address.clone(),
@@ -174,10 +179,23 @@ impl Backend {
             deadline: Deadline::default(),
             known: AtomicBool::new(false),
             believed: AtomicBool::new(false),
-            rest: Mutex::new(rest),
+            rest: Mutex::new(Rest::new(health)),
         };
         backend.store_health(&backend.rest(), health, now.unix_ms);
         backend
+    }
+
+    /// It is a member again, and nobody knows more of it than of a new one. Its sessions count on, but for a trial.
+    pub(super) fn begin_anew(&self, health: Health, now: Now) {
+        let mut rest = self.rest();
+        *rest = Rest::new(health);
+        self.replace_flags(TRIAL - 1, 0);
+        self.store_share(WHOLE_SHARE);
+        self.failures.store(0, Relaxed);
+        self.known.store(false, Relaxed);
+        self.believed.store(false, Relaxed);
+        self.deadline.set(None);
+        self.store_health(&rest, health, now.unix_ms);
     }
 
     /// See [`flag`].

@@ -18,6 +18,7 @@ mod backend;
 mod candidates;
 mod count;
 mod ejection;
+mod former;
 pub mod health;
 mod hedge;
 pub mod hold;
@@ -50,6 +51,7 @@ mod view;
 pub use adjust::Adjusted;
 pub use backend::{Backend, Known, LastError, Operator, WHOLE_SHARE, flag};
 pub use ejection::{Ejected, Standing};
+pub use former::FormerPool;
 pub use health::Health;
 pub use latency::Latency;
 pub use mode::Mode;
@@ -68,6 +70,7 @@ use crate::net::origin::Origin;
 use crate::rng::Rng;
 use arc_swap::ArcSwap;
 use candidates::{Candidates, Reach};
+use former::Former;
 use health::{AgentReport, Outcome};
 use hedge::HedgeBudget;
 use hold::Hold;
@@ -123,6 +126,7 @@ pub struct Pool {
     judge: Mutex<Judge>,
     hedges: Arc<HedgeBudget>,
     total: Arc<Total>,
+    former: Arc<Former>,
     /// How often one of its backends went down.
     falls: Arc<AtomicU32>,
     succession: Succession,
@@ -141,14 +145,34 @@ impl Pool {
         previous: Option<&Pool>,
         now: Now,
     ) -> Self {
-        let shared = previous.map_or_else(Shared::default, |pool| Shared {
-            waiting: Arc::clone(&pool.waiting),
-            total: Arc::clone(&pool.total),
-        });
-        let Shared { waiting, total } = shared.clone();
+        let shared = previous.map_or_else(Shared::default, Self::shared);
+        Self::with(config, members, metrics, previous, &shared, now)
+    }
+
+    /// The same for one that returns after it had left the table.
+    #[must_use]
+    pub fn again(
+        config: &config::Pool,
+        members: &Members,
+        metrics: &Arc<Metrics>,
+        former: &FormerPool,
+        now: Now,
+    ) -> Self {
+        Self::with(config, members, metrics, None, &former.shared, now)
+    }
+
+    fn with(
+        config: &config::Pool,
+        members: &Members,
+        metrics: &Arc<Metrics>,
+        previous: Option<&Pool>,
+        shared: &Shared,
+        now: Now,
+    ) -> Self {
+        let Shared { waiting, total, former } = shared.clone();
         waiting.renew(Terms::new(&config.queue.unwrap_or_default()));
         let (name, health, hash) = (&config.name, &config.health, config.hash.as_ref());
-        let purpose = Purpose { name, health, hash, metrics, shared: &shared };
+        let purpose = Purpose { name, health, hash, metrics, shared };
         let before = previous.map(Pool::view);
         let view = PoolView::new(purpose, members.clone(), &Adjusted::new(), before.as_deref(), now);
         let judge = previous.map_or_else(|| Judge::new(now.millis), |pool| pool.judge().clone());
@@ -177,6 +201,7 @@ impl Pool {
             judge: Mutex::new(judge),
             hedges: previous.map_or_else(|| Arc::new(HedgeBudget::new()), |pool| Arc::clone(&pool.hedges)),
             total,
+            former,
             falls: previous.map(|pool| Arc::clone(&pool.falls)).unwrap_or_default(),
             succession: Succession::new(config, previous.map(|pool| &pool.succession)),
         };
@@ -188,6 +213,11 @@ impl Pool {
         }
         pool.review(now.millis);
         pool
+    }
+
+    fn shared(&self) -> Shared {
+        let (waiting, total, former) = (Arc::clone(&self.waiting), Arc::clone(&self.total), Arc::clone(&self.former));
+        Shared { waiting, total, former }
     }
 
     /// A slot on a backend that has not been tried, by the pool's policy; `None` if there is none. Where connects are

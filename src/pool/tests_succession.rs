@@ -232,3 +232,51 @@ fn those_that_are_held_stay_so_or_may_go_at_once() {
         assert_eq!(hold.held(), 0);
     }
 }
+
+/// At most one session each.
+fn members_of_one(labels: &[&str]) -> Members {
+    let mut members = members(labels);
+    members.list.iter_mut().for_each(|member| member.max_connections = Some(1));
+    members
+}
+
+#[test]
+fn who_returns_while_it_has_sessions_is_the_one_that_left_and_as_unknown_as_a_new_one() {
+    let pools = Pools::new(&["a"], |_| {});
+    let (pool, metrics) = (&pools.pool, &pools.metrics);
+    let set = |labels: &[&str]| pool.set_members(members_of_one(labels), &Adjusted::new(), metrics, NOW);
+    set(&["a"]);
+    let session = claim(pool).unwrap();
+    let a = Arc::clone(&pool.view().backends[0]);
+    a.set_health(Health::Down, NOW.unix_ms);
+    a.set_drain_deadline(Some(5_000));
+    set(&["b"]);
+    set(&["b", "a"]);
+    assert_eq!(pool.view().backends[1].id, a.id);
+    assert!(a.available() && !a.is_known() && a.drain_deadline().is_none());
+    assert!(a.is_full());
+    let other = claim(pool).unwrap();
+    assert_eq!(&*other.label, "b");
+    assert!(claim(pool).is_none(), "its old session has the only place");
+    drop(session);
+    assert_eq!(claim(pool).unwrap().backend().id, a.id);
+
+    // Nothing is kept of one without sessions.
+    let id = a.id;
+    drop(a);
+    set(&["b"]);
+    set(&["b", "a"]);
+    assert_ne!(pool.view().backends[1].id, id);
+}
+
+#[test]
+fn a_pool_that_returns_has_its_sessions_back() {
+    let pools = Pools::new(&["a"], |_| {});
+    let (_session, a) = (claim(&pools.pool).unwrap(), Arc::clone(&pools.pool.view().backends[0]));
+    let former = pools.pool.leave();
+    pools.pool.retire(None);
+    assert!(former.has_sessions());
+    let again = Pool::again(&config(|_| {}), &members_of_one(&["a"]), &pools.metrics, &former, NOW);
+    assert_eq!((again.view().backends[0].id, a.active()), (a.id, 1));
+    assert!(claim(&again).is_none());
+}

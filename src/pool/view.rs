@@ -6,6 +6,7 @@
 use super::adjust::Adjusted;
 use super::backend::Backend;
 use super::candidates::{Candidates, Reach, is_good};
+use super::former::Former;
 use super::health::Health;
 use super::mode::Mode;
 use super::pick::{Among, Picker};
@@ -16,9 +17,9 @@ use super::tried::Tried;
 use crate::clock::{Millis, Now};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::name::{BackendAddr, PoolName};
+use crate::name::{BackendAddr, BackendId, PoolName};
 use crate::rng::Rng;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What a session asks a pool for.
@@ -35,6 +36,7 @@ pub(super) struct Ask<'a> {
 pub(super) struct Shared {
     pub waiting: Arc<WaitingList>,
     pub total: Arc<Total>,
+    pub former: Arc<Former>,
 }
 
 /// What a pool is built from: a config's members with every host name resolved, and the policy over them.
@@ -107,16 +109,25 @@ impl PoolView {
             .map(|member| match kept.get(&member.address) {
                 // Another label is another metrics series: a renamed backend is a new one.
                 Some(backend) if backend.label == member.label => Arc::clone(backend),
-                _ => Arc::new(Backend::new(
-                    &member.address,
-                    &member.label,
-                    metrics.backend(name, &member.label),
-                    (Arc::clone(&shared.waiting), Arc::clone(&shared.total)),
-                    Health::initial(health),
-                    now,
-                )),
+                _ => match shared.former.take(&member.address, &member.label) {
+                    Some(backend) => {
+                        backend.begin_anew(Health::initial(health), now);
+                        backend
+                    }
+                    None => Arc::new(Backend::new(
+                        &member.address,
+                        &member.label,
+                        metrics.backend(name, &member.label),
+                        (Arc::clone(&shared.waiting), Arc::clone(&shared.total)),
+                        Health::initial(health),
+                        now,
+                    )),
+                },
             })
             .collect();
+        let stay: HashSet<BackendId> = backends.iter().map(|backend| backend.id).collect();
+        let before = previous.iter().flat_map(|view| &view.backends);
+        shared.former.add(before.filter(|backend| !stay.contains(&backend.id)));
         for (backend, member) in backends.iter().zip(&members.list) {
             backend.set_max_active(member.max_connections);
         }

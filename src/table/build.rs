@@ -10,7 +10,7 @@ use crate::clock::{Millis, Now};
 use crate::config::{self, AddedBackend, Address, Adjustments, Balance, Config, Group, PoolAdjustments, limits};
 use crate::metrics::Metrics;
 use crate::name::{BackendAddr, Endpoint, ListenerName, PoolName};
-use crate::pool::{Members, Pool, ResolvedMember};
+use crate::pool::{FormerPool, Members, Pool, ResolvedMember};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -78,6 +78,7 @@ impl RoutingTable {
         now: Now,
     ) -> Built {
         let mut warnings = Vec::new();
+        let former = |name: &PoolName| previous?.former.iter().find(|former| former.name == *name);
         let pools: Vec<Arc<Pool>> = config
             .pools
             .iter()
@@ -92,7 +93,10 @@ impl RoutingTable {
                         }
                         Arc::clone(same)
                     }
-                    None => Arc::new(Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now)),
+                    None => Arc::new(match (before, former(&pool.name)) {
+                        (None, Some(former)) => Pool::again(pool, &members, metrics, former, now),
+                        (before, _) => Pool::new(pool, &members, metrics, before.map(|pool| &**pool), now),
+                    }),
                 };
                 built.adjust(&adjusted.backends, metrics, previous.is_none(), now);
                 built
@@ -104,6 +108,11 @@ impl RoutingTable {
                 old.retire(new);
             }
         }
+        let is_in = |name: &PoolName| pools.iter().any(|pool| pool.name == *name);
+        let gone = previous.into_iter().flat_map(|table| &table.pools).filter(|pool| !is_in(&pool.name));
+        let mut former: Vec<FormerPool> = gone.map(|pool| pool.leave()).collect();
+        let earlier = previous.into_iter().flat_map(|table| &table.former);
+        former.extend(earlier.filter(|former| former.has_sessions() && !is_in(&former.name)).cloned());
         let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
         let pool = |name: &PoolName| by_name.get(name).copied();
         let new = |listener: &Arc<Listener>| Ways {
@@ -118,7 +127,7 @@ impl RoutingTable {
         let before = previous.into_iter().flat_map(|table| &table.listeners).map(|listener| &*listener.gate);
         admission::succeed(before, &gates, now.nanos());
         let wants_local = ways.iter().any(|ways| ways.routes.wants_local);
-        Built { table: Self { generation, listeners, pools, wants_local, ways }, warnings }
+        Built { table: Self { generation, listeners, pools, former, wants_local, ways }, warnings }
     }
 }
 

@@ -25,7 +25,7 @@ pub use routes::{Answer, ConditionSeen, Counted, Facts, Leads, Passed, Routes, R
 
 use crate::clock::Millis;
 use crate::name::{ListenerName, PoolName};
-use crate::pool::Pool;
+use crate::pool::{FormerPool, Pool};
 use std::sync::Arc;
 
 /// Everything that decides where a session goes.
@@ -37,6 +37,8 @@ pub struct RoutingTable {
     pub listeners: Vec<Arc<Listener>>,
     /// In the order of the config.
     pub pools: Vec<Arc<Pool>>,
+    /// That may return while they have sessions.
+    former: Vec<FormerPool>,
     /// Of any listener.
     wants_local: bool,
     /// Sorted by listener.
@@ -61,7 +63,8 @@ impl RoutingTable {
     /// Without listeners and pools, for a process that has no config yet.
     #[must_use]
     pub fn empty() -> Self {
-        Self { generation: 0, listeners: Vec::new(), pools: Vec::new(), wants_local: false, ways: Vec::new() }
+        let (listeners, pools, former, ways) = Default::default();
+        Self { generation: 0, listeners, pools, former, wants_local: false, ways }
     }
 
     /// Where a session goes, as far as that is known; counts nothing.

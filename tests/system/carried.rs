@@ -143,3 +143,29 @@ fn who_is_held_stays_so_and_is_let_go_where_nobody_is_held_any_more() {
     client.expect_end(End::Rst);
     tidegate.until_idle();
 }
+
+/// Of a backend, and of a whole pool: a mistake, and the way back.
+#[test]
+fn what_a_rollback_brings_back_has_the_sessions_that_it_had() {
+    let (one, two) = (Backend::echo(), Backend::named("two"));
+    let with = |backend: &Backend, pool: &str| {
+        let text = Config::over([backend]).pool("backend_max_connections = 1").to_string();
+        text.replace("[pools.web", &format!("[pools.{pool}")).replace("pool = \"web\"", &format!("pool = \"{pool}\""))
+    };
+    for other in ["web", "another"] {
+        let tidegate = Tidegate::start(with(&one, "web"));
+        let mut client = tidegate.echoed();
+        reload(&tidegate, with(&two, other));
+        assert_eq!(tidegate.connect().line(), "two");
+        let back = tidegate.post("/rollback", "");
+        assert_eq!(back.status, 200, "{back:?}");
+        assert_eq!(tidegate.backend_status(&one)["active"], 1, "{other}");
+        assert_eq!(tidegate.connect().rest().end, End::Rst, "there is no second place on it");
+        client.speak();
+        let body = r#"{"state": "draining", "deadline": "1s"}"#;
+        let drained = tidegate.post(&format!("/pools/web/backends/{one}"), body);
+        assert_eq!(drained.status, 200, "{drained:?}");
+        client.expect_cut();
+        eventually("it is gone everywhere", || tidegate.backend_status(&one)["active"] == 0);
+    }
+}

@@ -1,0 +1,66 @@
+//! Backends that have left a pool, and of which sessions are left.
+//!
+//! Owns the way back: whoever returns, at the same address and by the same name, is the one that left. So its old
+//! sessions count for its maximum, for the policy and for a drain, as all others do. What was known of its health
+//! doesn't: nobody has asked since.
+
+use super::Pool;
+use super::backend::Backend;
+use super::view::Shared;
+use crate::name::{BackendAddr, PoolName};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Those of one pool.
+#[derive(Debug, Default)]
+pub(super) struct Former(Mutex<Vec<Weak<Backend>>>);
+
+/// What is left of a pool that has gone.
+#[derive(Clone)]
+pub struct FormerPool {
+    pub name: PoolName,
+    pub(super) shared: Shared,
+}
+
+impl Former {
+    /// These have left.
+    pub fn add<'a>(&self, backends: impl Iterator<Item = &'a Arc<Backend>>) {
+        let mut all = self.all();
+        all.retain(|backend| backend.strong_count() > 0);
+        all.extend(backends.map(Arc::downgrade));
+    }
+
+    /// Takes back the one that returns, if it is there.
+    pub fn take(&self, address: &BackendAddr, label: &str) -> Option<Arc<Backend>> {
+        let mut all = self.all();
+        let is_it = |backend: &Backend| backend.address == *address && *backend.label == *label;
+        let index = all.iter().position(|weak| weak.upgrade().is_some_and(|backend| is_it(&backend)))?;
+        all.swap_remove(index).upgrade()
+    }
+
+    fn has_sessions(&self) -> bool {
+        self.all().iter().any(|backend| backend.strong_count() > 0)
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Weak<Backend>>> {
+        // It is whole at each instant.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FormerPool {
+    /// Whether there is anything that would return with it.
+    #[must_use]
+    pub fn has_sessions(&self) -> bool {
+        self.shared.former.has_sessions()
+    }
+}
+
+impl Pool {
+    /// What is to be kept of it for the case that it returns. For one that leaves the table.
+    #[must_use]
+    pub fn leave(&self) -> FormerPool {
+        let shared = self.shared();
+        shared.former.add(self.view().backends.iter());
+        FormerPool { name: self.name.clone(), shared }
+    }
+}
