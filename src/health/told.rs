@@ -7,7 +7,7 @@ use super::agent::Statement;
 use super::limit::Limit;
 use super::probe::{ProbeError, date};
 use crate::pool::health::AgentAdmin;
-use crate::pool::{Backend, Health, Pool};
+use crate::pool::{Backend, Health, Pool, flag};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -121,7 +121,8 @@ fn is_down(pool: &Pool, backend: &Backend, unsaid: u64) {
 /// Every backend has been probed once. Who is down from the start never goes down, so this is the line about it.
 pub fn first_round<'t>(probed: impl Iterator<Item = (&'t Pool, &'t Backend)>) {
     let (mut up, mut down) = (0, Vec::new());
-    for (pool, backend) in probed {
+    // Of one that an operator has disabled, nobody has asked.
+    for (pool, backend) in probed.filter(|(_, backend)| backend.flags() & flag::DISABLED == 0) {
         if backend.is_up() {
             up += 1;
         } else {

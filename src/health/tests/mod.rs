@@ -5,7 +5,7 @@ use super::checker::{Checker, Inputs};
 use super::probe::{Answer as Answered, ProbeError, Question, ask};
 use super::{MAX_PROBES, run};
 use crate::clock::Now;
-use crate::config::{self, Address, Adjustments, Balance, Config, Initial, Probe};
+use crate::config::{self, Address, Adjustment, Adjustments, AdminState, Balance, Config, Initial, Probe};
 use crate::metrics::Metrics;
 use crate::name::{BackendAddr, Endpoint, PoolName};
 use crate::pool::Backend;
@@ -241,6 +241,19 @@ async fn a_backend_comes_with_one_success_goes_with_three_failures_and_comes_bac
     let first_round = lines.with("every backend has been probed; some are down");
     assert!(first_round.len() == 1 && first_round[0].contains(&format!("web/{B}")), "{first_round:?}");
     assert_eq!(lines.with("").len(), 5, "nothing is said of what does not change");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_disabled_from_the_start_is_not_told_to_be_down() {
+    let world = World::new(&[A, B], config::Health::default());
+    let (lines, _guard) = Lines::capture();
+    let disabled = Adjustment { state: Some(AdminState::Disabled), ..Adjustment::default() };
+    let said = [(B.to_owned(), disabled)].into();
+    world.inputs.table.load().pools[0].adjust(&said, &world.metrics, true, Now::read());
+    world.during(sleep(10 * SECOND)).await;
+    assert_eq!(world.times_asked(B), 0);
+    assert_eq!(lines.with("every backend has been probed up=1").len(), 1);
+    assert_eq!(lines.with("").len(), 2, "and of A that it is up");
 }
 
 #[tokio::test(start_paused = true)]
