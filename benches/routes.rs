@@ -69,7 +69,7 @@ fn table(kind: &Kind, count: u32) -> RoutingTable {
     config.listeners[0].routes = (0..count).map(route).collect();
     let listener = |config: &config::Listener| {
         let gate = Gate::open(&config.name, usize::MAX, &metrics);
-        Arc::new(Listener::new(config.clone(), metrics.listener(&config.name, &[]), Vec::new(), gate))
+        Arc::new(Listener::new(config.clone(), metrics.listener(&config.name, &[]), Vec::new(), gate, None))
     };
     let listeners = config.listeners.iter().map(listener).collect();
     RoutingTable::build(&config, &Resolution::default(), &Adjustments::default(), listeners, &metrics, None, NOW).table

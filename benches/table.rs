@@ -82,7 +82,7 @@ fn route(criterion: &mut Criterion) {
         let listener = |config: &config::Listener| {
             let handles = metrics.listener(&config.name, &[]);
             let gate = Gate::open(&config.name, usize::MAX, &metrics);
-            Arc::new(Listener::new(config.clone(), handles, Vec::new(), gate))
+            Arc::new(Listener::new(config.clone(), handles, Vec::new(), gate, None))
         };
         let listeners = config.listeners.iter().map(listener).collect();
         let table = RoutingTable::build(

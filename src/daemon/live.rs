@@ -10,6 +10,8 @@
 //! while and after the table changes; a session keeps the listener and the pool that it began with. Next: `listening`
 //! for the sockets, `carry_out` for who asks.
 
+mod replace;
+
 use super::Failure;
 use super::endpoint::{self, Endpoint};
 use super::examine::{Examined, examine, hash};
@@ -17,7 +19,7 @@ use super::fd_store::Store;
 use super::fds;
 use super::history::{History, Next, Told};
 use super::inherit::Inherited;
-use super::listening::{self, Bound, Opened, Ours, Place};
+use super::listening::{self, Bound, Ours, Place};
 use super::look::Looked;
 use super::parking;
 use super::privileges::Identity;
@@ -25,15 +27,12 @@ use super::start::Shared;
 use super::state_file::{self, Keeper};
 use super::upgrade::Handover;
 use crate::admin::{Access, Own};
-use crate::admission::{Around, Gate, SharedLimits};
+use crate::admission::SharedLimits;
 use crate::clock::{Now, millis};
-use crate::config::{Adjustments, AdminState, Config, Level, Loaded};
-use crate::log;
+use crate::config::{Adjustments, Config, Level, Loaded};
 use crate::name::BindAddr;
-use crate::net::listen::Options;
 use crate::session::balance::{Seats, SharedSocket};
-use crate::session::close::CloseReason;
-use crate::table::{Listener, Resolution, RoutingTable, settled};
+use crate::table::{Resolution, RoutingTable, settled};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::PathBuf;
@@ -339,94 +338,6 @@ impl Live {
         if let Err(error) = self.endpoint.change(opened) {
             tracing::error!(%error, "can't watch a socket of the admin endpoint");
         }
-    }
-
-    /// Makes this config the one that runs, on these sockets; those that no worker has yet, and what is left out of it.
-    fn replace(
-        &mut self,
-        config: Arc<Config>,
-        places: Vec<Vec<(Opened, Options)>>,
-        before: Option<&[Bound]>,
-    ) -> (Vec<Vec<Arc<SharedSocket>>>, Vec<String>) {
-        let Shared { table, metrics, process, .. } = &self.shared;
-        let previous = before.map(|_| table.load_full());
-        let known = before.map(|_| &self.shared_limits);
-        let shared_limits = SharedLimits::new(&config, metrics, known);
-        let around = Around {
-            process,
-            shared: &shared_limits,
-            metrics,
-            bounded_by_fds: config.runtime.max_connections.is_none(),
-        };
-        let address = |(opened, _): &(Opened, Options)| match opened {
-            Opened::Kept(index) => before?.get(*index).map(|bound| bound.actual.clone()),
-            Opened::New(sockets) => sockets.first().map(|socket| socket.address.clone()),
-        };
-        let same_limits = self.config.limits == config.limits
-            && self.config.runtime.max_connections.is_none() == around.bounded_by_fds;
-        let mut listeners = Vec::new();
-        for (wanted, own) in config.listeners.iter().zip(&places) {
-            let addresses: Vec<BindAddr> = own.iter().filter_map(address).collect();
-            let known = previous.as_ref().and_then(|table| table.listener(&wanted.name));
-            let admin = self.adjustments.listeners.get(wanted.name.as_str()).copied().unwrap_or_default();
-            if let Some(same) = known.filter(|it| same_limits && it.config == *wanted && it.bound == addresses) {
-                listeners.push(Arc::clone(same));
-                continue;
-            }
-            let handles = metrics.listener(&wanted.name, &CloseReason::LABELS);
-            let gate = Gate::new(&wanted.name, &wanted.admission, around, known.map(|listener| &*listener.gate));
-            let listener = Listener::new(wanted.clone(), handles, addresses, gate);
-            listener.set_admin(admin);
-            listeners.push(Arc::new(listener));
-        }
-        let now = Now::read();
-        let mut built = RoutingTable::build(
-            &config,
-            &self.resolution,
-            &self.adjustments,
-            listeners.clone(),
-            metrics,
-            previous.as_deref(),
-            now,
-        );
-        let warnings = built.warnings.iter().map(ToString::to_string).collect();
-        if before.is_none() {
-            built.table.generation = self.first_generation;
-        }
-        metrics.generation.set(built.table.generation as i64);
-        self.forget_at = forget_at(&built.table);
-        table.store(Arc::new(built.table));
-        // The ways of all listeners are there, old and new: sockets may change hands.
-        let mut new = Vec::new();
-        for ((listener, wanted), own) in listeners.iter().zip(&config.listeners).zip(places) {
-            for ((opened, options), address) in own.into_iter().zip(&wanted.bind) {
-                let (name, wanted) = (listener.name.clone(), address.clone());
-                let bound = match opened {
-                    Opened::Kept(index) => {
-                        let Some(bound) = before.and_then(|before| before.get(index)).cloned() else { continue };
-                        bound.sockets.iter().for_each(|socket| socket.hand_to(Arc::clone(listener)));
-                        Bound { listener: name, wanted, options, ..bound }
-                    }
-                    Opened::New(sockets) => {
-                        let Some(actual) = sockets.first().map(|socket| socket.address.clone()) else { continue };
-                        let share = |socket| SharedSocket::new(Arc::new(socket), options.clone(), Arc::clone(listener));
-                        let sockets: Vec<_> = sockets.into_iter().map(share).map(Arc::new).collect();
-                        let parked = if listener.admin() == AdminState::Enabled {
-                            new.push(sockets.clone());
-                            Vec::new()
-                        } else {
-                            sockets.iter().map(|shared| parking::take(shared)).collect()
-                        };
-                        Bound { listener: name, wanted, actual, options, sockets, parked }
-                    }
-                };
-                self.bound.push(bound);
-            }
-        }
-        (self.config, self.shared_limits) = (config, shared_limits);
-        self.shared.config.store(Arc::clone(&self.config));
-        log::set_level(self.log_level());
-        (new, warnings)
     }
 
     /// How much the log says: what an operator has said of that, or else the config.

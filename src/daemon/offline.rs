@@ -24,7 +24,7 @@ pub fn table(config: &Config) -> Result<RoutingTable, Failure> {
     let listener = |wanted: &crate::config::Listener| {
         let handles = metrics.listener(&wanted.name, &CloseReason::LABELS);
         let gate = Gate::new(&wanted.name, &wanted.admission, around, None);
-        Arc::new(Listener::new(wanted.clone(), handles, wanted.bind.clone(), gate))
+        Arc::new(Listener::new(wanted.clone(), handles, wanted.bind.clone(), gate, None))
     };
     let listeners = config.listeners.iter().map(listener).collect();
     let now = Now::read();

@@ -255,7 +255,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new().unwrap());
         let gate = Gate::open(&config.name, 9, &metrics);
         let handles = metrics.listener(&config.name, &[]);
-        let listener = Arc::new(Listener::new(config, handles, Vec::new(), gate));
+        let listener = Arc::new(Listener::new(config, handles, Vec::new(), gate, None));
         let sockets = bind_all(&wanted, &options(), 2, Neighbours::None).unwrap();
         for socket in &sockets {
             socket.listen(16).unwrap();

@@ -26,8 +26,8 @@ pub struct Listener {
     pub bound: Vec<BindAddr>,
     /// Who may come in.
     pub gate: Arc<Gate>,
-    /// A lock and not atomics, so that the metric always agrees with it.
-    condition: Mutex<Condition>,
+    /// Of this one and of those before it. A lock and not atomics, so that the metric always agrees with it.
+    condition: Arc<Mutex<Condition>>,
     /// Limits what is said about PROXY headers that are broken.
     pub broken_headers: Every,
 }
@@ -46,12 +46,22 @@ impl Condition {
 }
 
 impl Listener {
+    /// What is broken of the one in whose place it comes, the `previous` one of its name, stays so.
     #[must_use]
-    pub fn new(config: config::Listener, metrics: ListenerMetrics, bound: Vec<BindAddr>, gate: Gate) -> Self {
-        metrics.up.set(1);
+    pub fn new(
+        config: config::Listener,
+        metrics: ListenerMetrics,
+        bound: Vec<BindAddr>,
+        gate: Gate,
+        previous: Option<&Self>,
+    ) -> Self {
+        if previous.is_none() {
+            metrics.up.set(1);
+        }
+        let condition = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.condition));
         let broken_headers = Every::new(BROKEN_HEADERS, Instant::now());
         let (name, gate) = (config.name.clone(), Arc::new(gate));
-        Self { name, config, metrics, bound, gate, condition: Mutex::default(), broken_headers }
+        Self { name, config, metrics, bound, gate, condition, broken_headers }
     }
 
     /// The actual addresses for people to read: of a range, the first and the last port.
@@ -147,14 +157,13 @@ mod tests {
     use crate::config::Config;
     use crate::metrics::Metrics;
 
-    /// What is shown of a listener with this `bind`, bound there.
-    fn shown(bind: &str, bound: &[&str]) -> Vec<String> {
+    /// With this `bind`, bound there.
+    fn listener(metrics: &Arc<Metrics>, bind: &str, bound: &[&str], previous: Option<&Listener>) -> Arc<Listener> {
         let text = format!("[listeners.a]\nbind = {bind}\npool = \"p\"\n[pools.p]\nbackends = []\n");
         let config = Config::parse("lb.toml", text.as_bytes()).unwrap().config;
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let process = Arc::new(Process::new(1, Pressure::default(), &metrics));
-        let shared = SharedLimits::new(&config, &metrics, None);
-        let around = Around { process: &process, shared: &shared, metrics: &metrics, bounded_by_fds: false };
+        let process = Arc::new(Process::new(1, Pressure::default(), metrics));
+        let shared = SharedLimits::new(&config, metrics, None);
+        let around = Around { process: &process, shared: &shared, metrics, bounded_by_fds: false };
         let wanted = config.listeners[0].clone();
         let gate = Gate::new(&wanted.name, &wanted.admission, around, None);
         let handles = metrics.listener(&wanted.name, &["x"]);
@@ -162,7 +171,23 @@ mod tests {
             [] => wanted.bind.clone(),
             bound => bound.iter().map(|text| BindAddr(Endpoint::Tcp(text.parse().unwrap()))).collect(),
         };
-        Listener::new(wanted, handles, bound, gate).shown()
+        Arc::new(Listener::new(wanted, handles, bound, gate, previous))
+    }
+
+    fn shown(bind: &str, bound: &[&str]) -> Vec<String> {
+        listener(&Arc::new(Metrics::new().unwrap()), bind, bound, None).shown()
+    }
+
+    #[test]
+    fn what_is_broken_stays_so_with_another_config() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let old = listener(&metrics, "\"127.0.0.1:1\"", &[], None);
+        let broken = old.mark_broken();
+        let new = listener(&metrics, "\"127.0.0.1:1\"", &[], Some(&old));
+        new.set_admin(AdminState::Enabled);
+        assert_eq!((new.broken(), new.metrics.up.get()), (1, 0));
+        drop((old, broken));
+        assert_eq!((new.broken(), new.metrics.up.get()), (0, 1));
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn listener(name: &str, pool: &str) -> Arc<Listener> {
     let metrics = Arc::new(Metrics::new().unwrap());
     let gate = Gate::open(&config.name, 1, &metrics);
     let handles = metrics.listener(&config.name, &[]);
-    Arc::new(Listener::new(config, handles, Vec::new(), gate))
+    Arc::new(Listener::new(config, handles, Vec::new(), gate, None))
 }
 
 /// `a` is one address, `b` is two, `none` is known to have none.
@@ -109,7 +109,7 @@ fn a_rule_that_was_ruled_out_is_not_asked_again() {
     wanted.routes = vec![route("one", [10, 0, 0, 1], "api"), route("two", [10, 0, 0, 2], "web")];
     let metrics = Arc::new(Metrics::new().unwrap());
     let (gate, handles) = (Gate::open(&wanted.name, 1, &metrics), metrics.listener(&wanted.name, &[]));
-    let listeners = vec![Arc::new(Listener::new(wanted, handles, Vec::new(), gate))];
+    let listeners = vec![Arc::new(Listener::new(wanted, handles, Vec::new(), gate, None))];
     let table = build_with(&config, listeners, None).table;
     let (listener, first) = (ListenerName::new("a"), FirstBytes::default());
     let facts = |last, passed| {

@@ -189,7 +189,7 @@ fn table(config: &str, metrics: &Arc<Metrics>) -> RoutingTable {
     let listeners = config.listeners.iter().map(|listener| {
         let handles = metrics.listener(&listener.name, &["complete"]);
         let gate = Gate::open(&listener.name, 1, metrics);
-        Arc::new(table::Listener::new(listener.clone(), handles, listener.bind.clone(), gate))
+        Arc::new(table::Listener::new(listener.clone(), handles, listener.bind.clone(), gate, None))
     });
     let listeners = listeners.collect();
     let now = Now { millis: 1, unix_ms: 1_600_000_000_000 };

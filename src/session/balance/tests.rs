@@ -34,7 +34,7 @@ impl Bench {
         let gate = Gate::open(&config.name, usize::MAX, &metrics);
         let bench = Self {
             seats: Seats::new((0..workers).map(|_| Vec::new()).collect(), &metrics, since),
-            listener: Arc::new(Listener::new(config, handles, Vec::new(), gate)),
+            listener: Arc::new(Listener::new(config, handles, Vec::new(), gate, None)),
             socket: TcpListener::bind("127.0.0.1:0").unwrap(),
             since,
         };
