@@ -12,7 +12,7 @@ use super::sockets;
 use crate::config::{Config, Listener as ListenerConfig};
 use crate::name::{BindAddr, Endpoint, ListenerName};
 use crate::net::listen::{AtClose, BindError, ListenSocket, Neighbours, Options, SocketAccess, bind_all};
-use crate::session::balance::SharedSocket;
+use crate::session::balance::{Heir, SharedSocket};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -157,6 +157,22 @@ fn ways(
         .collect()
 }
 
+/// Who takes the clients of `gone`, whose sockets are none of `bound`.
+pub fn heir(gone: &Bound, bound: &[Bound]) -> Heir {
+    let listening = || bound.iter().filter(|bound| !bound.is_parked());
+    let group = |bound: &Bound| {
+        let socket = &bound.options.socket;
+        (bound.actual.clone(), socket.interface.clone(), socket.v6only)
+    };
+    if listening().any(|other| group(other) == group(gone)) {
+        Heir::Same
+    } else if Ours::new(listening().map(|bound| &bound.actual)).has(&gone.actual) {
+        Heir::Other
+    } else {
+        Heir::Nobody
+    }
+}
+
 /// The TCP addresses that this process has.
 pub struct Ours(HashMap<u16, Vec<SocketAddr>>);
 
@@ -225,4 +241,33 @@ fn adjust(bound: &Bound, before: &Options, wanted: &Options) -> Result<(), BindE
         shared.set_options(wanted.clone());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without sockets.
+    fn bound(address: &str, change: impl FnOnce(&mut Bound)) -> Bound {
+        let address = BindAddr(Endpoint::Tcp(address.parse().unwrap()));
+        let access = SocketAccess::default();
+        let options =
+            Options { backlog: 1, at_close: AtClose::Reset, socket: crate::config::Socket::default(), access };
+        let (listener, wanted, actual) = (ListenerName::new("web"), address.clone(), address);
+        let mut bound = Bound { listener, wanted, actual, options, sockets: Vec::new(), parked: Vec::new() };
+        change(&mut bound);
+        bound
+    }
+
+    #[test]
+    fn the_heir_of_an_address_is_who_gets_its_clients() {
+        let gone = bound("127.0.0.1:80", |_| {});
+        let of = |other: Bound| heir(&gone, &[bound("127.0.0.2:80", |_| {}), other]);
+        assert_eq!(of(bound("127.0.0.1:81", |_| {})), Heir::Nobody);
+        assert_eq!(of(bound("0.0.0.0:80", |_| {})), Heir::Other);
+        assert_eq!(of(bound("0.0.0.0:80", |bound| bound.parked.push(None))), Heir::Nobody);
+        assert_eq!(of(bound("127.0.0.1:80", |bound| bound.options.socket.mptcp = true)), Heir::Same);
+        let elsewhere = |bound: &mut Bound| bound.options.socket.interface = Some("lo".into());
+        assert_eq!(of(bound("127.0.0.1:80", elsewhere)), Heir::Other);
+    }
 }

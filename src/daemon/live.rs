@@ -19,7 +19,7 @@ use super::fd_store::Store;
 use super::fds;
 use super::history::{History, Next, Told};
 use super::inherit::Inherited;
-use super::listening::{self, Bound, Ours, Place};
+use super::listening::{self, Bound, Place};
 use super::look::Looked;
 use super::parking;
 use super::privileges::Identity;
@@ -320,12 +320,14 @@ impl Live {
             seat.listen(own, room);
         }
         let kept: HashSet<*const SharedSocket> = self.bound.iter().flat_map(|b| &b.sockets).map(Arc::as_ptr).collect();
-        let ours = Ours::new(self.bound.iter().filter(|bound| !bound.is_parked()).map(|bound| &bound.actual));
         for bound in &before {
-            let gone = bound.sockets.iter().filter(|socket| !kept.contains(&Arc::as_ptr(socket)));
-            for socket in gone {
-                socket.get().iter().for_each(|own| own.take_from_store());
-                socket.retire(ours.has(&bound.actual));
+            let gone: Vec<_> = bound.sockets.iter().filter(|socket| !kept.contains(&Arc::as_ptr(socket))).collect();
+            if !gone.is_empty() {
+                let heir = listening::heir(bound, &self.bound);
+                for socket in gone {
+                    socket.get().iter().for_each(|own| own.take_from_store());
+                    socket.retire(heir);
+                }
             }
         }
         self.take_admin(admin);

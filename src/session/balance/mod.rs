@@ -16,7 +16,7 @@ mod socket;
 
 pub use seat::{BEAT, Place, Seat, Seats};
 pub use siblings::look_after;
-pub use socket::SharedSocket;
+pub use socket::{Heir, SharedSocket};
 
 use super::{Arrival, Worker};
 use crate::drain::{Drain, Stage};

@@ -6,7 +6,7 @@
 
 use super::inbox::Inbox;
 use super::share::Seen;
-use super::socket::SharedSocket;
+use super::socket::{Heir, SharedSocket};
 use crate::drain::Stage;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::session::orders::{self, Order};
@@ -147,7 +147,7 @@ impl Seats {
     pub fn advance(&self, stage: Stage) {
         let end = |socket: &Arc<SharedSocket>| match stage {
             Stage::Serving => {}
-            Stage::Draining => socket.retire(false),
+            Stage::Draining => socket.retire(Heir::Nobody),
             Stage::Aborting => socket.advance(stage),
         };
         for seat in self.iter() {

@@ -29,6 +29,17 @@ struct State {
     lingers: bool,
 }
 
+/// Where the clients of a socket that goes can connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heir {
+    Nobody,
+    /// To sockets that the kernel finds once this one is hidden.
+    Other,
+    /// To sockets of the very same address. Among those, the kernel would go on choosing this one (`SO_REUSEPORT`),
+    /// hidden as it is, and clients would wait in vain.
+    Same,
+}
+
 impl SharedSocket {
     #[must_use]
     pub fn new(socket: Arc<ListenSocket>, options: Options, listener: Arc<Listener>) -> Self {
@@ -75,12 +86,12 @@ impl SharedSocket {
         self.lock().options = options;
     }
 
-    /// Says that it is to be emptied and closed; no new client finds it from now on. With an heir, another socket where
-    /// its clients can connect, those that are being connected to this one have time for that.
-    pub fn retire(&self, has_heir: bool) {
+    /// Says that it is to be emptied and closed. No new client finds it from now on; where others have its clients,
+    /// those that are being connected to this one have time for that.
+    pub fn retire(&self, heir: Heir) {
         let mut state = self.lock();
-        let is_hidden = state.socket.as_ref().is_some_and(|socket| socket.hide());
-        state.lingers = is_hidden && has_heir;
+        let is_hidden = heir != Heir::Same && state.socket.as_ref().is_some_and(|socket| socket.hide());
+        state.lingers = is_hidden && heir == Heir::Other;
         drop(state);
         self.advance(Stage::Draining);
     }

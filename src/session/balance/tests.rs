@@ -232,3 +232,21 @@ fn who_comes_once_a_stop_has_begun_is_refused_and_who_came_before_is_in_the_queu
     let (_, client) = socket.accept().unwrap();
     assert_eq!(client, ClientAddr::tcp(before.local_addr().unwrap()));
 }
+
+#[test]
+fn a_socket_that_goes_is_hidden_unless_others_of_its_address_share_its_clients() {
+    let bench = Bench::new(1);
+    for (heir, is_hidden, lingers) in
+        [(Heir::Nobody, true, false), (Heir::Other, true, true), (Heir::Same, false, false)]
+    {
+        let (at_close, access) = (AtClose::Reset, SocketAccess::default());
+        let options = Options { backlog: 16, at_close, socket: config::Socket::default(), access };
+        let wanted = BindAddr(Endpoint::Tcp("127.0.0.1:0".parse().unwrap()));
+        let socket = bind_all(&wanted, &options, 1, Neighbours::None).unwrap().remove(0);
+        socket.listen(16).unwrap();
+        let Endpoint::Tcp(address) = socket.address.0 else { panic!("a TCP address") };
+        let shared = SharedSocket::new(Arc::new(socket), options, Arc::clone(&bench.listener));
+        shared.retire(heir);
+        assert_eq!((TcpStream::connect(address).is_err(), shared.lingers()), (is_hidden, lingers), "{heir:?}");
+    }
+}
