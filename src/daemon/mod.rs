@@ -214,6 +214,7 @@ impl Daemon {
                     }
                     Word::No => {
                         gates::fall_silent();
+                        live.let_go();
                         stop = self.start_draining(&live);
                     }
                 }

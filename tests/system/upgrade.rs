@@ -320,7 +320,11 @@ fn kept(tidegate: &Tidegate) -> String {
 }
 
 fn kill(pid: u32) {
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+    send(pid, Signal::KILL);
+}
+
+fn send(pid: u32, signal: Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
 #[test]
@@ -335,6 +339,26 @@ fn f55_a_successor_that_dies_of_its_first_clients_has_taken_nothing_away() {
     }
     assert!(kept(&tidegate).contains("\"weight\": 7"), "what operators changed is the predecessor's to keep");
     assert_eq!(tidegate.get("/readyz").status, 200);
+}
+
+/// It may hear of that late; by then its predecessor has gone.
+#[test]
+fn a_successor_that_a_stop_finds_on_probation_serves_nobody_new_and_leaves_the_addresses() {
+    let (one, echo) = (Backend::named("one"), Backend::echo());
+    let (mut tidegate, successor, mut client) = on_probation(&one, &echo);
+    let (address, admin) = (tidegate.addr(), tidegate.admin().clone());
+    send(successor, Signal::STOP);
+    tidegate.signal(Signal::TERM);
+    eventually("the predecessor has ended", || !tidegate.lives());
+    send(successor, Signal::CONT);
+    for address in [address, admin] {
+        eventually("nobody listens there", || Conn::try_to(&address).map(Conn::reset).is_err());
+    }
+    client.speak();
+    client.finish();
+    client.expect_end(End::Fin);
+    assert_eq!(tidegate.wait().code, Some(0));
+    eventually("the successor has ended", || !PathBuf::from(format!("/proc/{successor}/exe")).exists());
 }
 
 #[test]

@@ -17,8 +17,8 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -48,6 +48,8 @@ mod fate {
 pub struct Attempt {
     /// Until there is a successor, which has it then.
     fate: Option<Arc<AtomicU8>>,
+    /// Of a child that accepts.
+    socket: Arc<OnceLock<Arc<OwnedFd>>>,
     result: oneshot::Receiver<Result<Successor, String>>,
 }
 
@@ -66,15 +68,16 @@ impl Attempt {
     pub fn begin(program: Program, estate: Estate) -> Self {
         let (done, result) = oneshot::channel();
         let fate = Arc::new(AtomicU8::new(fate::OPEN));
-        let own = Arc::clone(&fate);
+        let (own, socket) = (Arc::clone(&fate), Arc::new(OnceLock::new()));
+        let accepting = Arc::clone(&socket);
         let attempt = move || match Candidate::start(&program, own) {
-            Ok(candidate) => candidate.raise(estate, done),
+            Ok(candidate) => candidate.raise(estate, &accepting, done),
             // Who waits may have given up.
             Err(text) => drop(done.send(Err(text))),
         };
         // Who waits sees that the sender is gone.
         let _ = std::thread::Builder::new().name("upgrade".into()).spawn(attempt);
-        Self { fate: Some(fate), result }
+        Self { fate: Some(fate), socket, result }
     }
 
     /// Waits for its end: a successor, or a sentence with what it said.
@@ -87,8 +90,11 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if let Some(fate) = &self.fate {
-            abandon(fate);
+        let Some(fate) = &self.fate else { return };
+        abandon(fate);
+        if let Some(socket) = self.socket.get() {
+            // This process may end before the thread looks again: without a word, the child would go on.
+            let _ = wire::send_no(socket);
         }
     }
 }
@@ -97,7 +103,7 @@ impl Drop for Successor {
     fn drop(&mut self) {
         abandon(&self.fate);
         if self.fate.load(Ordering::Acquire) != fate::ADOPTED {
-            // This process may end before the thread that would end the child: without a word, that one would go on.
+            // As for an attempt.
             let _ = wire::send_no(&self.socket);
         }
     }
@@ -159,11 +165,18 @@ impl Candidate {
     }
 
     /// Looks after it to its end, or to that of this process.
-    fn raise(mut self, estate: Estate, done: oneshot::Sender<Result<Successor, String>>) {
+    fn raise(
+        mut self,
+        estate: Estate,
+        accepting: &OnceLock<Arc<OwnedFd>>,
+        done: oneshot::Sender<Result<Successor, String>>,
+    ) {
         let taken = match self.grow_up(&estate) {
             Ok(taken) => taken,
             Err(why) => return drop(done.send(Err(self.fail(&why)))),
         };
+        // Nobody else sets it.
+        let _ = accepting.set(Arc::clone(&self.socket));
         let probation = hook::probation().unwrap_or(PROBATION);
         tracing::info!(successor = self.child.id(), ?probation, "the successor accepts, too");
         let proven = Instant::now() + probation;

@@ -48,6 +48,12 @@ impl Live {
         Ok(estate)
     }
 
+    /// The predecessor leaves nothing to this process, which holds no address that it doesn't empty.
+    pub fn let_go(&mut self) {
+        self.endpoint.close();
+        self.bound.iter_mut().for_each(|bound| bound.parked.clear());
+    }
+
     /// The predecessor has left everything to this process.
     pub fn take_over(&mut self) {
         let sockets = self.bound.iter().flat_map(|bound| &bound.sockets).filter_map(|shared| shared.get());
