@@ -57,7 +57,7 @@ impl Store {
         let inodes = |sockets: &Vec<Arc<ListenSocket>>| {
             sockets.iter().filter_map(|socket| Some(fstat(&**socket).ok()?.st_ino)).collect()
         };
-        let now: Stored = sockets.iter().map(|(name, sockets)| (name.to_string(), inodes(sockets))).collect();
+        let mut now: Stored = sockets.iter().map(|(name, sockets)| (name.to_string(), inodes(sockets))).collect();
         // One by one they can't be taken out; and what is there by another name isn't stored again.
         before.iter().filter(|(name, stored)| now.get(*name) != Some(stored)).for_each(|(name, _)| forget(name));
         for (listener, sockets) in sockets {
@@ -67,9 +67,13 @@ impl Store {
             }
             let fresh: Vec<_> = sockets.iter().filter(|socket| !(is_first && socket.is_kept())).collect();
             if store(name, &fresh.iter().map(|socket| socket.as_fd()).collect::<Vec<_>>()) {
-                for socket in fresh {
+                // What the manager has given is its own, whatever is stored.
+                for socket in fresh.into_iter().filter(|socket| !socket.is_kept()) {
                     socket.leave_in_store();
                 }
+            } else {
+                // Tried again with the next change.
+                now.remove(name);
             }
         }
         self.0 = Some(now);
