@@ -6,6 +6,7 @@
 
 use super::Pool;
 use super::backend::Backend;
+use super::succession::Last;
 use super::view::Shared;
 use crate::name::{BackendAddr, PoolName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,6 +20,7 @@ pub(super) struct Former(Mutex<Vec<Weak<Backend>>>);
 pub struct FormerPool {
     pub name: PoolName,
     pub(super) shared: Shared,
+    pub(super) last: Last,
 }
 
 impl Former {
@@ -48,6 +50,11 @@ impl Former {
 }
 
 impl FormerPool {
+    /// This one is in its place now. To be called once that is ready.
+    pub fn return_as(&self, pool: &Arc<Pool>) {
+        self.last.set(Some(pool));
+    }
+
     /// Whether there is anything that would return with it.
     #[must_use]
     pub fn has_sessions(&self) -> bool {
@@ -61,6 +68,6 @@ impl Pool {
     pub fn leave(&self) -> FormerPool {
         let shared = self.shared();
         shared.former.add(self.view().backends.iter());
-        FormerPool { name: self.name.clone(), shared }
+        FormerPool { name: self.name.clone(), shared, last: self.succession.last.clone() }
     }
 }

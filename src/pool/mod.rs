@@ -78,7 +78,7 @@ use mode::{Count, Judge};
 use queue::{Terms, WaitingList};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use succession::Succession;
+use succession::{Last, Succession};
 use total::Total;
 use view::{Ask, Purpose, Shared};
 
@@ -145,8 +145,8 @@ impl Pool {
         previous: Option<&Pool>,
         now: Now,
     ) -> Self {
-        let shared = previous.map_or_else(Shared::default, Self::shared);
-        Self::with(config, members, metrics, previous, &shared, now)
+        let (shared, last) = previous.map(|pool| (pool.shared(), pool.succession.last.clone())).unwrap_or_default();
+        Self::with(config, members, metrics, previous, (&shared, last), now)
     }
 
     /// The same for one that returns after it had left the table.
@@ -158,7 +158,7 @@ impl Pool {
         former: &FormerPool,
         now: Now,
     ) -> Self {
-        Self::with(config, members, metrics, None, &former.shared, now)
+        Self::with(config, members, metrics, None, (&former.shared, former.last.clone()), now)
     }
 
     fn with(
@@ -166,7 +166,7 @@ impl Pool {
         members: &Members,
         metrics: &Arc<Metrics>,
         previous: Option<&Pool>,
-        shared: &Shared,
+        (shared, last): (&Shared, Last),
         now: Now,
     ) -> Self {
         let Shared { waiting, total, former } = shared.clone();
@@ -203,7 +203,7 @@ impl Pool {
             total,
             former,
             falls: previous.map(|pool| Arc::clone(&pool.falls)).unwrap_or_default(),
-            succession: Succession::new(config, previous.map(|pool| &pool.succession)),
+            succession: Succession::new(config, last),
         };
         if let Some(queue) = pool.queue {
             pool.metrics.queue().max_waiting.set(queue.max_waiting as i64);

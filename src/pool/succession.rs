@@ -13,20 +13,37 @@
 use super::{Backend, Pool};
 use crate::config;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A pool's place among those that follow each other.
 pub(super) struct Succession {
     /// All that it was made from but its members and the policy among them.
     config: config::Pool,
     retired: AtomicBool,
-    /// The one of the present table; shared by all.
-    last: Arc<Mutex<Weak<Pool>>>,
+    pub last: Last,
+}
+
+/// The one of the present table, if there is one; shared by all that follow each other.
+#[derive(Clone, Default)]
+pub(super) struct Last(Arc<Mutex<Weak<Pool>>>);
+
+impl Last {
+    pub fn set(&self, pool: Option<&Arc<Pool>>) {
+        *self.lock() = pool.map(Arc::downgrade).unwrap_or_default();
+    }
+
+    fn get(&self) -> Option<Arc<Pool>> {
+        self.lock().upgrade()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Weak<Pool>> {
+        // It is whole at each instant.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Succession {
-    pub fn new(config: &config::Pool, previous: Option<&Self>) -> Self {
-        let last = previous.map(|previous| Arc::clone(&previous.last)).unwrap_or_default();
+    pub fn new(config: &config::Pool, last: Last) -> Self {
         Self { config: without_members(config), retired: AtomicBool::new(false), last }
     }
 }
@@ -52,8 +69,7 @@ impl Pool {
     /// It is not in the table any more; `successor` is in its place, if there is one. To be called once that one is
     /// ready.
     pub fn retire(&self, successor: Option<&Arc<Self>>) {
-        *self.succession.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            successor.map(Arc::downgrade).unwrap_or_default();
+        self.succession.last.set(successor);
         self.succession.retired.store(true, Relaxed);
         let metrics = &self.metrics;
         if successor.is_none() {
@@ -85,8 +101,7 @@ impl Pool {
         if !self.is_retired() {
             return None;
         }
-        let last = self.succession.last.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        last.filter(|last| !last.is_retired())
+        self.succession.last.get().filter(|last| !last.is_retired())
     }
 
     /// Whose it is to judge a backend, if that isn't this pool's.

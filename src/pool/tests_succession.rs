@@ -276,7 +276,9 @@ fn a_pool_that_returns_has_its_sessions_back() {
     let former = pools.pool.leave();
     pools.pool.retire(None);
     assert!(former.has_sessions());
-    let again = Pool::again(&config(|_| {}), &members_of_one(&["a"]), &pools.metrics, &former, NOW);
+    let again = Arc::new(Pool::again(&config(|_| {}), &members_of_one(&["a"]), &pools.metrics, &former, NOW));
+    former.return_as(&again);
+    assert!(pools.pool.judge_of(&a).is_some_and(|judge| Arc::ptr_eq(&judge, &again)));
     assert_eq!((again.view().backends[0].id, a.active()), (a.id, 1));
     assert!(claim(&again).is_none());
 }

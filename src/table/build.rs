@@ -111,8 +111,13 @@ impl RoutingTable {
         let is_in = |name: &PoolName| pools.iter().any(|pool| pool.name == *name);
         let gone = previous.into_iter().flat_map(|table| &table.pools).filter(|pool| !is_in(&pool.name));
         let mut former: Vec<FormerPool> = gone.map(|pool| pool.leave()).collect();
-        let earlier = previous.into_iter().flat_map(|table| &table.former);
-        former.extend(earlier.filter(|former| former.has_sessions() && !is_in(&former.name)).cloned());
+        let earlier = || previous.into_iter().flat_map(|table| &table.former);
+        for former in earlier() {
+            if let Some(pool) = pools.iter().find(|pool| pool.name == former.name) {
+                former.return_as(pool);
+            }
+        }
+        former.extend(earlier().filter(|former| former.has_sessions() && !is_in(&former.name)).cloned());
         let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
         let pool = |name: &PoolName| by_name.get(name).copied();
         let new = |listener: &Arc<Listener>| Ways {
