@@ -1,7 +1,7 @@
 //! The places of the endpoint's connections: so many at once, and who makes room when one more comes.
 //!
 //! Owns that choice: of those for whom nothing is being done, whoever is so for longest. So nobody keeps others out by
-//! holding connections, and no request that is being answered is given up for another.
+//! holding connections, and no request is given up for another before its answer has been made.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -129,13 +129,15 @@ impl Endpoint {
 
     fn serve_idle(&mut self) -> io::Result<()> {
         let Some(state) = &self.state else { return Ok(()) };
-        let mut served = Ok(());
-        for door in &mut self.doors {
-            if let Some(socket) = door.idle.take() {
-                served = served.and(serve(socket, state, door.stop.subscribe()));
-            }
-        }
-        served
+        let mut all = Ok(());
+        self.doors.retain_mut(|door| {
+            let Some(socket) = door.idle.take() else { return true };
+            let served = serve(socket, state, door.stop.subscribe());
+            let is_served = served.is_ok();
+            all = std::mem::replace(&mut all, Ok(())).and(served);
+            is_served
+        });
+        all
     }
 
     /// Its addresses: as the config has them, and as they are.

@@ -1,9 +1,9 @@
 //! The look at the config file: when its content is another one, it is read again as SIGHUP would have it.
 //!
 //! Owns when it is looked at, and how it looked last; what comes of it is the loop's. A file that looks the same from
-//! outside (its number, size and times) isn't read. Each content is tried once, by whomever: one that is refused is
-//! tried again only when it has changed, or when somebody asks for it; and one that an operator has rolled back from is
-//! not taken again by itself. A file that is missing for a while, as between two versions of a volume, is no change.
+//! outside (its number, size and times) isn't read. Each content is tried once from here: one that is refused is tried
+//! again only when it has changed, or when somebody asks for it. What somebody else has taken isn't tried again, nor what
+//! an operator has rolled back from. A file that is missing for a while, as between two versions of a volume, is no change.
 //! May panic and be run again.
 
 use crate::admin::command::{Asker, Command, Commands, Why};
