@@ -236,7 +236,7 @@ async fn run_streams(targets: Vec<SocketAddr>, life: Duration, seen: &Arc<Seen>,
             // Not all in step.
             let place = index as u32 % 16;
             sleep(PACE * place / 16).await;
-            let life = life - life / 32 * place;
+            let life = life.saturating_sub(life / 32 * place);
             while !stop.load(Relaxed) {
                 match stream(target, life, &seen, &stop).await {
                     Ok(()) => _ = seen.ended.fetch_add(1, Relaxed),
