@@ -3,8 +3,8 @@
 //! Owns when it is looked at, and how it looked last; what comes of it is the loop's. A file that looks the same from
 //! outside (its number, size and times) isn't read. Each content is tried once from here: one that is refused is tried
 //! again only when it has changed, or when somebody asks for it. What somebody else has taken isn't tried again, nor
-//! what an operator has rolled back from. A file that is missing for a while, as between two versions of a volume, is no
-//! change. May panic and be run again.
+//! what an operator has rolled back from. A file that is missing for a while, as between two versions of a volume, is
+//! no change. May panic and be run again.
 
 use crate::admin::command::{Asker, Command, Commands, Why};
 use crate::config::{Config, limits};
