@@ -67,9 +67,12 @@ pub fn bind(
     let access = identity.map_or(SocketAccess::OWNER, |identity| identity.fill_in(SocketAccess::OWNER));
     let options = Options { backlog: BACKLOG, at_close, socket, access };
     let ours = Ours::new(before.iter().map(|(_, actual)| actual));
+    let mut kept: Vec<&BindAddr> = before.iter().map(|(own, _)| own).collect();
     let (mut places, mut refused) = (Vec::new(), Vec::new());
     for wanted in &config.admin.listen {
-        let new = if before.iter().any(|(own, _)| own == wanted) {
+        // Each once: there may be several with a port of 0.
+        let new = if let Some(index) = kept.iter().position(|own| *own == wanted) {
+            kept.swap_remove(index);
             None
         } else {
             let neighbours = if ours.has(wanted) { Neighbours::Own } else { Neighbours::None };

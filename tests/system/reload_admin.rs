@@ -2,7 +2,7 @@
 
 use super::reload::write;
 use crate::kit::http::{get, post};
-use crate::kit::{Addr, Backend, Config, Conn, Launch, Tidegate, eventually, free_port};
+use crate::kit::{Addr, Backend, Config, Conn, Launch, Tidegate, eventually, eventually_eq, free_port};
 use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
@@ -92,6 +92,22 @@ fn f44_an_address_that_somebody_else_has_refuses_the_reload_and_binds_nothing() 
     assert!(error.ends_with("(or turn it off: listen = \"off\")"), "{error}");
     assert!(Conn::try_to(&free).is_err());
     assert_eq!((tidegate.connect().rest().text().as_str(), &tidegate.status()["generation"]), ("old\n", &json!(1)));
+}
+
+#[test]
+fn several_addresses_may_leave_their_port_to_the_kernel() {
+    let echo = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&echo]));
+    let any = Addr::parse("127.0.0.1:0");
+    let (before, mut added) = (tidegate.sockets(), Vec::new());
+    for count in [2, 3, 2, 1] {
+        write(&tidegate, listens(&Config::over([&echo]), &vec![&any; count]));
+        assert_eq!(tidegate.post("/reload", "").status, 200, "the first one stays");
+        // Each has one to serve and one to pass on.
+        eventually_eq("there are so many", &(before + 2 * (count - 1)), || tidegate.sockets());
+        added.push(tidegate.status()["generation"].clone());
+    }
+    assert_eq!(added, [2, 3, 4, 5].map(|generation| json!(generation)));
 }
 
 #[test]
