@@ -8,7 +8,7 @@ use super::Pool;
 use super::backend::Backend;
 use super::succession::Last;
 use super::view::Shared;
-use crate::name::{BackendAddr, PoolName};
+use crate::name::PoolName;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Those of one pool.
@@ -24,19 +24,14 @@ pub struct FormerPool {
 }
 
 impl Former {
-    /// These have left.
-    pub fn add<'a>(&self, backends: impl Iterator<Item = &'a Arc<Backend>>) {
-        let mut all = self.all();
-        all.retain(|backend| backend.strong_count() > 0);
-        all.extend(backends.map(Arc::downgrade));
+    /// Those that may return.
+    pub fn living(&self) -> Vec<Arc<Backend>> {
+        self.all().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Takes back the one that returns, if it is there.
-    pub fn take(&self, address: &BackendAddr, label: &str) -> Option<Arc<Backend>> {
-        let mut all = self.all();
-        let is_it = |backend: &Backend| backend.address == *address && *backend.label == *label;
-        let index = all.iter().position(|weak| weak.upgrade().is_some_and(|backend| is_it(&backend)))?;
-        all.swap_remove(index).upgrade()
+    /// These have left, and no others.
+    pub fn set<'a>(&self, backends: impl Iterator<Item = &'a Arc<Backend>>) {
+        *self.all() = backends.map(Arc::downgrade).collect();
     }
 
     fn has_sessions(&self) -> bool {
@@ -67,7 +62,7 @@ impl Pool {
     #[must_use]
     pub fn leave(&self) -> FormerPool {
         let shared = self.shared();
-        shared.former.add(self.view().backends.iter());
+        shared.former.set(shared.former.living().iter().chain(&self.view().backends));
         FormerPool { name: self.name.clone(), shared, last: self.succession.last.clone() }
     }
 }

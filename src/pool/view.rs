@@ -103,16 +103,19 @@ impl PoolView {
     ) -> Self {
         let kept: HashMap<&BackendAddr, &Arc<Backend>> =
             previous.iter().flat_map(|view| &view.backends).map(|backend| (&backend.address, backend)).collect();
+        let former = shared.former.living();
+        let returning: HashMap<(&BackendAddr, &str), &Arc<Backend>> =
+            former.iter().map(|backend| ((&backend.address, &*backend.label), backend)).collect();
         let backends: Box<[Arc<Backend>]> = members
             .list
             .iter()
             .map(|member| match kept.get(&member.address) {
                 // Another label is another metrics series: a renamed backend is a new one.
                 Some(backend) if backend.label == member.label => Arc::clone(backend),
-                _ => match shared.former.take(&member.address, &member.label) {
+                _ => match returning.get(&(&member.address, &*member.label)) {
                     Some(backend) => {
                         backend.begin_anew(Health::initial(health), now);
-                        backend
+                        Arc::clone(backend)
                     }
                     None => Arc::new(Backend::new(
                         &member.address,
@@ -126,8 +129,8 @@ impl PoolView {
             })
             .collect();
         let stay: HashSet<BackendId> = backends.iter().map(|backend| backend.id).collect();
-        let before = previous.iter().flat_map(|view| &view.backends);
-        shared.former.add(before.filter(|backend| !stay.contains(&backend.id)));
+        let before = previous.iter().flat_map(|view| &view.backends).chain(&former);
+        shared.former.set(before.filter(|backend| !stay.contains(&backend.id)));
         for (backend, member) in backends.iter().zip(&members.list) {
             backend.set_max_active(member.max_connections);
         }

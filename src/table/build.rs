@@ -108,17 +108,16 @@ impl RoutingTable {
                 old.retire(new);
             }
         }
-        let is_in = |name: &PoolName| pools.iter().any(|pool| pool.name == *name);
-        let gone = previous.into_iter().flat_map(|table| &table.pools).filter(|pool| !is_in(&pool.name));
+        let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
+        let gone = previous.into_iter().flat_map(|table| &table.pools).filter(|pool| !by_name.contains_key(&pool.name));
         let mut former: Vec<FormerPool> = gone.map(|pool| pool.leave()).collect();
-        let earlier = || previous.into_iter().flat_map(|table| &table.former);
-        for former in earlier() {
-            if let Some(pool) = pools.iter().find(|pool| pool.name == former.name) {
-                former.return_as(pool);
+        for earlier in previous.into_iter().flat_map(|table| &table.former) {
+            match by_name.get(&earlier.name) {
+                Some(pool) => earlier.return_as(pool),
+                None if earlier.has_sessions() => former.push(earlier.clone()),
+                None => {}
             }
         }
-        former.extend(earlier().filter(|former| former.has_sessions() && !is_in(&former.name)).cloned());
-        let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
         let pool = |name: &PoolName| by_name.get(name).copied();
         let new = |listener: &Arc<Listener>| Ways {
             routes: Arc::new(Routes::new(&listener.config, pool, metrics)),
