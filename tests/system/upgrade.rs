@@ -327,6 +327,15 @@ fn send(pid: u32, signal: Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
+/// The last client of a successor goes on until it is done, and then neither process is left.
+fn both_end(tidegate: &mut Tidegate, successor: u32, mut client: Conn) {
+    client.speak();
+    client.finish();
+    client.expect_end(End::Fin);
+    assert_eq!(tidegate.wait().code, Some(0));
+    eventually("the successor has ended", || !PathBuf::from(format!("/proc/{successor}/exe")).exists());
+}
+
 #[test]
 fn f55_a_successor_that_dies_of_its_first_clients_has_taken_nothing_away() {
     let (one, echo) = (Backend::named("one"), Backend::echo());
@@ -345,7 +354,7 @@ fn f55_a_successor_that_dies_of_its_first_clients_has_taken_nothing_away() {
 #[test]
 fn a_successor_that_a_stop_finds_on_probation_serves_nobody_new_and_leaves_the_addresses() {
     let (one, echo) = (Backend::named("one"), Backend::echo());
-    let (mut tidegate, successor, mut client) = on_probation(&one, &echo);
+    let (mut tidegate, successor, client) = on_probation(&one, &echo);
     let (address, admin) = (tidegate.addr(), tidegate.admin().clone());
     send(successor, Signal::STOP);
     tidegate.signal(Signal::TERM);
@@ -354,24 +363,16 @@ fn a_successor_that_a_stop_finds_on_probation_serves_nobody_new_and_leaves_the_a
     for address in [address, admin] {
         eventually("nobody listens there", || Conn::try_to(&address).map(Conn::reset).is_err());
     }
-    client.speak();
-    client.finish();
-    client.expect_end(End::Fin);
-    assert_eq!(tidegate.wait().code, Some(0));
-    eventually("the successor has ended", || !PathBuf::from(format!("/proc/{successor}/exe")).exists());
+    both_end(&mut tidegate, successor, client);
 }
 
 #[test]
 fn a_stop_during_an_upgrade_lets_the_successors_sessions_finish_as_well() {
     let (one, echo) = (Backend::named("one"), Backend::echo());
-    let (mut tidegate, successor, mut client) = on_probation(&one, &echo);
+    let (mut tidegate, successor, client) = on_probation(&one, &echo);
     tidegate.signal(Signal::TERM);
     tidegate.logged(&["the predecessor stops, and this process with it"]);
-    client.speak();
-    client.finish();
-    client.expect_end(End::Fin);
-    assert_eq!(tidegate.wait().code, Some(0));
-    eventually("the successor has ended", || !PathBuf::from(format!("/proc/{successor}/exe")).exists());
+    both_end(&mut tidegate, successor, client);
 }
 
 #[test]
