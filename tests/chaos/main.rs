@@ -162,8 +162,9 @@ fn judge(saw: &Seen, stalls: &Stalls, history: &History, sessions: &str) {
     }
     for failure in errors.iter().take(10) {
         let client = failure.client.map_or_else(|| "no connection".to_owned(), |client| format!("\"{client}\""));
-        let line = sessions.lines().find(|line| line.contains(&client)).unwrap_or("no line in the access log");
-        println!("error: {failure}\n  {line}\n{}", before(failure.exchange, history));
+        // Its port may have been another client's before.
+        let lines: Vec<_> = sessions.lines().filter(|line| line.contains(&client)).collect();
+        println!("error: {failure}\n  access log: {}\n{}", lines.join("\n  "), before(failure.exchange, history));
     }
     assert!(errors.is_empty(), "{} errors of clients while a backend was good", errors.len());
     let late: Vec<_> = saw.first.iter().filter(|exchange| stalls.took(**exchange) >= BOUND).collect();
