@@ -14,7 +14,7 @@ use crate::config::ClientFin;
 use crate::metrics::QueueOutcome;
 use crate::net::stream::Stream;
 use crate::pool::Pool;
-use crate::pool::queue::{Refused, Turn};
+use crate::pool::queue::{Refused, Turn, Waiter};
 use crate::sys;
 use std::cell::Cell;
 use std::future::pending;
@@ -49,26 +49,8 @@ impl Search {
             return Err(self.verdict);
         }
         record.phase = Phase::Queue;
-        let metrics = pool.metrics.queue();
         let left = config.max_wait.saturating_sub(self.waited);
-        if left.is_zero() {
-            metrics.outcome(QueueOutcome::Timeout).inc();
-            return Err(CloseReason::QueueTimeout);
-        }
-        let mut waiter = match pool.waiting.enter(self.place, !self.has_tried_none(), millis(begun)) {
-            Ok(waiter) => waiter,
-            Err(Refused::Full) => {
-                metrics.outcome(QueueOutcome::Full).inc();
-                return Err(CloseReason::QueueFull);
-            }
-            Err(Refused::Hopeless) => {
-                metrics.outcome(QueueOutcome::Hopeless).inc();
-                return Err(CloseReason::QueueHopeless);
-            }
-        };
-        self.place = Some(waiter.place());
-        // After it has entered: who is refused keeps what it has.
-        self.former = None;
+        let mut waiter = self.line_up(&pool, begun, left)?;
         let mut stay = Stay::begin(&pool, record, begun);
         let mut deadline = pin!(sleep_until((begun + left).into()));
         let mut shown = Shown::new(stay.record, worker);
@@ -115,6 +97,26 @@ impl Search {
                 Err(reason)
             }
         }
+    }
+
+    /// A place in the queue, for what is left of the longest wait; the reason, if there is none to be had.
+    fn line_up(&mut self, pool: &Pool, now: Instant, left: Duration) -> Result<Waiter, CloseReason> {
+        let refused = |outcome, reason| {
+            pool.metrics.queue().outcome(outcome).inc();
+            Err(reason)
+        };
+        if left.is_zero() {
+            return refused(QueueOutcome::Timeout, CloseReason::QueueTimeout);
+        }
+        let waiter = match pool.waiting.enter(self.place, !self.has_tried_none(), millis(now)) {
+            Ok(waiter) => waiter,
+            Err(Refused::Full) => return refused(QueueOutcome::Full, CloseReason::QueueFull),
+            Err(Refused::Hopeless) => return refused(QueueOutcome::Hopeless, CloseReason::QueueHopeless),
+        };
+        self.place = Some(waiter.place());
+        // After it has entered: who is refused keeps what it has.
+        self.former = None;
+        Ok(waiter)
     }
 }
 
