@@ -100,10 +100,10 @@ impl Given {
 /// A body that is refused: how, and the lines that say why.
 pub type Refused = (StatusCode, String);
 
-/// Reads a body; an empty one has no fields. What is no JSON is a bad request, what is another JSON than these fields
-/// can't be processed.
+/// Reads a body; one of no bytes has no fields. What is no JSON is a bad request, what is another JSON than these
+/// fields can't be processed.
 pub fn read(body: &[u8], fields: &'static [Field]) -> Result<Given, Refused> {
-    let top = if body.iter().all(u8::is_ascii_whitespace) {
+    let top = if body.is_empty() {
         Top::Object(Vec::new())
     } else {
         serde_json::from_slice(body).map_err(|error| match error.classify() {
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(given.address("address").map(|address| address.to_string()).as_deref(), Some("[::1]:80"));
         assert_eq!((given.text("name").as_deref(), given.text("config").as_deref()), (Some("<b>"), Some("\0")));
         assert_eq!(given.text("name"), None, "it was taken");
-        assert!(read(b" \n", &FIELDS[1..]).unwrap().0.is_empty());
+        assert!(read(b"", &FIELDS[1..]).unwrap().0.is_empty());
     }
 
     #[test]
@@ -386,7 +386,9 @@ mod tests {
 
     #[test]
     fn f80_what_is_no_json_is_a_bad_request_however_deep() {
-        for body in ["{", "state=enabled", "{\"state\": \"enabled\",}", "{\"a\": \u{1}}", "\u{feff}{}", "{} {}"] {
+        for body in
+            [" \n", "\r", "{", "state=enabled", "{\"state\": \"enabled\",}", "{\"a\": \u{1}}", "\u{feff}{}", "{} {}"]
+        {
             let (status, text) = refused(body);
             assert_eq!(status, 400, "{body}: {text}");
             assert!(text.starts_with("the body is not JSON: "), "{text}");
