@@ -30,7 +30,13 @@ impl Moment {
     /// Whole seconds since 1970.
     #[must_use]
     pub fn unix_seconds(self) -> u64 {
-        self.0.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        self.unix_ms() / 1_000
+    }
+
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn unix_ms(self) -> u64 {
+        self.0.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
     }
 
     /// How long before `later`; nothing if the clock was set back between the two.

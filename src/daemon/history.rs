@@ -1,14 +1,16 @@
 //! The configs that this process has had: their texts, so that it can go back, and what is told of them.
 //!
-//! Owns how many are kept, what `/status` and the metrics say of the config, and which of them `rollback` means.
-//! Invariants: the last one is the one in force; a text that is kept was in force once. Next: `configs`, which takes
-//! one of them through the two phases of a reload again.
+//! Owns how many are kept, which of them a successor gets, what `/status` and the metrics say of the config, and which
+//! of them `rollback` means. Invariants: the last one is the one in force; a text that is kept was in force once, in
+//! this process or one before it; an upgrade with the same text makes no new one. Next: `configs`, which takes one of
+//! them through the two phases of a reload again.
 
 use crate::admin::{ConfigStatus, Generation, Moment, RefusedConfig};
-use crate::config::Config;
 use crate::config::diff::Diff;
+use crate::config::{Config, limits};
 use crate::metrics::{Gauge, Metrics, ReloadResult, Series};
 use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +19,21 @@ use std::time::SystemTime;
 /// As many configs are kept as this, and as long as their texts have no more bytes together; two in any case.
 const KEPT: usize = 10;
 const KEPT_BYTES: usize = 64 << 20;
+/// A successor gets the newest of them whose texts have no more bytes together. So the config in force and the one
+/// before it go over in any case, since a config file has [`limits::MAX_FILE`] at most.
+const LEFT_BYTES: usize = 2 * limits::MAX_FILE as usize;
+
+/// One of them, as a successor gets it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Past {
+    generation: u64,
+    hash: String,
+    loaded_unix_ms: u64,
+    by: String,
+    #[serde(default)]
+    rollback_to: Option<u64>,
+    text: Box<str>,
+}
 
 /// What has been in force.
 pub struct History {
@@ -48,20 +65,39 @@ pub struct Next<'a> {
 }
 
 impl History {
-    /// Of a process that starts with its first config.
-    pub fn new(config: &Arc<Config>, first: Next<'_>, path: Option<&Path>, told: Told<'_>) -> Self {
+    /// Of a process that starts with its first config; `past` is what a predecessor has left, the oldest first. If that
+    /// had the same config in force, it has been so since then, for whoever asked for it then.
+    pub fn new(config: &Arc<Config>, past: Vec<Past>, first: Next<'_>, path: Option<&Path>, told: Told<'_>) -> Self {
         let Told { status, metrics } = told;
         let file = path.map(|path| path.display().to_string());
         status.store(Arc::new(ConfigStatus { file, ..ConfigStatus::default() }));
+        let mut kept: Vec<_> = past.into_iter().map(Past::into_kept).collect();
+        let same = kept.pop_if(|(entry, _)| entry.generation == first.generation).map(|(entry, _)| entry);
         let mut history = Self {
             started: Arc::clone(config),
-            kept: VecDeque::new(),
+            kept: kept.into(),
             status: Arc::clone(status),
             metrics: Arc::clone(metrics),
             info: metrics.config_info(&first.hash),
         };
-        history.take(first);
+        match same {
+            Some(Generation { loaded, by, rollback_to, .. }) => history.take(Next { by, rollback_to, ..first }, loaded),
+            None => history.take(first, now()),
+        }
         history
+    }
+
+    /// What a successor is to have of it, the oldest first.
+    pub fn left(&self) -> Vec<Past> {
+        let mut room = LEFT_BYTES;
+        let fits = |(_, text): &&(Generation, Arc<str>)| {
+            let rest = room.checked_sub(text.len());
+            room = rest.unwrap_or_default();
+            rest.is_some()
+        };
+        let mut left: Vec<_> = self.kept.iter().rev().take_while(fits).map(Past::of).collect();
+        left.reverse();
+        left
     }
 
     /// What the process was started with.
@@ -77,13 +113,12 @@ impl History {
     /// Another config is in force.
     pub fn changed(&mut self, next: Next<'_>) {
         self.metrics.reloads(ReloadResult::Changed).inc();
-        self.take(next);
+        self.take(next, now());
     }
 
-    fn take(&mut self, next: Next<'_>) {
+    fn take(&mut self, next: Next<'_>, loaded: Moment) {
         let Next { generation, hash, text, config, by, rollback_to } = next;
-        let now = Moment::of(SystemTime::now());
-        let entry = Generation { generation, hash: hash.clone(), loaded: now, by: by.clone(), rollback_to };
+        let entry = Generation { generation, hash: hash.clone(), loaded, by: by.clone(), rollback_to };
         self.kept.push_back((entry, Arc::clone(text)));
         let bytes = |kept: &VecDeque<(Generation, Arc<str>)>| kept.iter().map(|(_, text)| text.len()).sum::<usize>();
         while self.kept.len() > KEPT || self.kept.len() > 2 && bytes(&self.kept) > KEPT_BYTES {
@@ -91,10 +126,10 @@ impl History {
         }
         // The new series first, so that a scrape finds one of them at least.
         self.info = self.metrics.config_info(&hash);
-        self.succeeded(now);
+        self.succeeded();
         self.status.store(Arc::new(ConfigStatus {
             hash,
-            loaded: now,
+            loaded,
             by,
             file: self.status.load().file.clone(),
             needs_upgrade: Diff::of(&self.started, config).needs_new_process(),
@@ -106,7 +141,7 @@ impl History {
     /// What was asked for is what is in force.
     pub fn unchanged(&self) {
         self.metrics.reloads(ReloadResult::Unchanged).inc();
-        self.succeeded(Moment::of(SystemTime::now()));
+        self.succeeded();
         let status = ConfigStatus { last_refused: None, ..(**self.status.load()).clone() };
         self.status.store(Arc::new(status));
     }
@@ -115,14 +150,14 @@ impl History {
     pub fn refused(&self, by: String, text: String) {
         self.metrics.reloads(ReloadResult::Refused).inc();
         self.metrics.last_reload_success.set(0);
-        let refused = RefusedConfig { at: Moment::of(SystemTime::now()), by, text };
+        let refused = RefusedConfig { at: now(), by, text };
         let status = ConfigStatus { last_refused: Some(refused), ..(**self.status.load()).clone() };
         self.status.store(Arc::new(status));
     }
 
-    fn succeeded(&self, now: Moment) {
+    fn succeeded(&self) {
         self.metrics.last_reload_success.set(1);
-        self.metrics.last_reload_timestamp.set(now.unix_seconds() as i64);
+        self.metrics.last_reload_timestamp.set(now().unix_seconds() as i64);
     }
 
     /// The number and text of a generation; without a number, of the one before that in force. Fails with a sentence
@@ -145,6 +180,22 @@ impl History {
     }
 }
 
+impl Past {
+    fn of((entry, text): &(Generation, Arc<str>)) -> Self {
+        let Generation { generation, hash, loaded, by, rollback_to } = entry.clone();
+        Self { generation, hash, loaded_unix_ms: loaded.unix_ms(), by, rollback_to, text: (&**text).into() }
+    }
+
+    fn into_kept(self) -> (Generation, Arc<str>) {
+        let Self { generation, hash, loaded_unix_ms, by, rollback_to, text } = self;
+        (Generation { generation, hash, loaded: Moment::of_unix_ms(loaded_unix_ms), by, rollback_to }, text.into())
+    }
+}
+
+fn now() -> Moment {
+    Moment::of(SystemTime::now())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +215,52 @@ mod tests {
         let metrics = Arc::new(Metrics::new().unwrap());
         let text = "first".into();
         let told = Told { status: &Arc::default(), metrics: &metrics };
-        (History::new(config, next(1, &text, config), None, told), metrics)
+        (History::new(config, Vec::new(), next(1, &text, config), None, told), metrics)
+    }
+
+    /// Of a process after that one, which starts with this.
+    fn successor(before: &History, generation: u64, text: &Arc<str>, config: &Arc<Config>) -> History {
+        let told = Told { status: &Arc::default(), metrics: &Arc::new(Metrics::new().unwrap()) };
+        let left = serde_json::from_slice(&serde_json::to_vec(&before.left()).unwrap()).unwrap();
+        let first = Next { by: "upgrade".to_owned(), ..next(generation, text, config) };
+        History::new(config, left, first, None, told)
+    }
+
+    fn shown(history: &History) -> Vec<(u64, String)> {
+        let status = history.status.load();
+        status.generations.iter().map(|entry| (entry.generation, entry.by.clone())).collect()
+    }
+
+    #[test]
+    fn a_successor_goes_on_with_them_and_with_another_text_there_is_one_more() {
+        let config = config("");
+        let (mut before, _) = history(&config);
+        let back = "first".into();
+        before.changed(next(2, &"second".into(), &config));
+        before.changed(Next { rollback_to: Some(1), ..next(3, &back, &config) });
+        let own = |number| (number, "SIGHUP".to_owned());
+
+        let same = successor(&before, 3, &back, &config);
+        assert_eq!(shown(&same), [own(3), own(2), own(1)]);
+        assert_eq!(same.find(None), Ok((2, "second".into())));
+        let (entry, _) = same.kept.back().unwrap();
+        assert_eq!((entry.rollback_to, entry.loaded), (Some(1), before.kept.back().unwrap().0.loaded));
+
+        let another = successor(&before, 4, &"third".into(), &config);
+        assert_eq!(shown(&another), [(4, "upgrade".to_owned()), own(3), own(2), own(1)]);
+        assert_eq!(another.find(None), Ok((3, "first".into())));
+    }
+
+    #[test]
+    fn of_large_texts_a_successor_gets_the_one_in_force_and_the_one_before_in_any_case() {
+        let config = config("");
+        let (mut history, _) = history(&config);
+        let largest: Arc<str> = "x".repeat(limits::MAX_FILE as usize).into();
+        for number in 2..=4 {
+            history.changed(next(number, &largest, &config));
+        }
+        assert_eq!(history.kept.len(), 4);
+        assert_eq!(history.left().iter().map(|past| past.generation).collect::<Vec<_>>(), [3, 4]);
     }
 
     #[test]

@@ -185,7 +185,8 @@ impl Live {
         let places = listening::open(places, &parking::idle(&config, &kept), &[]).map_err(Failure::System)?;
         let first = Next { generation, hash: hash(&text), text: &text, config: &config, by, rollback_to: None };
         let told = Told { status: &shared.config_status, metrics: &shared.metrics };
-        let history = History::new(&config, first, path.as_deref(), told);
+        let past = handover.map_or_else(Vec::new, |handover| handover.history.clone());
+        let history = History::new(&config, past, first, path.as_deref(), told);
         let mut live = Self {
             history,
             config: Arc::clone(&config),

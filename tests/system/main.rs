@@ -65,4 +65,5 @@ mod start;
 mod stop;
 mod tiers;
 mod upgrade;
+mod upgrade_history;
 mod workers;

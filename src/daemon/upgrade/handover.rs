@@ -1,12 +1,13 @@
 //! What a process leaves to the next one, in words: which socket is which, and what is known of the backends.
 //!
 //! Owns the format, which is versioned: a successor refuses a version that it doesn't know. What the config file says
-//! isn't in it, nor what sessions are about: both have their own place. A field that is missing counts as nothing, one
-//! that isn't known is passed over, so that versions next to each other can go both ways.
+//! now isn't in it, but what it said before is; nor is what sessions are about. A field that is missing counts as
+//! nothing, one that isn't known is passed over, so that versions next to each other can go both ways.
 
 use crate::clock::Now;
 use crate::config::Adjustments;
 use crate::daemon::fd_store::Stored;
+use crate::daemon::history::Past;
 use crate::daemon::inherit::Candidate;
 use crate::name::{BindAddr, Endpoint};
 use crate::net::listen::{Given, ListenSocket, Source};
@@ -34,6 +35,9 @@ pub struct Handover {
     /// Of the text of the config.
     #[serde(default)]
     pub hash: String,
+    /// The configs that have been in force, the oldest first; the last one is.
+    #[serde(default)]
+    pub history: Vec<Past>,
     #[serde(default)]
     pub adjustments: Adjustments,
     sockets: Vec<Socket>,
@@ -78,7 +82,13 @@ pub struct Estate {
 
 impl Estate {
     #[must_use]
-    pub fn new(generation: u64, hash: String, adjustments: Adjustments, pools: &[Arc<Pool>]) -> Self {
+    pub fn new(
+        generation: u64,
+        hash: String,
+        history: Vec<Past>,
+        adjustments: Adjustments,
+        pools: &[Arc<Pool>],
+    ) -> Self {
         let mut backends = Vec::new();
         for pool in pools {
             for backend in &pool.view().backends {
@@ -91,7 +101,8 @@ impl Estate {
         }
         let clock_ms = crate::clock::age().as_millis() as u64;
         let sockets = Vec::new();
-        let handover = Handover { version: VERSION, clock_ms, generation, hash, adjustments, sockets, backends };
+        let handover =
+            Handover { version: VERSION, clock_ms, generation, hash, history, adjustments, sockets, backends };
         Self { handover, descriptors: Vec::new(), sockets: Vec::new() }
     }
 

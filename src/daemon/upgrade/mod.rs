@@ -36,7 +36,8 @@ impl Live {
     /// All that a successor is to have.
     pub fn estate(&self) -> Result<Estate, Errno> {
         let table = self.shared.table.load();
-        let mut estate = Estate::new(self.generation(), self.hash(), self.adjustments.clone(), &table.pools);
+        let (history, adjustments) = (self.history.left(), self.adjustments.clone());
+        let mut estate = Estate::new(self.generation(), self.hash(), history, adjustments, &table.pools);
         for bound in &self.bound {
             let name = bound.listener.as_str();
             estate.add(name, &bound.wanted, bound.sockets.iter().filter_map(|shared| shared.get()), false)?;
