@@ -341,7 +341,7 @@ impl Daemon {
     /// For a signal, or for whoever the log has named already.
     fn begin_stop(&self, signal: Option<&'static str>, live: &Live) -> Stop {
         self.phase.send_replace(Phase::Draining);
-        notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        notify(&[NotifyState::Stopping, NotifyState::Status(&status_line::draining(&live.shared))]);
         let lame_duck = live.config.runtime.lame_duck;
         tracing::info!(signal, ?lame_duck, drain_timeout = ?live.config.runtime.drain_timeout, "stopping");
         if lame_duck.is_zero() { self.start_draining(live) } else { Stop::LameDuck(Instant::now() + lame_duck) }

@@ -1,7 +1,8 @@
-//! The line of `systemctl status`: how many sessions there are, and which config serves them.
+//! The line of `systemctl status`: how many sessions there are, and which config serves them or that a stop waits for
+//! them.
 //!
-//! Owns its words and its pace; that the last reload was refused stays in it until another config is taken. A stop says
-//! its own. Without a service manager there is nothing to do.
+//! Owns its words, its pace and its length; that the last reload was refused stays in it, with every mistake, until
+//! another config is taken. Without a service manager there is nothing to do.
 
 use super::gates::notify;
 use super::start::Shared;
@@ -14,15 +15,18 @@ use tokio::time::sleep;
 /// From one look to the next.
 const PACE: Duration = Duration::from_secs(5);
 
-/// Tells for ever, while the process serves.
+/// Of what is said of a refused config, in bytes: systemd takes no notice of a message of more than 4096.
+const ROOM: usize = 2_048;
+
+/// Tells for ever.
 pub async fn tell(shared: Shared, mut phase: watch::Receiver<Phase>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return std::future::pending().await;
     }
     let mut told = String::new();
     // An error means that the loop is gone.
-    while phase.wait_for(|phase| *phase == Phase::Ready).await.is_ok() {
-        let line = of(&shared);
+    while let Ok(now) = phase.wait_for(|phase| *phase != Phase::Starting).await.map(|now| *now) {
+        let line = if now == Phase::Draining { draining(&shared) } else { of(&shared) };
         if line != told {
             notify(&[NotifyState::Status(&line)]);
             told = line;
@@ -34,14 +38,39 @@ pub async fn tell(shared: Shared, mut phase: watch::Receiver<Phase>) {
 /// As things are.
 pub fn of(shared: &Shared) -> String {
     let status = shared.config_status.load();
-    let refused = status.last_refused.as_ref().and_then(|refused| refused.text.lines().next());
+    let refused = status.last_refused.as_ref().map(|refused| refused.text.as_str());
     line(shared.process.active() as u64, shared.table.load().generation, refused)
 }
 
-fn line(sessions: u64, generation: u64, refused: Option<&str>) -> String {
-    let plural = if sessions == 1 { "" } else { "s" };
-    let refused = refused.map(|line| format!("; the last reload was refused: {line}")).unwrap_or_default();
-    format!("serving {} session{plural}, generation {generation}{refused}", grouped(sessions))
+/// During a stop.
+pub fn draining(shared: &Shared) -> String {
+    format!("draining, {} left", sessions(shared.process.active() as u64))
+}
+
+fn line(active: u64, generation: u64, refused: Option<&str>) -> String {
+    let refused = refused.map(|text| format!("; the last reload was refused: {}", in_one(text))).unwrap_or_default();
+    format!("serving {}, generation {generation}{refused}", sessions(active))
+}
+
+/// All lines that there is room for in one, and how many there are besides. The first one is there in any case, if only
+/// its beginning.
+fn in_one(text: &str) -> String {
+    let mut lines = text.lines();
+    let mut one = lines.next().unwrap_or_default().to_owned();
+    one.truncate((0..=ROOM).rfind(|end| one.is_char_boundary(*end)).unwrap_or_default());
+    let mut left = lines.clone().count();
+    for line in lines {
+        if one.len() + line.len() > ROOM {
+            break;
+        }
+        one = one + "; " + line;
+        left -= 1;
+    }
+    if left == 0 { one } else { format!("{one}; and {left} more") }
+}
+
+fn sessions(number: u64) -> String {
+    format!("{} session{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 /// With commas between thousands.
@@ -71,5 +100,16 @@ mod tests {
             line(0, 3, Some("lb.toml:1:1: wrong")),
             "serving 0 sessions, generation 3; the last reload was refused: lb.toml:1:1: wrong"
         );
+    }
+
+    #[test]
+    fn every_mistake_is_in_it_as_far_as_there_is_room() {
+        assert_eq!(in_one("a:1:1: wrong\na:2:2: too"), "a:1:1: wrong; a:2:2: too");
+        let many = "a mistake\n".repeat(1_000);
+        let one = in_one(&many);
+        let said = one.matches("a mistake").count();
+        assert!(said > 100 && one.len() < ROOM + 32 && one.ends_with(&format!("; and {} more", 1_000 - said)), "{one}");
+        let long = in_one(&("ü".repeat(ROOM) + "\nanother"));
+        assert_eq!(long, "ü".repeat(ROOM / 2) + "; and 1 more");
     }
 }

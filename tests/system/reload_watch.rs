@@ -80,40 +80,62 @@ fn what_an_operator_has_rolled_back_from_stays_away_until_the_file_is_another_on
     assert_eq!(tidegate.connect().rest().text(), "newest\n");
 }
 
-#[test]
-fn the_service_manager_hears_of_a_reload_and_why_it_was_refused() {
-    let backend = Backend::named("x");
-    let launch = Launch::new(Config::over([&backend]));
+/// The process, and what the service manager hears of it but for what is told now and then.
+fn with_manager(config: Config) -> (Tidegate, impl Fn() -> String) {
+    let launch = Launch::new(config);
     let path = launch.dir().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
-    let tidegate = launch.env("NOTIFY_SOCKET", path.to_str().unwrap()).start();
-    // What is told now and then comes between.
-    let heard = || loop {
-        let mut buffer = [0; 1_024];
+    manager.set_read_timeout(Some(crate::kit::PATIENCE)).unwrap();
+    let heard = move || loop {
+        let mut buffer = [0; 4_096];
         let length = manager.recv(&mut buffer).unwrap();
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
         if !text.starts_with("STATUS=") {
             return text;
         }
     };
-    manager.set_read_timeout(Some(crate::kit::PATIENCE)).unwrap();
+    (launch.env("NOTIFY_SOCKET", path.to_str().unwrap()).start(), heard)
+}
+
+#[test]
+fn the_service_manager_hears_of_a_reload_and_why_it_was_refused() {
+    let backend = Backend::named("x");
+    let (tidegate, heard) = with_manager(Config::over([&backend]));
     assert_eq!(heard(), "READY=1\nSTATUS=serving 0 sessions, generation 1\n");
-    for (config, status) in [
-        (Config::over([&backend]).listener("backlog = 99"), "serving 0 sessions, generation 2".to_owned()),
-        (Config::over([&backend]).listener("backlog = 0"), {
-            let file = tidegate.dir().join("lb.toml");
-            format!("serving 0 sessions, generation 2; the last reload was refused: {}:", file.display())
-        }),
-        (Config::over([&backend]).listener("backlog = 99"), "serving 0 sessions, generation 2".to_owned()),
-    ] {
+    let good = Config::over([&backend]).listener("backlog = 99").to_string();
+    let bad = Config::over([&backend]).listener("backlog = 0\nidle_timeout = \"soon\"").to_string();
+    for (config, status) in [(&good, 200), (&bad, 422), (&good, 200)] {
         write(&tidegate, config);
-        tidegate.signal(Signal::HUP);
+        let answer = tidegate.post("/reload", "");
+        assert_eq!(answer.status, status, "{}", answer.body);
         let reloading = heard();
         let usec = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{reloading}"));
         assert!(usec.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
-        let ready = heard();
-        assert!(ready.starts_with(&format!("READY=1\nSTATUS={status}")), "{ready}");
+        // The same words in the answer, in the log and here.
+        let mut refused = String::new();
+        if status == 422 {
+            let error = answer.json()["error"].as_str().unwrap().to_owned();
+            let lines: Vec<&str> = error.lines().collect();
+            assert_eq!(lines.len(), 2, "{error}");
+            for line in &lines {
+                tidegate.logged(&["refused: ", line]);
+            }
+            refused = "; the last reload was refused: ".to_owned() + &lines.join("; ");
+        }
+        assert_eq!(heard(), format!("READY=1\nSTATUS=serving 0 sessions, generation 2{refused}\n"));
     }
+}
+
+#[test]
+fn the_service_manager_hears_of_a_stop_and_for_whom_it_waits() {
+    let backend = Backend::echo();
+    let (mut tidegate, heard) = with_manager(Config::over([&backend]));
+    assert_eq!(heard(), "READY=1\nSTATUS=serving 0 sessions, generation 1\n");
+    let session = tidegate.echoed();
+    tidegate.signal(Signal::TERM);
+    assert_eq!(heard(), "STOPPING=1\nSTATUS=draining, 1 session left\n");
+    drop(session);
+    assert_eq!(tidegate.wait().code, Some(0));
 }
 
 #[test]
