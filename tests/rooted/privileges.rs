@@ -67,12 +67,18 @@ fn field(status: &str, name: &str) -> String {
     line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
 }
 
+/// The threads that there are at least: the control thread is called like the program.
+const NAMES: [&str; 5] = ["tidegate", "worker-0", "worker-1", "log", "access-log"];
+
 /// Asserts that every thread of the process is nobody, in no group but this, with these capabilities and never more.
 fn assert_dropped(tidegate: &Tidegate, group: u32, capabilities: u64) {
+    // A thread is called by its own name once it has run for the first time, which may be after the process is ready.
+    eventually("each thread has its name", || {
+        let names: BTreeSet<String> = Thread::all(tidegate.pid).into_iter().map(|thread| thread.name).collect();
+        NAMES.iter().all(|name| names.contains(*name))
+    });
     let threads = Thread::all(tidegate.pid);
-    let names: BTreeSet<&str> = threads.iter().map(|thread| thread.name.as_str()).collect();
-    assert!(threads.len() >= 5, "two workers, two logs and the control thread: {names:?}");
-    assert!(names.contains("log") && names.contains("access-log"), "{names:?}");
+    assert!(threads.len() >= NAMES.len(), "{:?}", threads.iter().map(|thread| &thread.name).collect::<Vec<_>>());
     for thread in threads {
         let Thread { name, status } = &thread;
         assert_eq!(thread.numbers("Uid"), [NOBODY; 4], "{name}: {status}");
