@@ -213,6 +213,8 @@ fn f57_the_service_manager_hears_who_is_the_main_process_and_is_fed_by_it() {
         std::iter::from_fn(next).collect::<String>()
     };
     let launch = launch.env("NOTIFY_SOCKET", path.to_str().unwrap()).env("WATCHDOG_USEC", "500000");
+    // It is the first process that the manager wants to be fed by, until it hears of another one.
+    let launch = launch.wrapped(["sh", "-c", "export WATCHDOG_PID=$$; exec \"$@\"", "sh"]);
     let mut tidegate = launch.start();
     let mut text = String::new();
     eventually("it feeds the watchdog", || {
