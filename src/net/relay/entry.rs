@@ -192,6 +192,11 @@ impl<O: Owner> Entry<O> {
         Side::BOTH.into_iter().find(silent).map_or(Step::Wait, lost)
     }
 
+    /// The next step reads from the backend, whatever was told of it so far.
+    pub fn look_for_last_words(&mut self) {
+        self.ends[Side::Backend as usize].readable = true;
+    }
+
     /// Ends it because its owner wants so, once what was read is delivered.
     pub fn obey(&mut self, order: Order, now: Millis) {
         self.close_down(RelayEnd::Ordered(order), self.timeouts.linger, now);

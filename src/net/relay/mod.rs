@@ -365,15 +365,12 @@ impl<O: Owner> Engine<O> {
     pub fn review(&mut self, now: Instant, mut judge: impl FnMut(&O, Millis) -> Option<Order>) -> usize {
         let now = self.millis(now);
         let mut ordered = Vec::new();
-        for (key, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.is_closing()) {
+        for (key, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_closing()) {
             let (age, owner) = entry.age_and_owner(now);
-            if let Some(order) = judge(owner, age) {
-                entry.obey(order, now);
-                ordered.push(key);
-            }
+            ordered.extend(judge(owner, age).map(|order| (key, order)));
         }
-        for &key in &ordered {
-            self.step(key, CHUNK, now);
+        for &(key, order) in &ordered {
+            self.obey(key, order, now);
         }
         if self.next_closing < Millis::MAX {
             self.woken.notify_one();

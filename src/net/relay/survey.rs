@@ -3,7 +3,7 @@
 //! Owns nothing. Between two looks sessions come and go: each that is there all the time is seen once.
 
 use super::flow::CHUNK;
-use super::{Engine, Order, Owner};
+use super::{Engine, Millis, Order, Owner};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -36,10 +36,24 @@ impl<O: Owner> Engine<O> {
     /// Ends the session at this place, if there is one that isn't ending yet.
     pub fn order(&mut self, place: usize, order: Order, now: Instant) {
         let now = self.millis(now);
-        if let Some(entry) = self.entries.get_mut(place).filter(|entry| !entry.is_closing()) {
-            entry.obey(order, now);
-            self.step(place, CHUNK, now);
+        if self.entries.get(place).is_some_and(|entry| !entry.is_closing()) {
+            self.obey(place, order, now);
             self.woken.notify_one();
+        }
+    }
+
+    /// Ends one that isn't ending yet. What its backend had said before the verdict may be here, and nobody have read
+    /// it yet: it comes first, or its client would get neither an answer nor another backend.
+    pub(super) fn obey(&mut self, key: usize, order: Order, now: Millis) {
+        if order == Order::BackendDown
+            && let Some(entry) = self.entries.get_mut(key)
+        {
+            entry.look_for_last_words();
+            self.step(key, CHUNK, now);
+        }
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| !entry.is_closing()) {
+            entry.obey(order, now);
+            self.step(key, CHUNK, now);
         }
     }
 }

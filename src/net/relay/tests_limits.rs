@@ -142,6 +142,20 @@ fn a_backend_that_is_down_is_not_waited_for() {
     assert_eq!(rig.end(), Some(RelayEnd::Ordered(Order::BackendDown)));
 }
 
+/// It is here, and the engine has not been told of it.
+#[test]
+fn what_a_backend_that_is_down_had_said_is_delivered() {
+    let mut rig = Rig::new(PATIENT);
+    rig.carry(Side::Client, SMALL);
+    rig.backend.write_all(b"the answer").unwrap();
+    assert_eq!(rig.engine.review(Instant::now(), |_, _| Some(Order::BackendDown)), 1);
+    rig.until("the end", |rig| rig.end().is_some());
+    assert_eq!(rig.end(), Some(RelayEnd::Ordered(Order::BackendDown)));
+    let mut said = [0; 10];
+    rig.client.read_exact(&mut said).unwrap();
+    assert_eq!((&said, read_end(&mut rig.client)), (b"the answer", RESET));
+}
+
 /// No socket tells the driver of an order, and a client that reads nothing makes no event either.
 #[tokio::test(flavor = "local")]
 async fn an_order_wakes_the_driver() {
