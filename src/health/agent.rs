@@ -92,7 +92,7 @@ fn percentage(word: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::probe::kit::{Peer, ask, ends_in_order};
+    use crate::health::probe::kit::{Conn, Peer, ask, ends_in_order, given_up};
     use crate::health::probe::{Answer, Question};
     use std::sync::Arc;
     use std::time::Duration;
@@ -191,11 +191,10 @@ mod tests {
         assert!(peer.outcome(), "more than the socket buffers hold was taken");
 
         let limit = Duration::from_millis(200);
-        let peer = Peer::new(|mut conn| {
+        let begins = |mut conn: Conn| {
             conn.send(b"up");
             Peer::until_the_end(conn)
-        });
-        assert_eq!(ask(&question(""), &peer, limit).await, Err(ProbeError::TimedOut(limit)));
-        peer.outcome();
+        };
+        assert_eq!(given_up(&question(""), limit, begins).await, ProbeError::TimedOut(limit));
     }
 }

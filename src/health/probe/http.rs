@@ -127,7 +127,7 @@ fn in_words(error: &hyper::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kit::{Conn, Peer, ask, ends_in_order};
+    use super::super::kit::{Conn, Peer, ask, ends_in_order, given_up};
     use super::super::{Answer, ProbeError, Question};
     use super::*;
     use crate::config::StatusSet;
@@ -246,24 +246,19 @@ mod tests {
     #[tokio::test]
     async fn a_backend_that_hangs_is_given_up() {
         let limit = Duration::from_millis(300);
-        let peer = Peer::new(Peer::until_the_end);
-        assert_eq!(ask(&question(health()), &peer, limit).await, Err(ProbeError::TimedOut(limit)));
-        peer.outcome();
+        assert_eq!(given_up(&question(health()), limit, Peer::until_the_end).await, ProbeError::TimedOut(limit));
 
-        let slow = || {
-            Peer::new(|mut conn| {
-                conn.head();
-                conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf");
-                Peer::until_the_end(conn)
-            })
+        let slow = |mut conn: Conn| {
+            conn.head();
+            conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf");
+            Peer::until_the_end(conn)
         };
-        let peer = slow();
         let spec = Http { body: Some("ready".into()), ..Http::default() };
-        let error = ask(&question(spec), &peer, limit).await.unwrap_err();
-        assert_eq!(error.to_string(), "GET / answered 200, but no \"ready\" came within 300ms");
-        peer.outcome();
-        let peer = slow();
-        assert_eq!(ask(&question(Http::default()), &peer, limit).await, Ok(Answer::Good), "the status is all it takes");
+        // The peer has to have said so much by then, also on a slow machine.
+        let error = given_up(&question(spec), Duration::from_secs(3), slow).await;
+        assert_eq!(error.to_string(), "GET / answered 200, but no \"ready\" came within 3s");
+        let peer = Peer::new(slow);
+        assert_eq!(ask(&question(Http::default()), &peer, LIMIT).await, Ok(Answer::Good), "the status is all it takes");
         peer.outcome();
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Answer, ProbeError, Question};
 use crate::name::{BackendAddr, Endpoint};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,8 +41,25 @@ impl Peer {
 
     /// A script that says no more and waits for the end.
     pub fn until_the_end(mut conn: Conn) -> bool {
-        while conn.0.read(&mut [0; 4 << 10]).is_ok_and(|count| count > 0) {}
+        // A read with a time-out is interrupted whenever this process was stopped and goes on: that is no end.
+        while match conn.0.read(&mut [0; 4 << 10]) {
+            Ok(count) => count > 0,
+            Err(error) => error.kind() == ErrorKind::Interrupted,
+        } {}
         true
+    }
+}
+
+/// What becomes of a question to a peer that plays `script` and doesn't answer in time. Where this process did not run
+/// when the time was over, that says nothing of the peer, and another one is asked.
+pub async fn given_up(question: &Question, limit: Duration, script: fn(Conn) -> bool) -> ProbeError {
+    loop {
+        let peer = Peer::new(script);
+        let error = ask(question, &peer, limit).await.unwrap_err();
+        peer.outcome();
+        if !matches!(error, ProbeError::Stalled(_)) {
+            return error;
+        }
     }
 }
 

@@ -192,7 +192,7 @@ impl ServerCertVerifier for Verifier {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kit::{Conn, Peer, ask, ends_in_order};
+    use super::super::kit::{Conn, Peer, ask, ends_in_order, given_up};
     use super::super::{Answer, Question};
     use super::*;
     use config::{Ca, Tls};
@@ -348,9 +348,7 @@ mod tests {
             assert!(peer.outcome(), "more than the socket buffers hold was taken");
         }
         let limit = Duration::from_millis(200);
-        let peer = Peer::new(Peer::until_the_end);
-        let silence = ask(&question(None, None), &peer, limit).await;
-        assert_eq!(silence, Err(ProbeError::TimedOut(limit)));
-        peer.outcome();
+        let silence = given_up(&question(None, None), limit, Peer::until_the_end).await;
+        assert_eq!(silence, ProbeError::TimedOut(limit));
     }
 }
