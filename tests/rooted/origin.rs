@@ -1,5 +1,6 @@
 //! Where connects come from, in namespaces with few ports, routes by mark, and clients whose own address is kept.
 
+use crate::kit::files::copy_program;
 use crate::kit::{Addr, Backend, Config, Conn, End, Launch, Listening, Tidegate, eventually, eventually_eq, outcomes};
 use crate::net::{self, Cable, ip, nft, set};
 use std::time::Duration;
@@ -143,8 +144,8 @@ fn a_mark_without_the_privilege_ends_the_start_with_the_way_out() {
     ] {
         let launch = Launch::new(Config::over(["127.0.0.1:1"]).connect(keys));
         let copy = launch.dir().join("tidegate");
-        std::fs::copy(env!("CARGO_BIN_EXE_tidegate"), &copy).unwrap();
-        for path in [launch.dir(), &launch.dir().join("lb.toml"), &copy] {
+        copy_program(env!("CARGO_BIN_EXE_tidegate"), &copy);
+        for path in [launch.dir(), &launch.dir().join("lb.toml")] {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(path, mode).unwrap();
         }

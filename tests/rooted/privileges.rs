@@ -1,6 +1,7 @@
 //! What the process may do once it serves: of every thread who it is, which capabilities it has and whether it can get
 //! more; which files it can use; and what is said where something can't be had.
 
+use crate::kit::files::copy_program;
 use crate::kit::port::free_port;
 use crate::kit::{Addr, Backend, Config, Conn, Launch, Tidegate, eventually, http};
 use crate::net;
@@ -18,8 +19,8 @@ const NET_BIND_SERVICE: u64 = 1 << 10;
 fn as_nobody(config: impl Display) -> Launch {
     let launch = Launch::new(config);
     let copy = launch.dir().join("tidegate");
-    fs::copy(env!("CARGO_BIN_EXE_tidegate"), &copy).unwrap();
-    for path in [launch.dir(), &launch.dir().join("lb.toml"), &copy] {
+    copy_program(env!("CARGO_BIN_EXE_tidegate"), &copy);
+    for path in [launch.dir(), &launch.dir().join("lb.toml")] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     // What follows is the binary, which nobody might not reach where it was built, and its arguments.

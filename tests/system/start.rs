@@ -2,6 +2,7 @@
 //! nothing.
 
 use crate::kit::daemon::{Exit, file, run};
+use crate::kit::files::copy_program;
 use crate::kit::{Addr, Backend, Config, Conn, Launch, Listening, eventually};
 use std::ffi::OsStr;
 use std::fs;
@@ -90,7 +91,7 @@ fn f42_an_unreadable_file_is_refused() {
         // Root reads everything; a process with less must not.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let binary = dir.path().join("tidegate");
-        fs::copy(env!("CARGO_BIN_EXE_tidegate"), &binary).unwrap();
+        copy_program(env!("CARGO_BIN_EXE_tidegate"), &binary);
         let output = std::process::Command::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
             .arg(&binary)

@@ -2,25 +2,29 @@
 
 use crate::hold::{held as held_now, probed, until_held};
 use crate::kit::conn::{Addr, Conn, End};
+use crate::kit::files;
 use crate::kit::{
     Backend, Config, Launch, Listening, Tidegate, eventually, eventually_eq, eventually_some, throughout,
 };
 use rustix::process::Signal;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 fn started(config: Config) -> Tidegate {
+    Launch::new(config).linked().start()
+}
+
+/// One that waits only three seconds for its successor: for a test whose successor never says that it is ready.
+fn started_impatient(config: Config) -> Tidegate {
     Launch::new(config).linked().env("TIDEGATE_TEST_PATIENCE", "3000").start()
 }
 
 /// A program that does this, in the place of the binary.
 fn script(tidegate: &Tidegate, lines: &str) -> PathBuf {
     let path = tidegate.dir().join("script");
-    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    files::script(&path, lines);
     path
 }
 
@@ -144,7 +148,7 @@ fn f55_a_successor_with_a_bad_config_is_refused_with_its_own_words() {
 #[test]
 fn f55_a_successor_that_never_says_that_it_is_ready_is_killed() {
     let backend = Backend::echo();
-    let mut tidegate = started(Config::over([&backend]));
+    let mut tidegate = started_impatient(Config::over([&backend]));
     let silent = script(&tidegate, "echo $$ >\"$(dirname \"$0\")/pid\"; exec sleep 600");
     tidegate.replace_binary(&silent);
     let begun = Instant::now();
