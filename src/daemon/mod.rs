@@ -201,12 +201,12 @@ impl Daemon {
             let workers = worker::spawn_all(live.sockets(), &shared, pipes, relay, &self.drain, &up, &events)?;
             drop(up);
             let are_up = all_up(ups).await == workers.len();
-            let mut stop = Stop::No;
+            let (mut stop, mut told) = (Stop::No, None);
             if let (true, Some(Inheritance { heir, taken })) = (are_up, inheritance) {
                 // Its watchdog is the predecessor's until then, and so is the admin endpoint.
-                // There may be sessions by now: a signal that comes meanwhile is heard afterwards.
-                match heir.take_over(&taken).await? {
-                    Word::Go => {
+                match heir.take_over(&taken, signals.terminate()).await? {
+                    Word::Go(signal) => {
+                        told = signal;
                         live.take_over();
                         if let Some(voice) = voice.take() {
                             open(&mut live, &mut control, voice)?;
@@ -222,6 +222,9 @@ impl Daemon {
             if are_up && stop == Stop::No {
                 live.keep_in_store();
                 self.say_ready(&announcement, &shared);
+            }
+            if told.is_some() {
+                stop = self.begin_stop(told, &live);
             }
             let (ended, calls) = (&mut ended, &mut calls);
             let (control, program) = (&control, program.as_ref());

@@ -97,6 +97,12 @@ async fn accept_until_retired(shared: &Arc<SharedSocket>, worker: Rc<Worker>) {
         if bound_at.elapsed() > REBIND.1 {
             backoff.reset();
         }
+        // A predecessor that stops has ended its listening, and is about to say that this process is to stop as well.
+        while socket.is_lent() {
+            if acceptor.pause(FULL_PAUSE).await > Stage::Serving {
+                return;
+            }
+        }
         shared.replace(None);
         drop(socket);
         let broken = acceptor.listener.mark_broken();

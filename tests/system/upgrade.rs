@@ -373,6 +373,48 @@ fn a_successor_that_a_stop_finds_on_probation_serves_nobody_new_and_leaves_the_a
 }
 
 #[test]
+fn a_successor_that_is_told_to_stop_on_probation_goes_at_once_and_the_predecessor_serves_on() {
+    let (one, echo) = (Backend::named("one"), Backend::echo());
+    let (tidegate, successor, mut client) = on_probation(&one, &echo);
+    send(successor, Signal::TERM);
+    tidegate.logged(&["refused:", "command=\"upgrade\"", "the successor was told to stop (SIGTERM)"]);
+    tidegate.logged(&["told to stop before it has taken over", "SIGTERM"]);
+    client.speak();
+    client.finish();
+    client.expect_end(End::Fin);
+    eventually("the successor has ended", || !PathBuf::from(format!("/proc/{successor}/exe")).exists());
+    for _ in 0..20 {
+        assert_eq!(tidegate.connect().line(), "one");
+    }
+    assert_eq!(tidegate.count_logged(&["ERROR"]), 0, "{}", tidegate.log());
+    assert_eq!(tidegate.get("/readyz").status, 200);
+    // Nothing of it stands in another one's way.
+    assert_eq!(tidegate.post("/reload", "").status, 200);
+    tidegate.echoed();
+}
+
+/// Its predecessor has ended the listening by then.
+#[test]
+fn a_successor_that_hears_late_of_a_stop_takes_no_socket_for_broken() {
+    let (one, echo) = (Backend::named("one"), Backend::echo());
+    let (mut tidegate, successor, client) = on_probation(&one, &echo);
+    // As long as this one lasts, its predecessor passes on what the successor says.
+    let lasting = eventually_some("the predecessor has a client", || {
+        let mut client = tidegate.connect();
+        client.send("two\n");
+        (client.line() == "one").then_some(client)
+    });
+    send(successor, Signal::STOP);
+    tidegate.signal(Signal::TERM);
+    eventually("nobody listens there", || Conn::try_to(&tidegate.addr()).map(Conn::reset).is_err());
+    send(successor, Signal::CONT);
+    tidegate.logged(&["the predecessor stops, and this process with it"]);
+    lasting.finish();
+    both_end(&mut tidegate, successor, client);
+    assert_eq!(tidegate.count_logged(&["listener broke"]), 0, "{}", tidegate.log());
+}
+
+#[test]
 fn a_stop_during_an_upgrade_lets_the_successors_sessions_finish_as_well() {
     let (one, echo) = (Backend::named("one"), Backend::echo());
     let (mut tidegate, successor, client) = on_probation(&one, &echo);

@@ -181,10 +181,21 @@ impl Candidate {
         tracing::info!(successor = self.child.id(), ?probation, "the successor accepts, too");
         let proven = Instant::now() + probation;
         while Instant::now() < proven {
-            wait_for(&self.errors, None, self.is_heard);
+            wait_for(&self.errors, Some((&self.socket, false)), self.is_heard);
             self.listen();
-            if let Ok(Some(status)) = self.child.try_wait() {
-                let why = format!("it accepted clients, and ended ({status})");
+            let failed = match wire::receive(&self.socket) {
+                Ok(Some(Message::Leave(signal))) => {
+                    let signal = String::from_utf8_lossy(&signal);
+                    // Who waits may have given up.
+                    drop(done.send(Err(format!("the successor was told to stop ({signal}); this process serves on"))));
+                    return self.leave();
+                }
+                Err(Errno::AGAIN | Errno::INTR) => self.child.try_wait().ok().flatten().map(how),
+                Ok(Some(_)) => Some("says what isn't known".to_owned()),
+                Ok(None) | Err(_) => Some(self.has_hung_up()),
+            };
+            if let Some(how) = failed {
+                let why = format!("it accepted clients, and {how}");
                 return drop(done.send(Err(self.fail(&why))));
             }
             if self.fate.load(Ordering::Acquire) == fate::ABANDONED {
@@ -251,12 +262,12 @@ impl Candidate {
                         .map_err(|error| format!("it says what isn't known: {error}"));
                 }
                 Ok(Some(_)) => return Err("it says what isn't known".to_owned()),
-                Ok(None) | Err(Errno::CONNRESET) => return Err(self.has_hung_up()),
+                Ok(None) | Err(Errno::CONNRESET) => return Err(format!("it {}", self.has_hung_up())),
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(error) => return Err(format!("can't hear it: {error}")),
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(how(status));
+                return Err(format!("it {}", how(status)));
             }
             if self.fate.load(Ordering::Acquire) == fate::ABANDONED {
                 return Err("the process is stopping".to_owned());
@@ -272,7 +283,7 @@ impl Candidate {
         self.is_heard = self.is_heard && pump(&mut self.errors, &mut self.last_words);
     }
 
-    /// A child that ends hangs up just before that.
+    /// What it has done: a child that ends hangs up just before that.
     fn has_hung_up(&mut self) -> String {
         let until = Instant::now() + LAST_WORDS;
         while Instant::now() < until {
@@ -281,7 +292,7 @@ impl Candidate {
             }
             wait_for(&self.errors, None, false);
         }
-        "it has hung up".to_owned()
+        "has hung up".to_owned()
     }
 
     /// Ends it; why, and what it said last.
@@ -307,7 +318,7 @@ fn end(child: &mut Child) {
 }
 
 fn how(status: ExitStatus) -> String {
-    format!("it ended ({status})")
+    format!("ended ({status})")
 }
 
 /// A successor that fails after this process has left it everything leaves nobody who accepts.

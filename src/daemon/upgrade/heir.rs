@@ -1,7 +1,9 @@
 //! The successor's side of an upgrade.
 //!
 //! Owns the connection to the predecessor. Until it hears the go it may end at any time, and nothing has happened; a
-//! predecessor that dies after the successor has said that it accepts has left it everything.
+//! predecessor that dies after the successor has said that it accepts has left it everything. Invariant: a process that
+//! accepts goes on with that until it has heard the word, also when it is told to stop meanwhile: the predecessor may
+//! just have left it everything.
 
 use super::VARIABLE;
 use super::handover::Handover;
@@ -15,6 +17,7 @@ use rustix::net::sockopt::{self, Timeout};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::io::Interest;
 
@@ -34,8 +37,8 @@ pub struct Heir {
 /// What the predecessor says to a process that accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
-    /// All is this process's.
-    Go,
+    /// All is this process's; with the signal that has told it to stop meanwhile.
+    Go(Option<&'static str>),
     /// It is to finish the sessions that it has, and nothing else.
     No,
 }
@@ -79,30 +82,45 @@ impl Heir {
     }
 
     /// Tells the predecessor that this process accepts from these sockets, and waits for its word; without end, if it
-    /// doesn't come. The standard streams are the predecessor's then.
-    pub async fn take_over(self, taken: &[usize]) -> Result<Word, Failure> {
+    /// doesn't come. Asks for that word if there is a `stop`. The standard streams are the predecessor's then.
+    pub async fn take_over(self, taken: &[usize], stop: impl Future<Output = &'static str>) -> Result<Word, Failure> {
         let broken = |error| Failure::System(format!("can't speak with the predecessor: {error}"));
         let words = serde_json::to_vec(taken).unwrap_or_default();
         wire::send_ready(&self.predecessor, &words).map_err(|_| gone())?;
         rustix::io::ioctl_fionbio(&self.predecessor, true).map_err(broken)?;
         let watched = sys::watch(self.predecessor, Interest::READABLE).map_err(broken)?;
+        let (mut stop, mut told) = (pin!(stop), None);
         loop {
-            let mut ready = watched.readable().await.map_err(|_| broken(Errno::IO))?;
+            let ready = tokio::select! {
+                ready = watched.readable() => ready,
+                signal = &mut stop, if told.is_none() => {
+                    told = Some(signal);
+                    // One that has gone is seen at once.
+                    let _ = wire::send_leave(watched.get_ref(), signal);
+                    continue;
+                }
+            };
+            let mut ready = ready.map_err(|_| broken(Errno::IO))?;
             match wire::receive(watched.get_ref()) {
                 Ok(Some(Message::Go)) => {
                     use_streams(&self.streams);
-                    return Ok(Word::Go);
+                    return Ok(Word::Go(told));
                 }
                 Ok(Some(Message::No)) => {
                     use_streams(&self.streams);
-                    tracing::info!("the predecessor stops, and this process with it");
+                    match told {
+                        Some(signal) => {
+                            tracing::info!(signal, "told to stop before it has taken over; finishing its sessions")
+                        }
+                        None => tracing::info!("the predecessor stops, and this process with it"),
+                    }
                     return Ok(Word::No);
                 }
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Ok(None) | Err(Errno::CONNRESET) => {
                     use_streams(&self.streams);
                     tracing::warn!("the predecessor has gone without a word; going on without it");
-                    return Ok(Word::Go);
+                    return Ok(Word::Go(told));
                 }
                 Ok(Some(_)) => return Err(broken(Errno::BADMSG)),
                 Err(error) => return Err(broken(error)),

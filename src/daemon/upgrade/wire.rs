@@ -29,6 +29,8 @@ pub enum Message {
     Complete(Vec<OwnedFd>),
     /// The successor accepts; what it has taken, in JSON.
     Ready(Vec<u8>),
+    /// The successor was told to stop, by what is said here, and waits for the word.
+    Leave(Vec<u8>),
     /// The successor isn't wanted any more.
     No,
     /// The successor is on its own.
@@ -79,6 +81,10 @@ pub fn send_ready<Fd: AsFd>(socket: Fd, taken: &[u8]) -> Result<(), Errno> {
     send(socket, b'r', taken, &[])
 }
 
+pub fn send_leave<Fd: AsFd>(socket: Fd, signal: &str) -> Result<(), Errno> {
+    send(socket, b'l', signal.as_bytes(), &[])
+}
+
 pub fn send_go<Fd: AsFd>(socket: Fd) -> Result<(), Errno> {
     send(socket, b'g', &[], &[])
 }
@@ -121,6 +127,7 @@ pub fn receive<Fd: AsFd>(socket: Fd) -> Result<Option<Message>, Errno> {
         b'f' => Message::Descriptors(descriptors),
         b'e' => Message::Complete(descriptors),
         b'r' => Message::Ready(rest.to_vec()),
+        b'l' => Message::Leave(rest.to_vec()),
         b'n' => Message::No,
         b'g' => Message::Go,
         _ => return Err(Errno::BADMSG),
@@ -167,6 +174,8 @@ mod tests {
         let (near, far) = pair().unwrap();
         send_ready(&far, b"[1]").unwrap();
         assert!(matches!(receive(&near), Ok(Some(Message::Ready(taken))) if taken == b"[1]"));
+        send_leave(&far, "SIGTERM").unwrap();
+        assert!(matches!(receive(&near), Ok(Some(Message::Leave(signal))) if signal == b"SIGTERM"));
         send_go(&near).unwrap();
         assert!(matches!(receive(&far), Ok(Some(Message::Go))));
         rustix::net::send(&near, b"?", SendFlags::empty()).unwrap();

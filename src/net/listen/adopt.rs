@@ -159,7 +159,7 @@ fn take(given: Given, source: Source, options: &Options) -> Result<ListenSocket,
             }
         }
     }
-    let (kept, lent) = (AtomicBool::new(true), source != Source::ServiceManager);
+    let (kept, lent) = (AtomicBool::new(true), AtomicBool::new(source != Source::ServiceManager));
     let (stored, passed_on) = (AtomicBool::new(false), AtomicBool::new(false));
     Ok(ListenSocket { path, socket, address, kept, stored, lent, passed_on, earlier })
 }
@@ -167,10 +167,10 @@ fn take(given: Given, source: Source, options: &Options) -> Result<ListenSocket,
 /// Another descriptor of the same socket.
 pub(super) fn once_more(like: &ListenSocket) -> Result<ListenSocket, Refused> {
     let socket = like.socket.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
-    let kept = AtomicBool::new(like.is_kept());
+    let (kept, lent) = (AtomicBool::new(like.is_kept()), AtomicBool::new(like.is_lent()));
     let (address, path, earlier) = (like.address.clone(), like.path.clone(), like.earlier.clone());
     let (stored, passed_on) = (AtomicBool::new(false), AtomicBool::new(false));
-    Ok(ListenSocket { socket, address, path, kept, stored, lent: like.lent, passed_on, earlier })
+    Ok(ListenSocket { socket, address, path, kept, stored, lent, passed_on, earlier })
 }
 
 fn address_of(address: &SocketAddrAny) -> Option<Endpoint> {

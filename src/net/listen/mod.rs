@@ -106,7 +106,7 @@ pub struct ListenSocket {
     /// Because this process has given it to the service manager's store.
     stored: AtomicBool,
     /// The predecessor's, until it is taken over.
-    lent: bool,
+    lent: AtomicBool,
     /// The successor accepts from it.
     passed_on: AtomicBool,
     /// Connections in the queue that came before the socket had our options.
@@ -121,7 +121,7 @@ impl ListenSocket {
             path,
             kept: AtomicBool::new(false),
             stored: AtomicBool::new(false),
-            lent: false,
+            lent: AtomicBool::new(false),
             passed_on: AtomicBool::new(false),
             earlier: None,
         }
@@ -211,9 +211,15 @@ impl ListenSocket {
 
     /// The predecessor needs it no more: it is this process's alone, with the path of a unix socket, if it was its own.
     pub fn take_over(&self) {
-        if self.lent {
+        if self.lent.swap(false, Ordering::Relaxed) {
             self.be_the_last();
         }
+    }
+
+    /// Whether the predecessor, which may end its listening, hasn't left it to this process yet.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
     }
 
     /// Whether another process listens on it after this one.
