@@ -1,7 +1,7 @@
 //! `tidegate top`: the running process at a glance, once a second.
 //!
-//! Owns the screen, which is as it was before whatever ends this. A rate is the difference of two looks. A process that
-//! can't be reached for a while (it is restarted) is asked again.
+//! Owns the screen, which is as it was before whatever ends this, and the lines of JSON that programs get instead. A
+//! rate is the difference of two looks. A process that can't be reached for a while (it is restarted) is asked again.
 
 use super::client::{Client, Remote, wait_for};
 use super::look::{head, list, millis, number, sessions, text};
@@ -11,7 +11,7 @@ use crate::daemon::Failure;
 use crate::sys;
 use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::future::pending;
 use std::io::{IsTerminal, Write as _, stdin, stdout};
@@ -45,6 +45,9 @@ pub(super) struct Top {
     batch: bool,
     #[command(flatten)]
     remote: Remote,
+    /// Each look as a line of JSON, for programs.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What is known at one moment.
@@ -61,15 +64,31 @@ pub(super) fn run(top: &Top) -> Result<(), Exit> {
         let first = see(&client).await?;
         if top.once {
             sleep_until(first.at + PAUSE).await;
-            return print(frame(Some(&first), &see(&client).await?, FEW).as_bytes());
+            return print(shown(top, &first, &see(&client).await?).as_bytes());
         }
-        let screen = if stdout().is_terminal() && !top.batch { Some(Screen::enter()) } else { None };
-        watch(&client, first, screen.as_ref()).await
+        let is_screen = stdout().is_terminal() && !top.batch && !top.json;
+        let screen = if is_screen { Some(Screen::enter()) } else { None };
+        watch(&client, first, screen.as_ref(), |last, now| shown(top, last, now)).await
     })?
 }
 
-/// Looks until `q`, or a signal.
-async fn watch(client: &Client, first: Seen, screen: Option<&Screen>) -> Result<(), Exit> {
+/// A look where there is no screen.
+fn shown(top: &Top, last: &Seen, now: &Seen) -> String {
+    match (top.json, top.once) {
+        (true, _) => format!("{}\n", json_of(last, now)),
+        (false, true) => frame(Some(last), now, FEW),
+        // An empty line between it and the next one.
+        (false, false) => frame(Some(last), now, FEW) + "\n",
+    }
+}
+
+/// Looks until `q`, or a signal. Without a screen, `shown` is what is written.
+async fn watch(
+    client: &Client,
+    first: Seen,
+    screen: Option<&Screen>,
+    shown: impl Fn(&Seen, &Seen) -> String,
+) -> Result<(), Exit> {
     let heard = |kind| signal(kind).map_err(|error| Failure::System(format!("can't watch signals: {error}")));
     let mut interrupt = heard(SignalKind::interrupt())?;
     let mut terminate = heard(SignalKind::terminate())?;
@@ -98,7 +117,7 @@ async fn watch(client: &Client, first: Seen, screen: Option<&Screen>) -> Result<
                 match screen {
                     Some(_) => show(|rows| frame(Some(&last), &now, rows)),
                     // Nobody reads any more: `| head`.
-                    None if !put(&(frame(Some(&last), &now, FEW) + "\n")) => return Ok(()),
+                    None if !put(&shown(&last, &now)) => return Ok(()),
                     None => {}
                 }
                 last = now;
@@ -206,13 +225,48 @@ fn frame(before: Option<&Seen>, now: &Seen, rows: usize) -> String {
     clean_lines(&all) + "\n"
 }
 
-/// What has come in a second.
-fn rate(old: &Value, new: &Value, elapsed: f64, shown: fn(u64) -> String) -> String {
+/// What has come in a second, if both looks know.
+fn per_second(old: &Value, new: &Value, elapsed: f64) -> Option<u64> {
     match (old.as_u64(), new.as_u64()) {
         // A process that was started anew counts from the start.
-        (Some(old), Some(new)) if elapsed > 0.0 && new >= old => shown(((new - old) as f64 / elapsed).round() as u64),
-        _ => String::new(),
+        (Some(old), Some(new)) if elapsed > 0.0 && new >= old => Some(((new - old) as f64 / elapsed).round() as u64),
+        _ => None,
     }
+}
+
+fn rate(old: &Value, new: &Value, elapsed: f64, shown: fn(u64) -> String) -> String {
+    per_second(old, new, elapsed).map_or_else(String::new, shown)
+}
+
+/// What a frame shows, for programs; the sessions as the process tells of them.
+fn json_of(before: &Seen, now: &Seen) -> Value {
+    let (old, new, elapsed) = (&before.status, &now.status, (now.at - before.at).as_secs_f64());
+    let listener = |listener: &Value| {
+        let before = same(list(old, "listeners"), listener);
+        json!({
+            "name": listener["name"], "state": listener["state"], "active": listener["active"],
+            "total": listener["total"], "new_per_second": per_second(&before["total"], &listener["total"], elapsed),
+        })
+    };
+    let backend = |pool: &Value, backend: &Value| {
+        let before = same(list(same(list(old, "pools"), pool), "backends"), backend);
+        let moved = |way: &str| per_second(&before["bytes"][way], &backend["bytes"][way], elapsed);
+        json!({
+            "pool": pool["name"], "name": backend["name"], "state": backend["state"], "active": backend["active"],
+            "total": backend["total"], "new_per_second": per_second(&before["total"], &backend["total"], elapsed),
+            "to_backend_per_second": moved("to_backend"), "to_client_per_second": moved("to_client"),
+            "connect_ms": backend["load"]["connect_ms"], "answer_ms": backend["load"]["answer_ms"],
+        })
+    };
+    let pools = list(new, "pools").iter();
+    let backends = pools.flat_map(|pool| list(pool, "backends").iter().map(move |one| backend(pool, one)));
+    json!({
+        "now": new["now"], "phase": new["phase"], "ready": new["ready"], "generation": new["generation"],
+        "pid": new["pid"], "seconds": elapsed,
+        "listeners": list(new, "listeners").iter().map(listener).collect::<Vec<_>>(),
+        "backends": backends.collect::<Vec<_>>(),
+        "connections": now.page.as_ref().map(|page| &page["connections"]),
+    })
 }
 
 /// The one of the same name.
@@ -262,7 +316,6 @@ fn backends(old: &Value, new: &Value, elapsed: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn seen(total: u64, at: Instant) -> Seen {
         let status = json!({
@@ -286,6 +339,22 @@ mod tests {
         assert!(text.contains("app   a        up          3    100    100K           0"), "{text}");
         assert!(text.lines().count() <= 30, "{text}");
         assert!(frame(Some(&new), &old, 30).contains("web       up          3      -    100\n"));
+    }
+
+    #[test]
+    fn programs_get_what_people_see() {
+        let begun = Instant::now();
+        let (old, new) = (seen(100, begun), seen(300, begun + Duration::from_secs(2)));
+        let seen = json_of(&old, &new);
+        let (listener, backend) = (&seen["listeners"][0], &seen["backends"][0]);
+        assert_eq!((&listener["name"], &listener["new_per_second"]), (&json!("web"), &json!(100)));
+        assert_eq!(
+            (&backend["pool"], &backend["name"], &backend["new_per_second"]),
+            (&json!("app"), &json!("a"), &json!(100))
+        );
+        assert_eq!((&backend["to_backend_per_second"], &backend["to_client_per_second"]), (&json!(102_400), &json!(0)));
+        assert_eq!((&seen["seconds"], seen["connections"].as_array().unwrap().len()), (&json!(2.0), 50));
+        assert_eq!(json_of(&new, &old)["listeners"][0]["new_per_second"], Value::Null);
     }
 
     #[test]

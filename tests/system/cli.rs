@@ -1,6 +1,7 @@
 //! The shell's side of a running process: what it shows, how it finds it, and what is generated of the command line.
 
 use crate::kit::{Backend, Config, Launch, Tidegate, daemon};
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -71,6 +72,39 @@ fn one_look_of_top_needs_no_terminal() {
     let text = told(&tidegate, &["top", "--once"]);
     assert!(text.contains("NEW/S") && !text.contains('\x1b'), "{text:?}");
     assert_eq!(row(&text, "web"), ["web", "up", "1", "0", "1"]);
+    drop(session);
+}
+
+/// A line for each look, the first one after a second.
+#[test]
+fn top_is_a_line_of_json_a_look_for_programs() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend.addr]));
+    let session = tidegate.echoed();
+    let text = told(&tidegate, &["top", "--once", "--json"]);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let look: Value = serde_json::from_str(&text).unwrap();
+    let (listener, backends) = (&look["listeners"][0], look["backends"].as_array().unwrap());
+    assert_eq!(
+        (&listener["name"], &listener["active"], &listener["new_per_second"]),
+        (&json!("web"), &json!(1), &json!(0))
+    );
+    assert_eq!((backends.len(), &backends[0]["pool"], &backends[0]["active"]), (1, &json!("web"), &json!(1)));
+    assert!(backends[0]["to_client_per_second"].is_u64(), "{text}");
+    assert_eq!((look["connections"].as_array().unwrap().len(), &look["ready"]), (1, &json!(true)));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command
+        .args(["top", "--json", "--admin", &tidegate.admin().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut top = command.spawn().unwrap();
+    let mut lines = BufReader::new(top.stdout.take().unwrap()).lines().map(Result::unwrap);
+    for _ in 0..2 {
+        let look: Value = serde_json::from_str(&lines.next().unwrap()).unwrap();
+        assert_eq!(look["pid"], tidegate.pid);
+    }
+    drop(lines);
+    assert_eq!(top.wait().unwrap().code(), Some(0));
     drop(session);
 }
 
