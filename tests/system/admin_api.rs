@@ -1,7 +1,7 @@
 //! Changes through the admin endpoint of the real binary: who may, what a browser may not, and that no secret is shown.
 
 use crate::kit::http::{self, TOKEN};
-use crate::kit::{Backend, Config, Conn, Launch, Tidegate, eventually, eventually_eq};
+use crate::kit::{Backend, Config, Conn, End, Launch, Tidegate, eventually, eventually_eq};
 use serde_json::json;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -32,6 +32,54 @@ fn f82_a_change_is_made_for_the_token_told_of_with_who_and_what_and_made_once() 
     assert_eq!(set("info").json()["changed"], true);
     // A line for each change, and none for what was so already.
     eventually_eq("both changes are told of", &2, || tidegate.count_logged(&["command=\"log level\"", "changed"]));
+}
+
+#[test]
+fn f82_each_change_is_one_line_that_says_who_made_it_and_what_was_before() {
+    let (_backend, mut tidegate) = start();
+    let mut session = tidegate.echoed();
+    let id = tidegate.get("/connections").json()["connections"][0]["id"].as_str().unwrap().to_owned();
+    let changed = tidegate.dir().join("lb.toml");
+    fs::write(&changed, fs::read_to_string(&changed).unwrap() + "# another text\n").unwrap();
+    let (close, new) = (format!("/connections/{id}/close"), "/pools/web/backends/new");
+    let of_new =
+        |from: &str, to: &str| format!("command=\"backend\" pool=web backend=\"new\" from=\"{from}\" to=\"{to}\"");
+    let closed = format!("command=\"close\" from={id} to=\"closed\"");
+    let changes = [
+        ("/log", "{\"level\": \"warn\"}", "command=\"log level\" from=\"info\" to=\"warn\"".to_owned()),
+        ("/log", "{\"level\": \"info\"}", "command=\"log level\" from=\"warn\" to=\"info\"".to_owned()),
+        (
+            "/pools/web/backends",
+            "{\"address\": \"127.0.0.1:9\", \"name\": \"new\"}",
+            "command=\"add backend\"".to_owned(),
+        ),
+        (new, "{\"weight\": 7}", of_new("enabled, weight 1", "enabled, weight 7")),
+        (new, "{\"state\": \"draining\"}", of_new("enabled, weight 7", "draining, weight 7")),
+        (new, "{\"health\": \"down\"}", of_new("draining, weight 7", "draining, weight 7, forced down")),
+        (
+            "/pools/web/backends/new/remove",
+            "",
+            "command=\"remove backend\" pool=web backend=\"new\" from=\"draining\"".to_owned(),
+        ),
+        (
+            "/listeners/web",
+            "{\"state\": \"draining\"}",
+            "command=\"listener\" listener=web from=\"enabled\" to=\"draining\"".to_owned(),
+        ),
+        (&close, "", closed),
+        ("/reload", "", "command=\"reload\" from=1 to=2".to_owned()),
+        ("/rollback", "", "command=\"rollback\" from=2 to=3".to_owned()),
+        ("/drain", "", "command=\"drain\" from=\"serving\" to=\"draining\"".to_owned()),
+    ];
+    let count = changes.len();
+    for (path, body, words) in changes {
+        let answer = tidegate.post(path, body);
+        assert_eq!((answer.status, &answer.json()["changed"]), (200, &json!(true)), "{path} {body}: {}", answer.body);
+        tidegate.logged(&["INFO changed by=token from 127.0.0.1:", &words]);
+    }
+    session.expect_end(End::Rst);
+    assert_eq!(tidegate.wait().code, Some(0));
+    assert_eq!(tidegate.count_logged(&["INFO changed"]), count, "{}", tidegate.log());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use crate::kit::{Backend, Config, Conn, End, Listening, Refusing, Tidegate, eventually, eventually_eq};
 use crate::reload::reload;
+use serde_json::Value;
 
 fn refused(tidegate: &Tidegate) -> bool {
     tidegate.connect().rest().end == End::Rst
@@ -73,6 +74,61 @@ fn full(backends: &[&Listening], queue: &str) -> Config {
     Config::over(backends.iter().map(|backend| &backend.addr))
         .pool("backend_max_connections = 1")
         .more(&format!("[pools.web.queue]\n{queue}"))
+}
+
+/// With other members, another policy and another pool in its place, those that stay are who they were.
+#[test]
+fn what_is_known_of_backends_that_stay_is_known_after_a_reload_too() {
+    let (good, slow, gone) = (Backend::echo(), Backend::echo(), Refusing::new());
+    // Its probes, which say nothing, find nothing wrong.
+    let bad = Backend::new(|mut conn| match conn.try_receive(4) {
+        Some(_) => conn.reset(),
+        None => drop(conn),
+    });
+    let names = [good.to_string(), bad.to_string(), gone.to_string(), slow.to_string()];
+    let config = |weight: u32, line: &str| {
+        let list: Vec<String> =
+            names.iter().map(|name| format!("{{ address = \"{name}\", weight = {weight} }}")).collect();
+        let lines = format!("slow_start = \"300s\"\nbackends = [{}]\n{line}", list.join(", "));
+        let ejection = "consecutive_failures = 1\nbase_time = \"300s\"\nmax_ejected = \"100%\"";
+        Config::with_pool(&lines).pool("panic_threshold = \"0%\"").ejection(ejection).health("interval = \"300ms\"")
+    };
+    let tidegate = Tidegate::start(config(1, ""));
+    eventually("a client has found out", || {
+        let mut client = tidegate.connect();
+        // It is reset, or hears an echo.
+        let _ = (client.try_send("ping"), client.try_receive(4));
+        tidegate.state(&bad) == "ejected"
+    });
+    eventually("nobody is there", || {
+        let status = tidegate.backend_status(&gone);
+        status["state"] == "down" && status["last_error"]["text"].is_string()
+    });
+    for state in ["disabled", "enabled"] {
+        let body = format!("{{\"state\": \"{state}\"}}");
+        assert_eq!(tidegate.post(&format!("/pools/web/backends/{slow}"), &body).status, 200);
+    }
+    eventually("it has begun slowly", || tidegate.state(&slow) == "up" && tidegate.share(&slow) > 0.105);
+    tidegate.until_idle();
+    let _session = tidegate.echoed();
+
+    let known = || {
+        names.clone().map(|name| {
+            let status = tidegate.backend_status(name);
+            let found = [&status["state"], &status["ejection"]["times"], &status["last_error"]["text"]];
+            [&found[..], &[&status["active"], &status["total"]]].concat().into_iter().cloned().collect::<Vec<Value>>()
+        })
+    };
+    let (before, mut share) = (known(), tidegate.share(&slow));
+    assert_eq!(before.clone().map(|known| known[0].clone()), ["up", "ejected", "down", "up"]);
+    for (weight, line) in [(2, ""), (2, "balance = \"random\""), (3, "max_lifetime = \"1h\""), (1, "")] {
+        reload(&tidegate, config(weight, line));
+        assert_eq!(known(), before, "{line}");
+        assert_eq!(tidegate.backend_status(&slow)["weight"], weight);
+        let goes_on = tidegate.share(&slow);
+        assert!((share..0.9).contains(&goes_on), "{share} before, then {goes_on}");
+        share = goes_on;
+    }
 }
 
 #[test]
