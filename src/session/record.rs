@@ -312,6 +312,8 @@ impl Drop for Record {
         if reason == CloseReason::DrainDeadline {
             self.worker.count_cut();
         }
+        // Whoever sees that it is over finds its place free.
+        drop((self.permit.take(), self.place.take()));
         let duration = self.accepted.elapsed();
         let metrics = &self.listener.metrics;
         metrics.closed[reason as usize].inc();
