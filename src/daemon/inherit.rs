@@ -120,11 +120,12 @@ impl Inherited {
                 }
             }
         }
-        groups.extend(self::groups(admin));
-        for group in groups {
-            let wanted = &group[0].wanted;
+        // Its own come first. A port that the kernel has chosen for a listener is known to the clients of that one.
+        for group in self::groups(admin).into_iter().chain(groups) {
+            let (wanted, is_own) = (&group[0].wanted, group[0].is_admin);
             let is_taken = inherited.admin.iter().any(|other| other[0].wanted == *wanted);
-            if config.admin.listen.contains(wanted) && !is_taken {
+            let suits = is_own || !matches!(wanted.0, Endpoint::Tcp(address) if address.port() == 0);
+            if suits && !is_taken && config.admin.listen.contains(wanted) {
                 inherited.admin.push(group);
             } else {
                 inherited.unwanted.push(group);
