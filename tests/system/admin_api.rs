@@ -121,6 +121,7 @@ fn f75_wrong_tokens_are_refused_counted_and_told_of_within_bounds() {
         |reason| tidegate.metrics().sum("tidegate_admin_requests_denied_total", &[("reason", reason)]) as usize;
     let of = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
     assert_eq!((denied("token"), denied("too_many")), (of(401), of(429)));
+    tidegate.logged(&["refused", "reason="]);
     let (lines, seconds) = (tidegate.count_logged(&["refused", "reason="]), begun.elapsed().as_secs() as usize);
     assert!((1..=seconds + 2).contains(&lines), "{lines} lines in {seconds} s:\n{}", tidegate.log());
     assert!(!tidegate.log().contains("guess-"), "what was sent for a token is nobody's business");

@@ -168,7 +168,7 @@ fn who_waits_for_a_pool_that_goes_hears_it_at_once_and_keeps_its_place_where_onl
     let (_, elsewhere) = pools.split_once("[pools.other]").unwrap();
     reload(&tidegate, format!("{}[pools.other]{elsewhere}", listeners.replace("pool = \"web\"", "pool = \"other\"")));
     second.expect_end(End::Rst);
-    assert_eq!(tidegate.closed("no_backend"), 1);
+    eventually_eq("for that reason", &1, || tidegate.closed("no_backend"));
     tidegate.echoed();
 }
 

@@ -324,9 +324,10 @@ fn no_client_notices_what_is_changed_while_it_comes() {
                 }
             }
         }
+        // However few had their turn on a slow machine while all that was changed.
+        eventually("many have come", || served.load(Relaxed) > 100);
         over.store(true, Relaxed);
     });
-    assert!(served.load(Relaxed) > 100, "{served:?} clients");
     assert_eq!(tidegate.status()["adjustments"], json!({}));
     tidegate.until_idle();
 }

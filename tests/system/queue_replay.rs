@@ -90,6 +90,6 @@ fn f28_who_waits_in_vain_for_another_backend_is_reset() {
     one.expect_end(End::Rst);
     backend_of_one.expect_cut();
     eventually_eq("its place is free", &0, || tidegate.backend_status(&backends[first])["active"].as_u64().unwrap());
-    assert_eq!(tidegate.closed("queue_timeout"), 1);
+    eventually_eq("for that reason", &1, || tidegate.closed("queue_timeout"));
     two.reset();
 }

@@ -62,6 +62,8 @@ fn fast_open_defer_accept_and_an_interface_leave_sessions_as_they_are() {
     assert!(tidegate.count("tidegate_listener_accept_queue_limit") > 0);
     let setting = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap();
     let of_servers = setting.trim().parse::<u32>().unwrap() & 2 != 0;
+    // Behind all that a start has to say.
+    tidegate.logged(&["ready"]);
     let told = tidegate.count_logged(&["listeners.web.socket.fast_open: net.ipv4.tcp_fastopen = "]);
     assert_eq!(told, usize::from(!of_servers), "net.ipv4.tcp_fastopen = {setting}");
 }
@@ -78,6 +80,8 @@ fn mptcp_serves_clients_of_tcp_with_it_or_without() {
         assert_eq!(record["reason"], "complete", "{record}");
     }
     let is_there = std::fs::read_to_string("/proc/sys/net/mptcp/enabled").is_ok_and(|on| on.trim() == "1");
+    // Behind all that a start has to say.
+    tidegate.logged(&["ready"]);
     let told = tidegate.count_logged(&["mptcp: ", "plain TCP is used"]);
     assert_eq!(told, if is_there { 0 } else { 2 });
     tidegate.signal(rustix::process::Signal::TERM);

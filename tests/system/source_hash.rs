@@ -225,5 +225,5 @@ fn a_client_that_does_not_say_what_it_is_known_by_is_cut_in_time() {
     let mut slow = Conn::from(address(1), &tidegate.addr());
     slow.send("GET / HT");
     slow.expect_cut();
-    assert_eq!(tidegate.closed("preread_timeout"), 1);
+    eventually_eq("for that reason", &1, || tidegate.closed("preread_timeout"));
 }
