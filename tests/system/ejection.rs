@@ -308,8 +308,7 @@ fn f33_slow_connects_count_in_a_row_although_each_is_served() {
 #[test]
 fn f33_an_attempt_that_the_budget_cuts_short_proves_nothing() {
     let silent = [Silent::new(), Silent::new()];
-    let config =
-        Config::over(silent.iter().map(|silent| &silent.addr)).connect("timeout = \"1s\"\nbudget = \"1300ms\"");
+    let config = Config::over(silent.iter().map(|silent| &silent.addr)).connect("timeout = \"4s\"\nbudget = \"5s\"");
     let ejection = "consecutive_failures = 1\nbase_time = \"300s\"\nmax_ejected = \"100%\"";
     let tidegate = Tidegate::start(config.ejection(ejection));
     tidegate.connect().expect_end(End::Rst);

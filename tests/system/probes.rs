@@ -86,11 +86,13 @@ fn a_start_speaks_of_panic_and_of_reasons_after_the_first_probes_only() {
         })
     };
     let exchange = format!("{QUICK}\nprobe = \"exchange\"\nexchange = {{ expect_prefix = \"ok\" }}");
-    let good = Tidegate::start(Config::over([&slow("ok")]).health(&exchange));
+    let answers = slow("ok");
+    let good = Tidegate::start(Config::over([&answers]).health(&exchange));
     // Behind all that a start has to say.
     good.signal(Signal::HUP);
     good.logged(&["SIGHUP"]);
     assert_eq!(good.count_logged(&["panic"]), 0, "{}", good.log());
+    drop(answers);
 
     let bad = slow("no");
     let tidegate = Tidegate::start(Config::over([&bad]).health(&exchange));
