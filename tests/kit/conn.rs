@@ -11,7 +11,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where something listens, written as the config writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,11 +226,13 @@ impl Conn {
     /// way.
     pub fn stuff(&mut self, offset: u64, most: u64, still: Duration) -> u64 {
         self.socket.set_write_timeout(Some(still)).unwrap();
-        let mut sent = 0;
+        let (mut sent, mut moved) = (0, Instant::now());
         while sent < most {
-            match uninterrupted(|| self.socket.write(pattern::at(offset + sent))) {
-                Ok(count) => sent += count as u64,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            match self.socket.write(pattern::at(offset + sent)) {
+                Ok(count) => (sent, moved) = (sent + count as u64, Instant::now()),
+                // Each interruption begins the kernel's own time anew.
+                Err(error) if error.kind() == ErrorKind::Interrupted && moved.elapsed() < still => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => break,
                 Err(error) => panic!("can't send: {error}"),
             }
         }

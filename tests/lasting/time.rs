@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-const EXCHANGE: &str = "probe = \"exchange\"\nexchange = { send = \"ping\", expect = \"ping\" }\ninterval = \"300ms\"\n\
-                        fast_interval = \"100ms\"\ntimeout = \"300ms\"\nrise = 2\nfall = 2";
+const EXCHANGE: &str = "probe = \"exchange\"\nexchange = { send = \"ping\", expect = \"ping\" }\ninterval = \"1s\"\n\
+                        fast_interval = \"100ms\"\ntimeout = \"1s\"\nrise = 2\nfall = 2";
 /// With the patience that a slow machine needs.
 const PATIENT: &str = "probe = \"exchange\"\nexchange = { send = \"ping\", expect = \"ping\" }\ninterval = \"1s\"\n\
                        fast_interval = \"1s\"\ntimeout = \"1s\"\nrise = 2\nfall = 2";

@@ -1,5 +1,6 @@
 //! The look at the config file, what a reload tells the service manager, and what needs more than a reload.
 
+use crate::kit::conn::uninterrupted;
 use crate::kit::wait::trickle;
 use crate::kit::{Backend, Config, Conn, Launch, Tidegate, eventually, throughout};
 use crate::reload::{generation, reload, write};
@@ -88,7 +89,7 @@ fn with_manager(config: Config) -> (Tidegate, impl Fn() -> String) {
     manager.set_read_timeout(Some(crate::kit::PATIENCE)).unwrap();
     let heard = move || loop {
         let mut buffer = [0; 4_096];
-        let length = manager.recv(&mut buffer).unwrap();
+        let length = uninterrupted(|| manager.recv(&mut buffer)).unwrap();
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
         if !text.starts_with("STATUS=") {
             return text;
