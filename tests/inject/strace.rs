@@ -19,11 +19,17 @@ impl Fault {
     /// Lets system calls of `tidegate` fail, each as in `accept4:error=ENFILE:when=1..5` (counted for each thread by
     /// itself).
     pub fn on(tidegate: &Tidegate, faults: &[&str]) -> Self {
+        Self::beside(tidegate, faults, "")
+    }
+
+    /// The same, and other calls are noted, too, as they are.
+    pub fn beside(tidegate: &Tidegate, faults: &[&str], others: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("strace");
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-ttt", "-o"]).arg(&log).args(["-p", &tidegate.pid.to_string()]);
-        let calls: Vec<&str> = faults.iter().map(|fault| fault.split(':').next().unwrap()).collect();
+        let calls = faults.iter().map(|fault| fault.split(':').next().unwrap());
+        let calls: Vec<&str> = calls.chain((!others.is_empty()).then_some(others)).collect();
         command.args(["-e", &format!("trace={}", calls.join(","))]);
         for fault in faults {
             command.args(["-e", &format!("inject={fault}")]);
@@ -48,6 +54,21 @@ impl Fault {
             .filter(|line| line.contains("(INJECTED)"))
             .map(|line| (line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap(), line.to_owned()))
             .collect()
+    }
+
+    /// Ends the fault; how often it has hit, and how often its thread has made other calls between the first hit and
+    /// the last.
+    pub fn end_beside(mut self) -> (usize, usize) {
+        self.strace.stop();
+        let hits = self.hits().len();
+        let text = fs::read_to_string(&self.log).unwrap();
+        let thread = |line: &str| line.split_ascii_whitespace().next().map(str::to_owned);
+        let is_hit = |line: &&str| line.contains("(INJECTED)");
+        let own = text.lines().find(is_hit).and_then(thread);
+        let lines: Vec<&str> = text.lines().filter(|line| thread(line) == own).collect();
+        let (first, last) = (lines.iter().position(|line| is_hit(&line)), lines.iter().rposition(|line| is_hit(&line)));
+        let between = first.zip(last).map_or(&[][..], |(first, last)| &lines[first..last]);
+        (hits, between.iter().filter(|line| !is_hit(line)).count())
     }
 
     /// Ends the fault; how often it has hit.
