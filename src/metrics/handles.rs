@@ -7,7 +7,45 @@ use super::demand::{QueueMetrics, ShedMetrics};
 use super::family::{Labels, Series};
 use super::labels::{CheckResult, ConnectErrorReason, ProxyResult, ProxyVersion, TrafficFailure};
 use super::value::{Counter, Gauge, Histogram};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A gauge that says how something is, until that leaves the config: its counters go on with its last sessions, but
+/// nobody shall take it for well, nor for broken.
+#[derive(Debug)]
+pub struct StateGauge(Mutex<Option<Series<Gauge>>>);
+
+impl StateGauge {
+    pub(super) fn new(series: Series<Gauge>) -> Self {
+        Self(Mutex::new(Some(series)))
+    }
+
+    /// Nothing, once it is withdrawn.
+    pub fn set(&self, value: i64) {
+        if let Some(series) = &*self.lock() {
+            series.set(value);
+        }
+    }
+
+    /// `None` once it is withdrawn.
+    #[must_use]
+    pub fn get(&self) -> Option<i64> {
+        self.lock().as_ref().map(|series| series.get())
+    }
+
+    /// It doesn't show any more.
+    pub fn withdraw(&self) {
+        *self.lock() = None;
+    }
+
+    fn show(&self, series: impl FnOnce() -> Series<Gauge>) {
+        self.lock().get_or_insert_with(series);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Series<Gauge>>> {
+        // It is whole at each instant.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// One worker's handles.
 pub struct WorkerMetrics {
@@ -30,7 +68,7 @@ pub struct AcceptQueueMetrics {
 
 /// One listener's handles.
 pub struct ListenerMetrics {
-    pub up: Series<Gauge>,
+    pub up: StateGauge,
     pub connections_total: Series<Counter>,
     pub active: Series<Gauge>,
     pub duration: Series<Histogram>,
@@ -91,10 +129,10 @@ pub struct PoolMetrics {
     pub failovers: Series<Counter>,
     pub no_backend: Series<Counter>,
     pub connect_wait: Series<Histogram>,
-    pub available: Series<Gauge>,
-    pub ejected: Series<Gauge>,
-    pub panic: Series<Gauge>,
-    pub tier: Series<Gauge>,
+    pub available: StateGauge,
+    pub ejected: StateGauge,
+    pub panic: StateGauge,
+    pub tier: StateGauge,
     pub hedges: Series<Counter>,
     pub hedges_won: Series<Counter>,
     pub replays: Series<Counter>,
@@ -106,6 +144,13 @@ pub struct PoolMetrics {
 }
 
 impl PoolMetrics {
+    /// It has left the table: only what its sessions do shows on.
+    pub fn withdraw(&self) {
+        for standing in [&self.available, &self.ejected, &self.panic, &self.tier] {
+            standing.withdraw();
+        }
+    }
+
     /// Of the pool's queue; they show from the first call on.
     pub fn queue(&self) -> &QueueMetrics {
         self.queue.get_or_init(|| self.metrics.families.demand.queue(&self.labels))
@@ -120,7 +165,7 @@ impl PoolMetrics {
 /// One backend's handles. The series of errors and probe results appear with the first of each: a large pool would
 /// otherwise expose thousands of zeros.
 pub struct BackendMetrics {
-    pub up: Series<Gauge>,
+    pub up: StateGauge,
     pub state_changes: Series<Counter>,
     pub connections_total: Series<Counter>,
     pub active: Series<Gauge>,
@@ -137,6 +182,17 @@ pub struct BackendMetrics {
 }
 
 impl BackendMetrics {
+    /// It has left its pool: only what its sessions do shows on.
+    pub fn withdraw(&self) {
+        self.up.withdraw();
+        self.set_max_connections(None);
+    }
+
+    /// It is in its pool again.
+    pub fn show(&self) {
+        self.up.show(|| self.metrics.families.backend_up.series(&self.labels));
+    }
+
     /// Shows the most connections at once, or that there is no such limit.
     pub fn set_max_connections(&self, max: Option<u32>) {
         let mut shown = self.max_connections.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,7 +18,7 @@ mod value;
 pub use demand::{QueueMetrics, ShedMetrics};
 pub use family::Series;
 pub use handles::{
-    AcceptQueueMetrics, BackendMetrics, CgroupMemoryMetrics, ListenerMetrics, PoolMetrics, WorkerMetrics,
+    AcceptQueueMetrics, BackendMetrics, CgroupMemoryMetrics, ListenerMetrics, PoolMetrics, StateGauge, WorkerMetrics,
 };
 pub use hold::{HoldMetrics, HoldOutcome};
 pub use labels::{
@@ -209,7 +209,7 @@ impl Metrics {
         let labels = Labels::new(&[("listener", name.as_str())]);
         let families = &self.families;
         ListenerMetrics {
-            up: families.listener_up.series(&labels),
+            up: StateGauge::new(families.listener_up.series(&labels)),
             connections_total: families.listener_connections.series(&labels),
             active: families.listener_active.series(&labels),
             duration: families.connection_duration.series(&labels),
@@ -236,10 +236,10 @@ impl Metrics {
             failovers: families.pool_failovers.series(&labels),
             no_backend: families.pool_no_backend.series(&labels),
             connect_wait: families.pool_connect_wait.series(&labels),
-            available: families.pool_available.series(&labels),
-            ejected: families.pool_ejected.series(&labels),
-            panic: families.pool_panic.series(&labels),
-            tier: families.pool_tier.series(&labels),
+            available: StateGauge::new(families.pool_available.series(&labels)),
+            ejected: StateGauge::new(families.pool_ejected.series(&labels)),
+            panic: StateGauge::new(families.pool_panic.series(&labels)),
+            tier: StateGauge::new(families.pool_tier.series(&labels)),
             hedges: families.pool_hedges.series(&labels),
             hedges_won: families.pool_hedges_won.series(&labels),
             replays: families.pool_replays.series(&labels),
@@ -257,7 +257,7 @@ impl Metrics {
         let labels = Labels::new(&[("pool", pool.as_str()), ("backend", backend)]);
         let families = &self.families;
         BackendMetrics {
-            up: families.backend_up.series(&labels),
+            up: StateGauge::new(families.backend_up.series(&labels)),
             state_changes: families.backend_state_changes.series(&labels),
             connections_total: families.backend_connections.series(&labels),
             active: families.backend_active.series(&labels),

@@ -28,9 +28,11 @@ impl Pool {
         let shared = self.shared();
         let (name, health, hash) = (&self.name, &self.health, self.hash.as_ref());
         let purpose = Purpose { name, health, hash, metrics, shared: &shared };
-        let view = PoolView::new(purpose, members, adjusted, Some(&self.view()), now);
+        let before = self.view();
+        let view = Arc::new(PoolView::new(purpose, members, adjusted, Some(&before), now));
         self.say(&view, adjusted, self.protection.slow_start, now);
-        self.view.store(Arc::new(view));
+        self.view.store(Arc::clone(&view));
+        before.withdraw_but(Some(&view));
         self.review(now.millis);
     }
 

@@ -187,6 +187,7 @@ impl Backend {
 
     /// It is a member again, and nobody knows more of it than of a new one. Its sessions count on, but for a trial.
     pub(super) fn begin_anew(&self, health: Health, now: Now) {
+        self.metrics.show();
         let mut rest = self.rest();
         *rest = Rest::new(health);
         self.replace_flags(TRIAL - 1, 0);

@@ -72,10 +72,9 @@ impl Pool {
         self.succession.last.set(successor);
         self.succession.retired.store(true, Relaxed);
         let metrics = &self.metrics;
+        self.view.load().withdraw_but(successor.map(|next| next.view()).as_deref());
         if successor.is_none() {
-            for gauge in [&metrics.available, &metrics.ejected, &metrics.panic, &metrics.tier] {
-                gauge.set(0);
-            }
+            metrics.withdraw();
         }
         if self.queue.is_some() && successor.is_none_or(|next| next.queue.is_none()) {
             metrics.queue().max_waiting.set(0);

@@ -5,6 +5,7 @@ use super::queue;
 use super::tests::member;
 use super::*;
 use crate::config::{Balance, Initial, Percent};
+use crate::metrics::StateGauge;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -45,9 +46,9 @@ impl Pools {
     }
 
     /// Available, ejected, panic and tier, as the metrics have them.
-    fn gauges(&self) -> [i64; 4] {
+    fn gauges(&self) -> [Option<i64>; 4] {
         let metrics = &self.pool.metrics;
-        [&metrics.available, &metrics.ejected, &metrics.panic, &metrics.tier].map(|gauge| gauge.get())
+        [&metrics.available, &metrics.ejected, &metrics.panic, &metrics.tier].map(StateGauge::get)
     }
 }
 
@@ -73,18 +74,18 @@ fn a_retired_pool_says_nothing_in_the_metrics_and_its_findings_are_the_next_ones
     let mut pools = Pools::new(&["a", "b"], |_| {});
     let slot = claim(&pools.pool).unwrap();
     let old = pools.succeed(&["a", "b", "c"], |config| config.ejection.consecutive_failures = Some(2));
-    assert_eq!(pools.gauges(), [3, 0, 0, 0]);
+    assert_eq!(pools.gauges(), [3, 0, 0, 0].map(Some));
     assert!(old.is_retired() && old.successor().is_some_and(|next| Arc::ptr_eq(&next, &pools.pool)));
     old.review(NOW.millis);
-    assert_eq!(pools.gauges(), [3, 0, 0, 0]);
+    assert_eq!(pools.gauges(), [3, 0, 0, 0].map(Some));
     // Five in a row were the old one's rule.
     assert!(old.failed(&slot, false, TrafficFailure::Connect, NOW.millis).is_none());
     assert!(old.failed(&slot, false, TrafficFailure::Connect, NOW.millis).is_some());
-    assert_eq!((pools.gauges(), slot.state()), ([2, 1, 0, 0], "ejected"));
+    assert_eq!((pools.gauges(), slot.state()), ([2, 1, 0, 0].map(Some), "ejected"));
     pools.pool.review(NOW.millis + 3_600_000);
     assert_eq!(slot.state(), "half_open");
     assert!(old.served(&slot, true, NOW.millis + 3_600_000));
-    assert_eq!((pools.gauges(), slot.state()), ([3, 0, 0, 0], "up"));
+    assert_eq!((pools.gauges(), slot.state()), ([3, 0, 0, 0].map(Some), "up"));
     // Its own mode goes on, for its own sessions.
     let verdict = |pool: &Pool, health| {
         pool.view().backends.iter().for_each(|backend| backend.set_health(health, 1));
@@ -103,13 +104,13 @@ fn of_a_backend_that_is_gone_nobody_judges_any_more() {
     assert_eq!(old.view().backends.len(), 2, "its sessions keep it as it is");
     old.failed(&slot, false, TrafficFailure::Connect, NOW.millis);
     old.failed(&slot, false, TrafficFailure::Connect, NOW.millis);
-    assert_eq!(pools.gauges(), [1, 0, 0, 0]);
+    assert_eq!(pools.gauges(), [1, 0, 0, 0].map(Some));
     pools.pool.retire(None);
-    assert_eq!(pools.gauges(), [0; 4]);
+    assert_eq!(pools.gauges(), [None; 4]);
     assert!(old.successor().is_none() && pools.pool.successor().is_none());
     pools.pool.review(NOW.millis);
     old.review(NOW.millis);
-    assert_eq!(pools.gauges(), [0; 4]);
+    assert_eq!(pools.gauges(), [None; 4]);
 }
 
 #[test]

@@ -141,6 +141,13 @@ impl PoolView {
         Self { backends, weights, tiers, balance: members.balance.as_str(), members, picker }
     }
 
+    /// Those that aren't in the view that follows are members no more, and the metrics don't say how they are.
+    pub(super) fn withdraw_but(&self, next: Option<&Self>) {
+        let stay: HashSet<BackendId> = next.iter().flat_map(|view| &view.backends).map(|backend| backend.id).collect();
+        let gone = self.backends.iter().filter(|backend| !stay.contains(&backend.id));
+        gone.for_each(|backend| backend.metrics.withdraw());
+    }
+
     /// Whether its policy goes by what all backends have together.
     pub(super) fn is_bounded(&self) -> bool {
         self.picker.is_bounded()

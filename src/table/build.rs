@@ -108,6 +108,9 @@ impl RoutingTable {
                 old.retire(new);
             }
         }
+        let listens: HashSet<&ListenerName> = listeners.iter().map(|listener| &listener.name).collect();
+        let left = previous.into_iter().flat_map(|table| &table.listeners);
+        left.filter(|listener| !listens.contains(&listener.name)).for_each(|listener| listener.metrics.up.withdraw());
         let by_name: HashMap<&PoolName, &Arc<Pool>> = pools.iter().map(|pool| (&pool.name, pool)).collect();
         let gone = previous.into_iter().flat_map(|table| &table.pools).filter(|pool| !by_name.contains_key(&pool.name));
         let mut former: Vec<FormerPool> = gone.map(|pool| pool.leave()).collect();

@@ -185,9 +185,9 @@ mod tests {
         let broken = old.mark_broken();
         let new = listener(&metrics, "\"127.0.0.1:1\"", &[], Some(&old));
         new.set_admin(AdminState::Enabled);
-        assert_eq!((new.broken(), new.metrics.up.get()), (1, 0));
+        assert_eq!((new.broken(), new.metrics.up.get()), (1, Some(0)));
         drop((old, broken));
-        assert_eq!((new.broken(), new.metrics.up.get()), (0, 1));
+        assert_eq!((new.broken(), new.metrics.up.get()), (0, Some(1)));
     }
 
     #[test]

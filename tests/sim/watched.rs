@@ -8,7 +8,7 @@ use crate::twin::{ModeTwin, Tier, Twin};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tidegate::clock::{Millis, Now};
-use tidegate::metrics::{Metrics, TrafficFailure};
+use tidegate::metrics::{Metrics, StateGauge, TrafficFailure};
 use tidegate::name::BackendId;
 use tidegate::pool::health::{AgentReport, Outcome};
 use tidegate::pool::{Backend, Pool, PoolView, Slot, Standing, Tried, WHOLE_SHARE, flag};
@@ -239,8 +239,8 @@ impl Watched {
         assert_eq!(self.pool.available(), available, "{now}: available");
         if self.is_current {
             let metrics = &self.pool.metrics;
-            let gauges = [&metrics.available, &metrics.ejected, &metrics.panic, &metrics.tier].map(|gauge| gauge.get());
-            let expected = [available as i64, ejected as i64, i64::from(mode.panic), i64::from(mode.tier)];
+            let gauges = [&metrics.available, &metrics.ejected, &metrics.panic, &metrics.tier].map(StateGauge::get);
+            let expected = [available as i64, ejected as i64, i64::from(mode.panic), i64::from(mode.tier)].map(Some);
             assert_eq!(gauges, expected, "{now}: available, ejected, panic, tier");
         }
     }

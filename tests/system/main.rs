@@ -29,6 +29,7 @@ mod ejection;
 mod ends;
 mod explain;
 mod families;
+mod gone;
 mod health;
 mod hedge;
 mod hold;

@@ -51,9 +51,9 @@ fn slots_never_exceed_the_maximum() {
 fn a_verdict_is_seen_with_its_time() {
     let backend = backend(Health::Down);
     let config = config::Health::default();
-    assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Down, 5), 0));
+    assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Down, 5), Some(0)));
     assert_eq!(backend.observe(Outcome::Success, &config, Duration::ZERO, at(6)), Some(Health::Up));
-    assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Up, 6), 1));
+    assert_eq!((backend.health(), backend.metrics.up.get()), ((Health::Up, 6), Some(1)));
     assert_eq!(backend.observe(Outcome::Success, &config, Duration::ZERO, at(7)), None);
     assert_eq!(backend.metrics.state_changes.get(), 1);
     assert_eq!(backend.health(), (Health::Up, 6), "since when it stands, not when it was last confirmed");
@@ -65,7 +65,7 @@ fn an_agent_takes_out_gives_back_and_weighs_and_says_only_what_it_says() {
     let hear = |line: (Option<Health>, Option<AgentAdmin>, Option<u8>)| {
         let report = AgentReport { state: line.0, admin: line.1, weight: line.2 };
         backend.set_agent(&report, slow_start, 1_000);
-        (backend.state(), backend.share(), backend.metrics.up.get())
+        (backend.state(), backend.share(), backend.metrics.up.get().unwrap())
     };
     assert_eq!(hear((None, None, Some(50))), ("up", WHOLE_SHARE / 2, 1));
     assert_eq!(hear((None, Some(AgentAdmin::Drain), None)), ("agent_draining", WHOLE_SHARE / 2, 1));
