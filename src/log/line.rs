@@ -72,27 +72,6 @@ impl<'a> Line<'a> {
         self.finish_text(start);
     }
 
-    /// Items in their order: separated by commas in text, an array of strings in JSON. None at all are `-` or `[]`.
-    pub fn list(&mut self, key: &str, items: impl IntoIterator<Item = impl Display>) {
-        self.key(key);
-        let mut items = items.into_iter().peekable();
-        let (open, close) = match self.format {
-            Format::Text if items.peek().is_none() => ("-", ""),
-            Format::Text => ("", ""),
-            Format::Json => ("[", "]"),
-        };
-        self.out.push_str(open);
-        while let Some(item) = items.next() {
-            let start = self.out.len();
-            self.push(&item);
-            self.finish_text(start);
-            if items.peek().is_some() {
-                self.out.push(',');
-            }
-        }
-        self.out.push_str(close);
-    }
-
     /// A field that this line has no value for, so that every line has the same keys.
     pub fn none(&mut self, key: &str) {
         self.key(key);
@@ -158,8 +137,6 @@ mod tests {
         line.display("backend", &"a b");
         line.number("bytes", 7);
         line.seconds("connect", Duration::from_micros(1_000_042));
-        line.list("attempts", ["10.0.0.1:80/refused", "x y"]);
-        line.list("tried", [""; 0]);
         line.text("reason", "evil\"\n\u{1b}[2Jfake=1");
         line.none("rule");
     }
@@ -170,10 +147,27 @@ mod tests {
             line(Format::Text, sample),
             concat!(
                 "time=2023-11-14T22:13:20.123Z listener=web backend=\"a b\" bytes=7 connect=1.000042 ",
-                r#"attempts=10.0.0.1:80/refused,"x y" tried=- reason="evil\"\n\u001b[2Jfake=1" rule=-"#,
+                r#"reason="evil\"\n\u001b[2Jfake=1" rule=-"#,
                 "\n"
             )
         );
+    }
+
+    #[test]
+    fn every_value_can_be_read_back() {
+        for odd in crate::log::tests::ODD {
+            let write = |line: &mut Line<'_>| {
+                line.text("pool", odd);
+                line.display("backend", &odd);
+                line.none("rule");
+            };
+            let text = line(Format::Text, write);
+            let own = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+            let expected = [own("pool", odd), own("backend", odd), own("rule", "-")];
+            assert_eq!(crate::log::tests::pairs(text.trim_end_matches('\n')), expected, "{text}");
+            let json: serde_json::Value = serde_json::from_str(&line(Format::Json, write)).unwrap();
+            assert_eq!(json, serde_json::json!({ "pool": odd, "backend": odd, "rule": null }));
+        }
     }
 
     #[test]
@@ -184,8 +178,7 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(&text).unwrap(),
             serde_json::json!({
                 "time": "2023-11-14T22:13:20.123Z", "listener": "web", "backend": "a b", "bytes": 7,
-                "connect": 1.000_042, "attempts": ["10.0.0.1:80/refused", "x y"], "tried": [],
-                "reason": "evil\"\n\u{1b}[2Jfake=1", "rule": null,
+                "connect": 1.000_042, "reason": "evil\"\n\u{1b}[2Jfake=1", "rule": null,
             })
         );
         assert_eq!(line(Format::Json, |_| ()), "{}\n");

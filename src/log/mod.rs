@@ -3,12 +3,14 @@
 //! Owns both formats, their queues and their writer threads. Invariant: nobody who logs ever waits. A line goes
 //! into a bounded queue (`queue`) that a thread of its own empties into the target (`target`); what doesn't fit or
 //! can't be written is given up and counted (`tidegate_log_dropped_total`). No control character of a client, a
-//! name or an error text reaches a target as such (`escape`). The access log is `access`, one line of it is `line`.
+//! name or an error text reaches a target as such (`escape`). The access log is `access`, one line of it is `line`; the
+//! fields of the operational log are `fields`.
 //!
 //! After [`init`], nothing may use `print!` or `eprint!`: they wait on a blocked pipe and panic on a full disk.
 
 mod access;
 mod escape;
+mod fields;
 mod line;
 mod queue;
 mod target;
@@ -19,6 +21,7 @@ pub use queue::Writer;
 
 use crate::config::{Format, Level, Log};
 use crate::metrics::{LogKind, Metrics};
+use fields::Fields;
 use queue::{Chunk, Limits, Queue};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
@@ -107,6 +110,7 @@ fn subscriber(config: &Log, queue: Queue) -> (Box<dyn Subscriber + Send + Sync>,
     let (filter, handle) = reload::Layer::new(filter_of(config.level));
     let registry = Registry::default().with(filter);
     let layer = tracing_subscriber::fmt::layer()
+        .fmt_fields(Fields)
         .with_target(false)
         .with_ansi(false)
         // `escape` knows more, and keeps JSON valid.

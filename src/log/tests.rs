@@ -31,10 +31,78 @@ fn text_is_one_printable_line_an_event() {
     assert_eq!(
         rest,
         concat!(
-            r#"it broke: a\nFORGED\u001b[2J\u009bm name=a\nFORGED\u001b[2J\u009bm quoted="a\nFORGED\u{1b}[2J\u{9b}m""#,
+            r#"it broke: a\nFORGED\u001b[2J\u009bm name="a\nFORGED\u001b[2J\u009bm" "#,
+            r#"quoted="a\nFORGED\u001b[2J\u009bm""#,
             "\n"
         )
     );
+}
+
+/// What a reader of logfmt takes such pairs for: a value is in quotes as in JSON, or has nothing in it that could be
+/// misread.
+pub fn pairs(mut rest: &str) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    while !rest.is_empty() {
+        let (key, value) = rest.split_once('=').unwrap_or_else(|| panic!("no pair: {rest:?}"));
+        assert!(key.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{key:?} in {rest:?}");
+        let length = if value.starts_with('"') {
+            let mut strings = serde_json::Deserializer::from_str(value).into_iter::<String>();
+            let text = strings.next().unwrap().unwrap_or_else(|error| panic!("{error}: {value}"));
+            pairs.push((key.to_owned(), text));
+            strings.byte_offset()
+        } else {
+            let length = value.find(' ').unwrap_or(value.len());
+            assert!(!value[..length].contains(['"', '=', '\\']), "{value:?}");
+            pairs.push((key.to_owned(), value[..length].to_owned()));
+            length
+        };
+        let after = &value[length..];
+        rest = after.strip_prefix(' ').unwrap_or_else(|| {
+            assert_eq!(after, "", "behind the value of {key}");
+            after
+        });
+    }
+    pairs
+}
+
+/// Values that break a careless reader or writer.
+pub const ODD: [&str; 12] = [
+    "uid 0",
+    "a=b",
+    "",
+    "-",
+    "x,y",
+    "say \"hi\"",
+    "back\\slash",
+    "unix:/run/my app.sock",
+    "a\nb by=root",
+    "\u{1b}[2J",
+    "é\u{202e}ü",
+    "plain",
+];
+
+#[test]
+fn every_field_of_an_event_can_be_read_back() {
+    for odd in ODD {
+        let path = std::path::Path::new(odd);
+        let log = || {
+            let (none, some) = (None::<u64>, Some(tracing::field::debug(std::time::Duration::from_secs(2))));
+            let error = io::Error::other(odd);
+            tracing::info!(by = %odd, command = odd, path = %path.display(), %error, count = 7, yes = true, none, some, "changed");
+        };
+        let text = logged(&Log::default(), log);
+        let (_, fields) = text.trim_end_matches('\n').split_once(" changed ").unwrap();
+        let read = pairs(fields);
+        let read: Vec<(&str, &str)> = read.iter().map(|(key, value)| (&**key, &**value)).collect();
+        let (command, count) = (("command", odd), [("count", "7"), ("yes", "true"), ("some", "2s")]);
+        let expected = [&[("by", odd), command, ("path", odd), ("error", odd)][..], &count].concat();
+        assert_eq!(read, expected, "{text}");
+        let json = logged(&Log { format: Format::Json, ..Log::default() }, log);
+        let event: serde_json::Value = serde_json::from_str(&json).unwrap();
+        for key in ["by", "command", "path", "error"] {
+            assert_eq!(event[key], odd, "{json}");
+        }
+    }
 }
 
 #[test]

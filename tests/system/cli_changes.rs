@@ -101,7 +101,7 @@ fn a_token_is_exchanged_from_the_shell() {
     let exit = over_unix(&["reload"]);
     assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""));
     assert_eq!(exit.stdout, "generation 1 runs on, and the token or the users who may are others\n");
-    tidegate.logged(&["changed: the admin endpoint's token", "by=uid "]);
+    tidegate.logged(&["changed: the admin endpoint's token", "by=\"uid "]);
     assert_eq!(change(&tidegate, &["log", "info"]).code, Some(0));
     assert!(over_unix(&["reload"]).stdout.starts_with("nothing has changed"));
     // A file that was named is the one that counts.

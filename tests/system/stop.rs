@@ -307,7 +307,7 @@ fn an_operator_can_begin_the_stop_and_hears_of_it_before_it_begins() {
     assert_eq!((&said["ok"], &said["changed"]), (&true.into(), &true.into()), "{said}");
     assert!(said["summary"].as_str().unwrap().starts_with("draining: "), "{said}");
     assert_eq!(said["details"]["drain_timeout_ms"], 3_600_000);
-    tidegate.logged(&["changed", "command=\"drain\"", "by=token"]);
+    tidegate.logged(&["changed", "command=\"drain\"", "by=\"token"]);
     eventually("connects are refused", || refuses(&tidegate.addr()));
     assert_eq!(tidegate.get("/readyz").status, 503);
     echoes(&mut client);
