@@ -8,6 +8,7 @@ use super::answer::Answer;
 use super::body::{self, Announced};
 use super::browser::{self, Target};
 use super::changes::{Act, CHANGES, Change};
+use super::refusals::Told;
 use super::shown::{By, SHOWN, Shown};
 use super::who::{Denied, Peer};
 use super::{Carrying, State, connections, fields};
@@ -25,6 +26,9 @@ use std::time::Instant;
 
 /// For a head that didn't come in time, when there is no request to answer.
 pub const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// The method of every change.
+const POST: &str = "POST";
 
 /// What a path and a method lead to.
 enum Route {
@@ -48,7 +52,7 @@ impl Route {
         let found = CHANGES.iter().find_map(|change| Some((change, names(change.path, path)?)));
         match found {
             Some((change, names)) if method == Method::POST => Self::Change(change, names),
-            Some(_) => Self::OtherMethod("POST"),
+            Some(_) => Self::OtherMethod(POST),
             None => Self::Nowhere,
         }
     }
@@ -109,12 +113,14 @@ where
         Ok(Route::Change(change, names)) => asked.change(change, &names, body, carrying).await,
         Ok(Route::OtherMethod(methods)) => {
             let text = format!("there is nothing but {methods} here");
+            let is_for_change = methods == POST || asked.is_for_change();
+            asked.tell_form(is_for_change, StatusCode::METHOD_NOT_ALLOWED);
             Answer { allow: Some(methods), ..asked.refusal(StatusCode::METHOD_NOT_ALLOWED, &text) }
         }
         Ok(Route::Nowhere) => contained(|| {
             #[cfg(debug_assertions)]
             hook::panic_if_asked(head.uri.path());
-            asked.not_found()
+            asked.malformed(StatusCode::NOT_FOUND, "not found")
         }),
         Err(answer) => answer,
     };
@@ -150,8 +156,21 @@ impl Asked<'_> {
         }
     }
 
-    fn not_found(&self) -> Answer {
-        self.refusal(StatusCode::NOT_FOUND, "not found")
+    /// Whether something is to be changed, as far as the method tells.
+    fn is_for_change(&self) -> bool {
+        !matches!(self.head.method, Method::GET | Method::HEAD)
+    }
+
+    /// A refusal that can be told from the head, of somebody of whom no more is known than where they are.
+    fn malformed(&self, status: StatusCode, text: &str) -> Answer {
+        self.tell_form(self.is_for_change(), status);
+        self.refusal(status, text)
+    }
+
+    fn tell_form(&self, is_for_change: bool, status: StatusCode) {
+        if is_for_change {
+            self.tell(AdminDenial::Form, status, &self.peer);
+        }
     }
 
     /// Where it leads; or the answer, if that can be told from the head alone.
@@ -162,17 +181,17 @@ impl Asked<'_> {
             Target::Ours => {}
             Target::Unclear => {
                 let text = "one Host header is wanted, with a name or an address";
-                return Err(self.refusal(StatusCode::BAD_REQUEST, text));
+                return Err(self.malformed(StatusCode::BAD_REQUEST, text));
             }
             Target::Foreign => {
-                self.tell(AdminDenial::Host);
+                self.tell(AdminDenial::Host, StatusCode::MISDIRECTED_REQUEST, &self.peer);
                 let text = "that name isn't ours; ask by an address, or name it in admin.allowed_hosts";
                 return Err(self.refusal(StatusCode::MISDIRECTED_REQUEST, text));
             }
         }
         let route = Route::of(method, uri.path());
         if let Some((status, text)) = self.announced.refused(route.most()) {
-            return Err(self.refusal(status, &text));
+            return Err(self.malformed(status, &text));
         }
         match self.may_read() {
             // Whoever sends a wrong token is told, here too: nobody may try tokens at will.
@@ -202,7 +221,7 @@ impl Asked<'_> {
         B::Error: Display + Into<Box<dyn Error + Send + Sync>>,
     {
         if browser::is_foreign(&self.head.headers) {
-            self.tell(AdminDenial::Origin);
+            self.tell(AdminDenial::Origin, StatusCode::FORBIDDEN, &self.peer);
             return Answer::refused(StatusCode::FORBIDDEN, "another site's page may not change anything here");
         }
         let by = self.state.who.access.load().may_change(self.peer, &self.head.headers);
@@ -213,13 +232,17 @@ impl Asked<'_> {
                 return Answer::refused(status, text);
             }
         };
+        let malformed = |answer: Answer| {
+            self.tell(AdminDenial::Form, answer.status, &by);
+            answer
+        };
         if !is_json(&self.head.headers, self.announced) {
             let text = "send Content-Type: application/json";
-            return Answer::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+            return malformed(Answer::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
         }
         let body = match self.state.who.room.read(self.announced, body).await {
             Ok(body) => body,
-            Err(answer) => return answer,
+            Err(answer) => return malformed(answer),
         };
         let act = match fields::read(&body.bytes, change.fields) {
             Ok(given) => (change.act)(names, given).map_err(|text| (StatusCode::UNPROCESSABLE_ENTITY, text)),
@@ -228,26 +251,28 @@ impl Asked<'_> {
         // From here on it is carried out whether or not anybody waits for the answer.
         let _carrying = carrying.begin();
         match act {
-            Ok(Act::Command(command)) => Answer::of(self.state.commands.ask(command, by).await),
-            Ok(Act::Close(id)) => Answer::of(self.state.sessions.close(id, by).await),
-            Ok(Act::Nothing(text)) => Answer::refused(StatusCode::NOT_FOUND, &text),
-            Err((status, text)) => Answer::refused(status, &text),
+            Ok(Act::Command(command)) => Answer::of(self.state.commands.ask(command, by.clone()).await),
+            Ok(Act::Close(id)) => Answer::of(self.state.sessions.close(id, by.clone()).await),
+            Ok(Act::Nothing(text)) => malformed(Answer::refused(StatusCode::NOT_FOUND, &text)),
+            Err((status, text)) => malformed(Answer::refused(status, &text)),
         }
     }
 
     fn deny(&self, denied: Denied) -> (StatusCode, &'static str) {
         if denied == Denied::Token && self.state.who.refusals.is_too_many(Instant::now()) {
-            self.tell(AdminDenial::TooMany);
+            self.tell(AdminDenial::TooMany, StatusCode::TOO_MANY_REQUESTS, &self.peer);
             let text = "too many requests without the right token: try again in a second";
             return (StatusCode::TOO_MANY_REQUESTS, text);
         }
-        self.tell(if denied == Denied::Token { AdminDenial::Token } else { AdminDenial::User });
+        let reason = if denied == Denied::Token { AdminDenial::Token } else { AdminDenial::User };
+        self.tell(reason, denied.status(), &self.peer);
         (denied.status(), denied.text())
     }
 
-    fn tell(&self, reason: AdminDenial) {
+    fn tell(&self, reason: AdminDenial, status: StatusCode, by: &dyn Display) {
         let request = format!("{} {}", self.head.method, self.head.uri.path());
-        self.state.who.refusals.tell(reason, self.peer, &request, &self.state.metrics, Instant::now());
+        let told = Told { by, request: &request, reason, status };
+        self.state.who.refusals.tell(&told, &self.state.metrics, Instant::now());
     }
 }
 

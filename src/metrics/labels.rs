@@ -44,6 +44,8 @@ labels! {
         Origin = "origin",
         /// It was for a name that isn't ours.
         Host = "host",
+        /// It was to change something, but its form was wrong, or it was for what isn't there.
+        Form = "form",
     }
 }
 

@@ -66,7 +66,7 @@ names! {
     ADMIN_REFUSED = "tidegate_admin_connections_refused_total" []:
         "Connections to the admin endpoint closed because there were too many.";
     ADMIN_DENIED = "tidegate_admin_requests_denied_total" ["reason"]:
-        "Requests to the admin endpoint refused because of who sent them.";
+        "Requests to the admin endpoint refused because of who sent them, or for changes that make no sense.";
 
     LIMIT_CONNECTIONS = "tidegate_limit_connections" ["scope", "name"]:
         "Client connections that count towards the limit now.";

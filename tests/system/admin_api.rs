@@ -128,6 +128,61 @@ fn f75_wrong_tokens_are_refused_counted_and_told_of_within_bounds() {
     assert_eq!(tidegate.post("/log", r#"{"level": "info"}"#).status, 200, "the right one always passes");
 }
 
+/// The fields behind the word `refused` of the newest such line.
+fn newest_refusal(tidegate: &Tidegate, status: u16) -> String {
+    tidegate.logged(&["WARN refused ", "reason=form", &format!("status={status} ")])
+}
+
+#[test]
+fn f82_a_request_to_change_something_that_makes_no_sense_is_told_of_but_not_what_is_in_it() {
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    let json = "Content-Type: application/json\r\n";
+    let secret = "canary-in-a-body";
+    let body = format!("{{\"level\": \"{secret}\"}}");
+    let with_body = |more: &str, body: &str| format!("{bearer}{more}Content-Length: {}\r\n\r\n{body}", body.len());
+    for (status, request, rest) in [
+        (400, "POST /log", with_body(json, &format!("{{{secret}"))),
+        (404, "POST /pools/<img src=x>%0a/nothing", with_body(json, &body)),
+        (404, "POST /connections/all/close", with_body("", "")),
+        (405, "DELETE /pools/web/backends/a", with_body(json, &body)),
+        (405, "GET /reload", "\r\n".to_owned()),
+        (413, "POST /log", format!("{bearer}{json}Content-Length: 1000000\r\n\r\n")),
+        (415, "POST /log", with_body("", &body)),
+        (422, "POST /log", with_body(json, &body)),
+        (422, "POST /pools/web/backends/a", with_body(json, &format!("{{\"{secret}\": 1}}"))),
+    ] {
+        let (_backend, tidegate) = start();
+        let sent = request.replace("<img src=x>", "%3Cimg%20src=x%3E");
+        let head = format!("{sent} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{rest}");
+        let answer = http::raw(tidegate.admin(), &head);
+        assert_eq!(answer.status, status, "{request}: {}", answer.body);
+        let line = newest_refusal(&tidegate, status);
+        assert!(line.contains(&format!("request=\"{sent}\"")), "{line}");
+        let by = if matches!(status, 404 | 405 | 413) { "by=127.0.0.1:" } else { "by=\"token from 127.0.0.1:" };
+        assert!(line.contains(by) || request.contains("connections"), "{line}");
+        assert!(!tidegate.log().contains(secret), "{}", tidegate.log());
+        assert_eq!(tidegate.metrics().sum("tidegate_admin_requests_denied_total", &[("reason", "form")]) as u64, 1);
+    }
+}
+
+/// Whoever mistypes by the hundred costs a line a second, and keeps nobody's wrong token out of the log.
+#[test]
+fn f82_lines_of_requests_that_make_no_sense_are_bounded_and_hide_nobody() {
+    let (_backend, tidegate) = start();
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        assert_eq!(tidegate.post("/nothing", "").status, 404);
+    }
+    let without = http::post_with(tidegate.admin(), "/reload", "", "");
+    assert_eq!(without.status, 401);
+    tidegate.logged(&["refused", "reason=token"]);
+    let (lines, seconds) = (tidegate.count_logged(&["reason=form"]), begun.elapsed().as_secs() as usize);
+    assert!((1..=seconds + 2).contains(&lines), "{lines} lines in {seconds} s:\n{}", tidegate.log());
+    assert_eq!(tidegate.get("/nothing").status, 404);
+    let told = tidegate.metrics().sum("tidegate_admin_requests_denied_total", &[("reason", "form")]);
+    assert_eq!(told as u64, 100, "to look for what isn't there changes nothing");
+}
+
 #[test]
 fn f77_requests_for_names_that_are_not_ours_are_misdirected() {
     let backend = Backend::echo();

@@ -36,6 +36,7 @@ mod hold;
 mod hold_release;
 mod inherit;
 mod limits;
+mod log_fields;
 mod memory;
 mod moving;
 mod origin;
