@@ -52,7 +52,7 @@ use guard::Guarded;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use places::Place;
+use places::{Place, Written};
 use refusals::Refusals;
 use std::convert::Infallible;
 use std::fs::File;
@@ -308,7 +308,7 @@ async fn connection(stream: Stream, peer: Peer, state: Arc<State>, mut ending: w
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         .half_close(true)
-        .serve_connection(TokioIo::new(Guarded::new(stream)), service_fn(answer));
+        .serve_connection(TokioIo::new(Written { stream: Guarded::new(stream), place: &place }), service_fn(answer));
     let life = async {
         tokio::select! {
             ended = &mut connection => return ended,
@@ -323,7 +323,7 @@ async fn connection(stream: Stream, peer: Peer, state: Arc<State>, mut ending: w
         () = place.leave() => None,
     };
     let Some(ended) = ended else { return };
-    let mut stream = connection.into_parts().io.into_inner();
+    let mut stream = connection.into_parts().io.into_inner().stream;
     if ended.is_err_and(|error| error.is_timeout()) && stream.is_within_head() {
         // It fits into the empty send buffer of a client that has had no answer yet.
         _ = timeout(LINGER.0, stream.write_all(routes::TOO_SLOW)).await;

@@ -1,11 +1,16 @@
 //! The places of the endpoint's connections: so many at once, and who makes room when one more comes.
 //!
-//! Owns that choice: of those for whom nothing is being done, whoever is so for longest. So nobody keeps others out by
-//! holding connections, and no request is given up for another before its answer has been made.
+//! Owns that choice: of those that ask for nothing, whoever is so for longest; where there is none, of those whose
+//! answer is made and that take their time to read it. So nobody keeps others out by holding connections, nobody loses
+//! an answer to one who only came, and no request is given up for another before its answer has been made.
 
 use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 pub struct Places {
@@ -17,16 +22,25 @@ pub struct Places {
 struct Taken {
     /// Connections for which something is being done.
     busy: usize,
-    /// The others, with the one that is so for longest first.
+    /// Those that have not taken all of an answer, with the one that is so for longest first.
+    reading: BTreeMap<u64, Arc<Notify>>,
+    /// The others, in the same order.
     idle: BTreeMap<u64, Arc<Notify>>,
     next: u64,
 }
 
 impl Taken {
-    fn rest(&mut self, leave: &Arc<Notify>) -> u64 {
+    fn key(&mut self) -> u64 {
         self.next += 1;
-        self.idle.insert(self.next, Arc::clone(leave));
         self.next
+    }
+
+    fn count(&self) -> usize {
+        self.busy + self.reading.len() + self.idle.len()
+    }
+
+    fn remove(&mut self, key: u64) -> Option<Arc<Notify>> {
+        self.idle.remove(&key).or_else(|| self.reading.remove(&key))
     }
 }
 
@@ -38,7 +52,7 @@ pub struct Place {
     leave: Arc<Notify>,
 }
 
-/// Something that is being done for a connection, until it is dropped.
+/// Something that is being done for a connection, until it is dropped: then there is an answer to be written.
 pub struct Work<'a> {
     place: &'a Place,
     /// It had its place still.
@@ -54,13 +68,14 @@ impl Places {
     /// A place for one more, and whether another is told to leave for it; `None` if something is being done for all.
     pub fn take(self: &Arc<Self>) -> Option<(Place, bool)> {
         let mut taken = self.lock();
-        let is_full = taken.busy + taken.idle.len() >= self.most;
+        let is_full = taken.count() >= self.most;
         if is_full {
-            taken.idle.pop_first()?.1.notify_one();
+            let leaves = taken.idle.pop_first().or_else(|| taken.reading.pop_first());
+            leaves?.1.notify_one();
         }
-        let leave = Arc::new(Notify::new());
-        let key = taken.rest(&leave).into();
-        Some((Place { places: Arc::clone(self), key, leave }, is_full))
+        let (key, leave) = (taken.key(), Arc::new(Notify::new()));
+        taken.idle.insert(key, Arc::clone(&leave));
+        Some((Place { places: Arc::clone(self), key: key.into(), leave }, is_full))
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -72,9 +87,19 @@ impl Place {
     /// From here on it isn't asked to leave.
     pub fn work(&self) -> Work<'_> {
         let mut taken = self.places.lock();
-        let is_counted = taken.idle.remove(&self.key.load(Relaxed)).is_some();
+        let is_counted = taken.remove(self.key.load(Relaxed)).is_some();
         taken.busy += usize::from(is_counted);
         Work { place: self, is_counted }
+    }
+
+    /// All that there was to be written has been.
+    fn written(&self) {
+        let mut taken = self.places.lock();
+        if let Some(leave) = taken.reading.remove(&self.key.load(Relaxed)) {
+            let key = taken.key();
+            taken.idle.insert(key, leave);
+            self.key.store(key, Relaxed);
+        }
     }
 
     /// Completes when it is to make room for another.
@@ -88,14 +113,57 @@ impl Drop for Work<'_> {
         if self.is_counted {
             let mut taken = self.place.places.lock();
             taken.busy -= 1;
-            self.place.key.store(taken.rest(&self.place.leave), Relaxed);
+            let key = taken.key();
+            taken.reading.insert(key, Arc::clone(&self.place.leave));
+            self.place.key.store(key, Relaxed);
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.lock().idle.remove(&self.key.load(Relaxed));
+        self.places.lock().remove(self.key.load(Relaxed));
+    }
+}
+
+/// A connection's stream, which tells its place when an answer has been written: the library flushes it when it has
+/// nothing more to write.
+pub struct Written<'p, S> {
+    pub stream: S,
+    pub place: &'p Place,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Written<'_, S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Written<'_, S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.place.written();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 
@@ -118,20 +186,27 @@ mod tests {
         assert!(!told);
         // It is the youngest now.
         drop(first.work());
+        first.written();
         let (fourth, told) = take();
         assert!(told && is_told(&second) && ![&first, &third, &fourth].into_iter().any(is_told));
         drop(second);
         let (third_works, fourth_works) = (third.work(), fourth.work());
         let (fifth, told) = take();
         assert!(told && is_told(&first) && !is_told(&third));
+        // Those that read an answer come last.
+        drop((third_works, fourth_works));
+        let (sixth, told) = take();
+        assert!(told && is_told(&fifth) && ![&third, &fourth, &sixth].into_iter().any(is_told));
+        let sixth_works = sixth.work();
+        let (seventh, told) = take();
+        assert!(told && is_told(&third) && ![&fourth, &sixth, &seventh].into_iter().any(is_told));
+        let (fourth_works, seventh_works) = (fourth.work(), seventh.work());
         // Who was told and asks for something all the same is in nobody's way.
         drop(first.work());
         drop(first);
-        let fifth_works = fifth.work();
         assert!(places.take().is_none(), "something is being done for all");
-        drop((fourth_works, third_works, fifth_works));
-        drop((third, fourth, fifth));
-        let places = places.lock();
-        assert_eq!((places.busy, places.idle.len()), (0, 0));
+        drop((fourth_works, sixth_works, seventh_works));
+        drop((third, fourth, fifth, sixth, seventh));
+        assert_eq!(places.lock().count(), 0);
     }
 }
