@@ -55,7 +55,7 @@ pub const CHANGES: &[Change] = &[
     },
     Change {
         path: "/plan",
-        says: "Says what a reload would change, and changes nothing.",
+        says: "Says what a reload would change, and what becomes of that which was changed at run time; changes nothing.",
         fields: &[Field {
             name: "config",
             kind: Kind::Text,

@@ -8,6 +8,7 @@ use super::changes::{CHANGES, Change};
 use super::fields::{Field, Kind};
 use super::shown::{Parameter, SHOWN, Shown, Type};
 use crate::config::limits::MAX_NAME;
+use crate::config::plan::Becomes;
 use serde_json::{Map, Value, json};
 
 /// The whole description.
@@ -32,7 +33,7 @@ pub fn describe() -> Value {
         "paths": paths,
         "components": {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
-            "schemas": { "Done": done(), "Refused": refused(), "Page": page() },
+            "schemas": { "Done": done(), "Planned": planned(), "Refused": refused(), "Page": page() },
         },
     })
 }
@@ -92,7 +93,8 @@ fn write(change: &Change) -> Value {
         let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
         json!({ "application/json": { "schema": schema } })
     };
-    responses.insert("200".to_owned(), json!({ "description": "It is so.", "content": json_of("Done") }));
+    let good = if change.path == "/plan" { "Planned" } else { "Done" };
+    responses.insert("200".to_owned(), json!({ "description": "It is so.", "content": json_of(good) }));
     for (status, says) in [
         ("400", "The request is unclear, or its body no JSON."),
         ("401", "The token is missing or wrong."),
@@ -153,6 +155,54 @@ fn done() -> Value {
         "required": ["ok", "changed", "summary"],
         "additionalProperties": false,
     })
+}
+
+/// What `/plan` answers.
+fn planned() -> Value {
+    let text = json!({ "type": "string" });
+    let things = json!({
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": { "kind": text, "name": text, "of": text },
+            "required": ["kind", "name"],
+        },
+    });
+    let adjustment = json!({
+        "type": "object",
+        "properties": {
+            "kind": text,
+            "name": text,
+            "of": { "type": "string", "description": "The pool of a backend." },
+            "becomes": {
+                "enum": Becomes::WORDS,
+                "description": "stays: it hides what the config changes; rests: what it is about goes, and it is kept; \
+                                applies: what it is about comes, or is another one; taken_over: the config has the \
+                                added backend itself; left_out: the added backend can't stand beside it.",
+            },
+            "says": text,
+        },
+        "required": ["kind", "name", "becomes", "says"],
+    });
+    let mut planned = done();
+    planned["properties"]["details"] = json!({
+        "type": "object",
+        "properties": {
+            "severity": { "enum": ["nothing", "changes", "disruptive"] },
+            "added": things,
+            "removed": things,
+            "changed": things,
+            "restarted": things,
+            "adjustments": {
+                "type": "array",
+                "items": adjustment,
+                "description": "What was changed at run time, where that and the config make a difference to each other.",
+            },
+        },
+        "required": ["severity", "added", "removed", "changed", "restarted", "adjustments"],
+    });
+    planned["required"] = json!(["ok", "changed", "summary", "details"]);
+    planned
 }
 
 fn refused() -> Value {

@@ -1,7 +1,10 @@
-//! What a reload would change of the process as it is, and how many of its sessions that touches.
+//! What a reload would change of the process as it is, how many of its sessions that touches, and what becomes of that
+//! which operators have changed (`adjusted`).
 //!
 //! Owns how what runs is counted by the names that a config has for it. Nothing is bound, so that an address that
 //! somebody else has shows only at the reload. Next: `config::plan`, for what is said of it.
+
+mod adjusted;
 
 use super::examine::{Examined, hash};
 use super::live::Live;
@@ -23,6 +26,8 @@ pub fn plan(examined: &Examined, live: &Live) -> Done {
         (&examined.config, &examined.resolution),
         &sessions,
     );
+    let (from, to) = ((&*live.config, &live.resolution), (&examined.config, &examined.resolution));
+    plan.adjustments = adjusted::adjusted(from, to, &live.adjustments);
     let summary = plan.summary();
     let mut details = serde_json::to_value(&plan).unwrap_or_else(|_| json!({}));
     if let Value::Object(details) = &mut details {

@@ -1,5 +1,6 @@
 //! What another config would change, told before it is taken; and which configs a process has had.
 
+use super::control::Control;
 use super::reload::{generation, reload, write};
 use crate::kit::daemon::{Exit, file, run};
 use crate::kit::{Backend, Config, Launch, Tidegate, eventually};
@@ -172,6 +173,64 @@ fn f51_the_running_process_says_how_many_sessions_a_plan_touches_and_a_reload_do
     assert_eq!((&details["severity"], &details["changed"]), (&json!("nothing"), &json!([])));
     assert_eq!(details["from_hash"], details["to_hash"]);
     clients.iter_mut().for_each(super::kit::conn::Conn::speak);
+}
+
+/// What the plan says becomes of that which operators have changed, and after the reload the table does just so.
+#[test]
+fn a_plan_says_what_becomes_of_what_was_changed_at_run_time() {
+    let (a, b, c, d) = (Backend::named("a"), Backend::named("b"), Backend::named("c"), Backend::named("d"));
+    let named =
+        |name: &str, backend: &Backend, more: &str| format!("{{ name = \"{name}\", address = \"{backend}\"{more} }}");
+    let config = |members: &[String]| {
+        Config::with_pool(&format!("backends = [{}]", members.join(", "))).pool("slow_start = \"0s\"")
+    };
+    let tidegate = Tidegate::start(config(&[named("a", &a, ""), named("b", &b, "")]));
+    tidegate.set("a", "{\"weight\": 5}");
+    tidegate.set("b", "{\"state\": \"draining\"}");
+    tidegate.change("/pools/web/backends", &format!("{{\"address\": \"{c}\", \"name\": \"c\", \"weight\": 4}}"));
+    tidegate.change("/pools/web/backends", &format!("{{\"address\": \"{d}\", \"name\": \"x\"}}"));
+    tidegate.change("/log", "{\"level\": \"debug\"}");
+    let becomes = |to: &Config| {
+        let plan = planned(&tidegate, &text(&tidegate, to));
+        let all = plan["adjustments"].as_array().unwrap().clone();
+        let short = |told: &Value| format!("{} {}", told["name"].as_str().unwrap(), told["becomes"].as_str().unwrap());
+        all.iter().map(short).collect::<Vec<_>>()
+    };
+    let same = config(&[named("a", &a, ""), named("b", &b, "")]);
+    assert_eq!(becomes(&same), [""; 0]);
+
+    let other = Backend::named("the new x");
+    let to = config(&[named("a", &a, ", weight = 3"), named("now-c", &c, ", weight = 2"), named("x", &other, "")])
+        .log("level = \"warn\"");
+    assert_eq!(becomes(&to), ["log.level stays", "c taken_over", "x left_out", "a stays", "b rests"]);
+    let path = file(tidegate.dir(), "new.toml", text(&tidegate, &to));
+    let exit = super::cli::ask(&tidegate, &["plan", "-c", path.to_str().unwrap()]);
+    assert_eq!(exit.code, Some(2), "{exit:?}");
+    for line in [
+        "= log.level ",
+        "debug was set at run time and stays, whatever the config says\n",
+        "was added at run time with weight 4: the config has it, as now-c with weight 2\n",
+        "was added at run time, and is left out: there is another backend called \"x\" in the pool\n",
+        "weight 5 was set at run time and stays, whatever the config says\n",
+        "draining is kept for when the pool has it again\n",
+        "; 5 changes made at run time are concerned\n",
+    ] {
+        assert!(exit.stdout.contains(line), "{line} in\n{}", exit.stdout);
+    }
+    let json = super::cli::ask(&tidegate, &["plan", "--json", "-c", path.to_str().unwrap()]);
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["adjustments"], planned(&tidegate, &text(&tidegate, &to))["adjustments"]);
+
+    reload(&tidegate, &to);
+    let answers = tidegate.answers(16);
+    let expected = [("a", 10), ("c", 4), ("the new x", 2)];
+    assert_eq!(answers.iter().map(|(name, count)| (name.as_str(), *count)).collect::<Vec<_>>(), expected);
+    tidegate.logged(&["WARN", "which was added at run time, is left out"]);
+    assert_eq!(becomes(&to), [""; 0], "it is so now");
+    assert_eq!(becomes(&same), ["log.level stays", "x applies", "a stays", "b applies"]);
+    reload(&tidegate, &same);
+    assert_eq!(tidegate.backend_status("b")["state"], "draining");
+    assert_eq!(tidegate.answers(6).keys().collect::<Vec<_>>(), ["a", "d"]);
 }
 
 #[test]

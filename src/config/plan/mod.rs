@@ -2,14 +2,17 @@
 //! without a new process, and how many live sessions each of these touches.
 //!
 //! Owns the words for the effects, and how severe a plan is; that the effects are so is the reload's to hold. Pure: the
-//! numbers of sessions are handed in. A session never changes what it goes by, so that what is removed or changed
+//! numbers of sessions are handed in, and what becomes of that which operators have changed at run time. A session never changes what it goes by, so that what is removed or changed
 //! serves those that it has to their end. Next: `text` for how a plan is shown to people, `diff` for what differs.
 
+mod adjusted;
 mod binds;
 mod text;
 
 #[cfg(test)]
 mod tests;
+
+pub use adjusted::{Adjusted, Becomes};
 
 use super::diff::{Changed, Diff, KeyChange, NEEDS_NEW_PROCESS, Thing, Things};
 use super::{Config, Destination, Listener, Member, Pool, Route};
@@ -29,6 +32,9 @@ pub struct Plan {
     pub changed: Vec<Entry>,
     /// Keys that a reload leaves as they are: an upgrade takes them over.
     pub restarted: Vec<Entry>,
+    /// What operators have changed at run time, where that and the config make a difference to each other.
+    #[serde(default)]
+    pub adjustments: Vec<Adjusted>,
 }
 
 /// How much a plan is to its users.

@@ -1,8 +1,8 @@
 //! A plan as people read it: a line for each thing or key, in columns, and the verdict below.
 //!
-//! `+` comes, `-` goes, `~` changes, `!` needs a new process.
+//! `+` comes, `-` goes, `~` changes, `!` needs a new process; `=` is what was changed at run time, on top of the config.
 
-use super::{Change, Entry, Kind, Plan, Severity};
+use super::{Adjusted, Change, Entry, Kind, Plan, Severity};
 use std::fmt;
 
 /// Names that are longer don't move the others' column.
@@ -32,10 +32,15 @@ impl Plan {
         ];
         let counts: Vec<_> =
             counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-        match self.severity {
+        let said = match self.severity {
             Severity::Nothing => "nothing would change".to_owned(),
             Severity::Changes => counts.join(", "),
             Severity::Disruptive => format!("{}: disruptive", counts.join(", ")),
+        };
+        match self.adjustments.len() {
+            0 => said,
+            1 => format!("{said}; 1 change made at run time is concerned"),
+            count => format!("{said}; {count} changes made at run time are concerned"),
         }
     }
 }
@@ -43,7 +48,9 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries: Vec<_> = self.entries().map(|(sign, entry)| (sign, entry.subject(), entry)).collect();
-        let lengths = entries.iter().map(|(_, subject, _)| subject.chars().count());
+        let adjusted: Vec<_> = self.adjustments.iter().map(|adjusted| (adjusted.subject(), adjusted)).collect();
+        let subjects = entries.iter().map(|(_, subject, _)| subject).chain(adjusted.iter().map(|(subject, _)| subject));
+        let lengths = subjects.map(|subject| subject.chars().count());
         let width = lengths.filter(|length| *length <= MAX_COLUMN).max().unwrap_or(0);
         for (sign, subject, entry) in entries {
             for line in entry.lines(sign) {
@@ -51,22 +58,34 @@ impl fmt::Display for Plan {
                 writeln!(f, "{}", row.trim_end())?;
             }
         }
+        for (subject, Adjusted { says, .. }) in adjusted {
+            writeln!(f, "= {subject:width$}  {says}")?;
+        }
         writeln!(f, "{}", self.summary())
+    }
+}
+
+fn subject(kind: Kind, name: &str, of: Option<&str>) -> String {
+    let of = of.unwrap_or_default();
+    match kind {
+        Kind::Key => name.to_owned(),
+        Kind::Limit => format!("limit {name}"),
+        Kind::Listener => format!("listener {name}"),
+        Kind::Route => format!("route {name} of {of}"),
+        Kind::Pool => format!("pool {name}"),
+        Kind::Backend => format!("backend {name} of {of}"),
+    }
+}
+
+impl Adjusted {
+    fn subject(&self) -> String {
+        subject(self.kind, &self.name, self.of.as_deref())
     }
 }
 
 impl Entry {
     fn subject(&self) -> String {
-        let Self { kind, name, of, .. } = self;
-        let of = of.as_deref().unwrap_or_default();
-        match kind {
-            Kind::Key => name.clone(),
-            Kind::Limit => format!("limit {name}"),
-            Kind::Listener => format!("listener {name}"),
-            Kind::Route => format!("route {name} of {of}"),
-            Kind::Pool => format!("pool {name}"),
-            Kind::Backend => format!("backend {name} of {of}"),
-        }
+        subject(self.kind, &self.name, self.of.as_deref())
     }
 
     /// What is said of it; the sessions and the disruption once.
