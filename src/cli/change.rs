@@ -2,17 +2,24 @@
 //!
 //! Owns what is typed for which path and body. What may be, the process decides; its words are passed on.
 
-use super::Exit;
-use super::client::{Remote, Shape, escaped, wait_for};
+use super::client::{Client, Remote, Shape, escaped, wait_for};
+use super::table::clean_lines;
+use super::{DEFAULT_CONFIG, Exit};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// What a backend is called.
 const BACKEND: &str = "As tidegate status shows them, such as web/10.0.0.1:80";
 
+/// Of what takes the config file.
+const OWN_FILE: &str =
+    "The config of the process, which says where it is; another file than the process's own is refused";
+
 #[derive(Subcommand)]
 pub(super) enum Change {
     /// Have the process take its config file as it is now, or refuse it as a whole.
+    #[command(mut_arg("path", |file| file.help(OWN_FILE)))]
     Reload {
         #[command(flatten)]
         how: How,
@@ -26,6 +33,7 @@ pub(super) enum Change {
         how: How,
     },
     /// Start the binary that is there now and hand every listening socket over to it.
+    #[command(mut_arg("path", |file| file.help(OWN_FILE)))]
     Upgrade {
         #[command(flatten)]
         how: How,
@@ -168,8 +176,12 @@ struct Request {
 
 /// Asks for it, and says what came of it.
 pub(super) fn run(change: Change) -> Result<(), Exit> {
+    let takes_file = matches!(change, Change::Reload { .. } | Change::Upgrade { .. });
     let (request, How { remote, shape }) = request(change)?;
     let client = remote.client()?;
+    if takes_file {
+        is_own_file(&remote, &client)?;
+    }
     let answer = wait_for(client.post(&request.path, request.body.as_ref()))??;
     answer.tell(&shape)
 }
@@ -212,6 +224,31 @@ fn request(change: Change) -> Result<(Request, How), Exit> {
             (Request { path: "/log".to_owned(), body: Some(json!({"level": word(&level)})) }, how)
         }
     })
+}
+
+/// Refuses a file that was named and isn't the one that the process reads: whoever names one means that one. What can't
+/// be told, because the process says nothing or its file isn't here to be compared, is nobody's mistake.
+fn is_own_file(remote: &Remote, client: &Client) -> Result<(), Exit> {
+    let named = remote.file().path();
+    if named == Path::new(DEFAULT_CONFIG) {
+        return Ok(());
+    }
+    let Ok((_, status)) = wait_for(client.look("/status"))? else { return Ok(()) };
+    let Some(own) = status["config"]["file"].as_str() else { return Ok(()) };
+    let same = match (std::fs::canonicalize(named), std::fs::canonicalize(own)) {
+        (Ok(named), Ok(own)) => named == own,
+        // In a container, or another process's folder.
+        (Ok(_), Err(_)) => true,
+        (Err(_), _) => named == Path::new(own),
+    };
+    if same {
+        return Ok(());
+    }
+    let (named, own) = (named.display(), clean_lines(own));
+    Err(Exit::usage(format!(
+        "nothing is done: the process reads {own}, not {named}\nput the new config there, and ask again without -c; what \
+         it would change: tidegate plan -c {named}; to say only where the process is: --admin"
+    )))
 }
 
 /// The word that is typed for it.

@@ -57,7 +57,7 @@ enum Command {
     /// Say what a config would change of the running process, and which sessions that touches; or of another file.
     ///
     /// Exit code 0 if nothing would change, 2 for changes, 3 for those that users notice or that need a new process.
-    #[command(mut_arg("path", |file| file.help("The config that is to come")))]
+    #[command(mut_arg("path", |file| file.help("The config that is to come; without --admin, its admin.listen says where the process is")))]
     Plan {
         #[command(flatten)]
         comparison: Box<plan::Comparison>,
@@ -103,9 +103,12 @@ enum Command {
 struct File {
     /// The config.
     #[arg(long = "config", short = 'c', value_name = "FILE", env = "TIDEGATE_CONFIG")]
-    #[arg(default_value = "/etc/tidegate/lb.toml")]
+    #[arg(default_value = DEFAULT_CONFIG)]
     path: PathBuf,
 }
+
+/// Where the config is if nothing says it.
+const DEFAULT_CONFIG: &str = "/etc/tidegate/lb.toml";
 
 /// What the process ends with where it fails, and why.
 #[derive(Debug)]

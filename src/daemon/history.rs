@@ -69,7 +69,8 @@ impl History {
     /// had the same config in force, it has been so since then, for whoever asked for it then.
     pub fn new(config: &Arc<Config>, past: Vec<Past>, first: Next<'_>, path: Option<&Path>, told: Told<'_>) -> Self {
         let Told { status, metrics } = told;
-        let file = path.map(|path| path.display().to_string());
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let file = path.map(|path| absolute(path).display().to_string());
         status.store(Arc::new(ConfigStatus { file, ..ConfigStatus::default() }));
         let mut kept: Vec<_> = past.into_iter().map(Past::into_kept).collect();
         let same = kept.pop_if(|(entry, _)| entry.generation == first.generation).map(|(entry, _)| entry);

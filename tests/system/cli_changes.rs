@@ -265,3 +265,39 @@ fn an_upgrade_from_the_shell_names_who_serves_and_a_bad_successor_is_told_of() {
     assert!(exit.stderr.contains("can't start"), "{}", exit.stderr);
     tidegate.echoed();
 }
+
+/// Whoever names a file means that one.
+#[test]
+fn a_file_that_is_not_the_process_s_own_is_not_reloaded_in_its_name() {
+    let backend = Backend::echo();
+    let tidegate = Tidegate::start(Config::over([&backend]));
+    let (admin, own) = (tidegate.admin().to_string(), tidegate.dir().join("lb.toml"));
+    let other = daemon::file(tidegate.dir(), "other.toml", format!("[admin]\nlisten = \"{admin}\"\n"));
+    let token = tidegate.dir().join("token");
+    let reload = |command: &str, file: &std::path::Path| {
+        daemon::run(&[
+            command,
+            "-c",
+            file.to_str().unwrap(),
+            "--admin",
+            &admin,
+            "--token-file",
+            token.to_str().unwrap(),
+        ])
+    };
+    for command in ["reload", "upgrade"] {
+        for file in [&other, &tidegate.dir().join("nowhere.toml")] {
+            let exit = reload(command, file);
+            assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");
+            let said = format!("nothing is done: the process reads {}, not {}\n", own.display(), file.display());
+            assert!(exit.stderr.starts_with(&said), "{}", exit.stderr);
+        }
+    }
+    let link = tidegate.dir().join("link.toml");
+    std::os::unix::fs::symlink("lb.toml", &link).unwrap();
+    for file in [&own, &link] {
+        let exit = reload("reload", file);
+        assert_eq!(exit.stdout, "nothing has changed: generation 1 runs on\n", "{exit:?}");
+    }
+    assert_eq!(tidegate.count_logged(&["command=\"upgrade\""]), 0);
+}
