@@ -72,7 +72,9 @@ impl Denied {
         match self {
             Self::Token => "the token is missing or wrong; send Authorization: Bearer TOKEN",
             Self::NoToken => {
-                "changes over TCP need a token, and none is configured; set admin.token_file, or use a unix socket"
+                "changes over TCP need a token, and none is configured; put listen = [\"127.0.0.1:9900\", \
+                 \"unix:/run/tidegate/admin.sock\"] under [admin] in the config and reload it by SIGHUP (systemctl reload \
+                 tidegate): then root may change things from the shell, and needs none; or set admin.token_file"
             }
             Self::User => "this user may not change anything; name it in admin.allow_uids, or send the token",
         }
@@ -168,6 +170,13 @@ mod tests {
 
     fn sent(values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn whoever_may_not_is_shown_the_line_of_the_example() {
+        let line = r#"listen = ["127.0.0.1:9900", "unix:/run/tidegate/admin.sock"]"#;
+        assert!(Denied::NoToken.text().contains(line), "{}", Denied::NoToken.text());
+        assert!(include_str!("../../lb.toml.example").contains(line));
     }
 
     #[test]

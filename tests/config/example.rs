@@ -106,6 +106,22 @@ pub fn self_signed() -> tempfile::NamedTempFile {
     file
 }
 
+/// What a newcomer uncomments to change things from the shell, in the folder that the unit makes; and the answer to
+/// whoever has not done so names the same line.
+#[test]
+fn one_line_of_the_example_lets_root_change_things() {
+    let line = EXAMPLE.lines().find(|line| line.starts_with("# listen = ")).expect("the line");
+    let listen = good(&EXAMPLE.replace(line, &line[2..])).admin.listen;
+    assert_eq!(
+        listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["127.0.0.1:9900", "unix:/run/tidegate/admin.sock"]
+    );
+    let unit = include_str!("../../systemd/tidegate.service");
+    assert!(unit.lines().any(|line| line == "RuntimeDirectory=tidegate"));
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(&line[2..]), "README.md");
+}
+
 #[test]
 fn the_example_shows_every_key_that_the_reader_knows() {
     let example: Value = toml::from_str(&with_defaults_in_force()).unwrap();
