@@ -81,7 +81,8 @@ fn f17_its_share_grows_until_it_is_whole() {
     let mut shares = vec![tidegate.share(&a)];
     eventually("it has all of it", || {
         shares.push(tidegate.share(&a));
-        *shares.last().unwrap() > 0.999
+        // Less by the smallest step would be passed on now and then.
+        *shares.last().unwrap() > 0.9999
     });
     assert!(shares.is_sorted(), "{shares:?}");
     assert_eq!(count(&tidegate, "a", 20), 10, "in turn");

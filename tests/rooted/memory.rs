@@ -106,7 +106,7 @@ fn f39_new_clients_are_shed_before_the_kernel_kills_for_want_of_memory() {
     }
     // Who is served already goes on, and so does the admin endpoint.
     before.speak();
-    assert_eq!(tidegate.closed("low_memory"), 20);
+    eventually("each for that reason", || tidegate.closed("low_memory") == 20);
 
     drop(ballast);
     tidegate.logged(&["memory is no longer short"]);
