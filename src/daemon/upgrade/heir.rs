@@ -108,11 +108,10 @@ impl Heir {
                 }
                 Ok(Some(Message::No)) => {
                     use_streams(&self.streams);
-                    match told {
-                        Some(signal) => {
-                            tracing::info!(signal, "told to stop before it has taken over; finishing its sessions")
-                        }
-                        None => tracing::info!("the predecessor stops, and this process with it"),
+                    if let Some(signal) = told {
+                        tracing::info!(signal, "told to stop before it has taken over; finishing its sessions");
+                    } else {
+                        tracing::info!("the predecessor stops, and this process with it");
                     }
                     return Ok(Word::No);
                 }

@@ -170,7 +170,7 @@ pub(super) fn once_more(like: &ListenSocket) -> Result<ListenSocket, Refused> {
     let (kept, lent) = (AtomicBool::new(like.is_kept()), AtomicBool::new(like.is_lent()));
     let (address, path, earlier) = (like.address.clone(), like.path.clone(), like.earlier.clone());
     let (stored, passed_on) = (AtomicBool::new(false), AtomicBool::new(false));
-    Ok(ListenSocket { socket, address, path, kept, stored, lent, passed_on, earlier })
+    Ok(ListenSocket { path, socket, address, kept, stored, lent, passed_on, earlier })
 }
 
 fn address_of(address: &SocketAddrAny) -> Option<Endpoint> {
