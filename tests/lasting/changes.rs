@@ -178,5 +178,6 @@ fn f55_ten_upgrades_in_a_row_cost_nobody_a_connection() {
     assert_eq!(predecessors[0].end().map(|status| status.code()), Some(Some(0)), "{}", tidegate.log());
     assert_eq!(tidegate.count_logged(&["ERROR"]), 0, "{}", tidegate.log());
     assert_eq!(tidegate.generation(), UPGRADES as u64 + 1);
+    assert!(sizes[UPGRADES - 1] <= sizes[0] + 16, "{sizes:?}");
     eventually("its sockets are as many as the first one's", || tidegate.sockets() <= sockets);
 }
