@@ -75,7 +75,7 @@ fn f82_each_change_is_one_line_that_says_who_made_it_and_what_was_before() {
     for (path, body, words) in changes {
         let answer = tidegate.post(path, body);
         assert_eq!((answer.status, &answer.json()["changed"]), (200, &json!(true)), "{path} {body}: {}", answer.body);
-        tidegate.logged(&["INFO changed by=token from 127.0.0.1:", &words]);
+        tidegate.logged(&["INFO changed by=\"token from 127.0.0.1:", &words]);
     }
     session.expect_end(End::Rst);
     assert_eq!(tidegate.wait().code, Some(0));

@@ -1,9 +1,10 @@
 //! What another config would mean to a process that has one: what comes, what goes, what changes, what can't be had
 //! without a new process, and how many live sessions each of these touches.
 //!
-//! Owns the words for the effects, and how severe a plan is; that the effects are so is the reload's to hold. Pure: the
-//! numbers of sessions are handed in, and what becomes of that which operators have changed at run time. A session never changes what it goes by, so that what is removed or changed
-//! serves those that it has to their end. Next: `text` for how a plan is shown to people, `diff` for what differs.
+//! Owns the words for the effects, and how severe a plan is; that the effects are so is the reload's to hold. Pure:
+//! the numbers of sessions are handed in, and what becomes of that which operators have changed at run time. A session
+//! never changes what it goes by, so that what is removed or changed serves those that it has to their end. Next:
+//! `text` for how a plan is shown to people, `diff` for what differs.
 
 mod adjusted;
 mod binds;

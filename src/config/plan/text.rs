@@ -1,6 +1,7 @@
 //! A plan as people read it: a line for each thing or key, in columns, and the verdict below.
 //!
-//! `+` comes, `-` goes, `~` changes, `!` needs a new process; `=` is what was changed at run time, on top of the config.
+//! `+` comes, `-` goes, `~` changes, `!` needs a new process; `=` is what was changed at run time, on top of the
+//! config.
 
 use super::{Adjusted, Change, Entry, Kind, Plan, Severity};
 use std::fmt;
