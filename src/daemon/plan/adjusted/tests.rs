@@ -1,3 +1,5 @@
+//! Each kind of adjustment beside configs that make a difference to it, and beside such as make none.
+
 use super::*;
 use crate::config::{AdminState, Level};
 use std::collections::BTreeMap;
