@@ -4,7 +4,7 @@ use crate::kit::http::{self, TOKEN};
 use crate::kit::{Backend, Config, Conn, End, Launch, Tidegate, eventually, eventually_eq};
 use serde_json::json;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 fn start() -> (Backend, Tidegate) {
@@ -277,6 +277,35 @@ fn f85_a_token_that_others_may_read_is_refused_at_start_without_being_shown() {
         assert_eq!(exit.code, Some(71), "{exit:?}");
         assert!(exit.stderr.contains("admin.token_file") && exit.stderr.contains(says), "{}", exit.stderr);
         assert!(!(exit.stderr + &exit.stdout).contains("canary"), "{mode:o}");
+    }
+}
+
+/// systemd leaves a credential to one user by an access list, which shows as the right of a group that isn't ours.
+#[test]
+fn f85_a_credential_of_the_service_manager_is_the_token_unless_all_may_read_it() {
+    let backend = Backend::echo();
+    let launch = || {
+        let config = Config::over([&backend]).to_string();
+        let launch = Launch::new(config.replace("token_file = \"$DIR/token\"", "token_credential = \"admin\""));
+        let path = launch.dir().join("admin");
+        fs::rename(launch.dir().join("token"), &path).unwrap();
+        let given = launch.dir().to_str().unwrap().to_owned();
+        (launch.env("CREDENTIALS_DIRECTORY", &given), path)
+    };
+    for mode in [0o400, 0o440] {
+        let (launch, path) = launch();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        chown(&path, None, Some(4711)).ok();
+        let tidegate = launch.start();
+        assert_eq!(tidegate.post("/log", "{\"level\": \"debug\"}").status, 200, "{mode:o}");
+    }
+    let (to_all, path) = launch();
+    fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();
+    let not_given = launch().0.env("CREDENTIALS_DIRECTORY", "");
+    for (launch, says) in [(to_all, "every user of this host"), (not_given, "LoadCredential=admin:")] {
+        let exit = launch.run_to_end();
+        assert_eq!(exit.code, Some(71), "{exit:?}");
+        assert!(exit.stderr.contains("admin.token_credential") && exit.stderr.contains(says), "{}", exit.stderr);
     }
 }
 
