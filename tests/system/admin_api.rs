@@ -39,8 +39,8 @@ fn f82_each_change_is_one_line_that_says_who_made_it_and_what_was_before() {
     let (_backend, mut tidegate) = start();
     let mut session = tidegate.echoed();
     let id = tidegate.get("/connections").json()["connections"][0]["id"].as_str().unwrap().to_owned();
-    let changed = tidegate.dir().join("lb.toml");
-    fs::write(&changed, fs::read_to_string(&changed).unwrap() + "# another text\n").unwrap();
+    let file = tidegate.dir().join("lb.toml");
+    fs::write(&file, fs::read_to_string(&file).unwrap() + "# another text\n").unwrap();
     let (close, new) = (format!("/connections/{id}/close"), "/pools/web/backends/new");
     let of_new =
         |from: &str, to: &str| format!("command=\"backend\" pool=web backend=\"new\" from=\"{from}\" to=\"{to}\"");
