@@ -57,7 +57,7 @@ enum Command {
     /// Say what a config would change of the running process, and which sessions that touches; or of another file.
     ///
     /// Exit code 0 if nothing would change, 2 for changes, 3 for those that users notice or that need a new process.
-    #[command(mut_arg("path", |file| file.help("The config that is to come; without --admin, its admin.listen says where the process is")))]
+    #[command(mut_arg("path", |file| file.help(NEW_CONFIG)))]
     Plan {
         #[command(flatten)]
         comparison: Box<plan::Comparison>,
@@ -106,6 +106,9 @@ struct File {
     #[arg(default_value = DEFAULT_CONFIG)]
     path: PathBuf,
 }
+
+/// Of `plan`.
+const NEW_CONFIG: &str = "The config that is to come; without --admin, its admin.listen says where the process is";
 
 /// Where the config is if nothing says it.
 const DEFAULT_CONFIG: &str = "/etc/tidegate/lb.toml";
