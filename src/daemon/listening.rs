@@ -13,6 +13,7 @@ use crate::config::{Config, Listener as ListenerConfig};
 use crate::name::{BindAddr, Endpoint, ListenerName};
 use crate::net::listen::{AtClose, BindError, ListenSocket, Neighbours, Options, SocketAccess, bind_all};
 use crate::session::balance::{Heir, SharedSocket};
+use rustix::io::Errno;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub struct Bound {
     pub options: Options,
     /// One for each worker; more, if another process had more workers.
     pub sockets: Vec<Arc<SharedSocket>>,
+    /// No group with those that were at the address before.
+    pub apart: bool,
     /// While it doesn't listen: the sockets to listen on again, as far as there are any; see `parking`. Else empty.
     pub parked: Vec<Option<Arc<ListenSocket>>>,
 }
@@ -58,7 +61,11 @@ enum Way {
 pub enum Opened {
     /// The one with this index.
     Kept(usize),
-    New(Vec<ListenSocket>),
+    New {
+        sockets: Vec<ListenSocket>,
+        /// See [`Bound`].
+        apart: bool,
+    },
 }
 
 /// Finds or binds a place for each address of each listener of `config`, in their order; `others` are addresses of this
@@ -164,7 +171,7 @@ pub fn heir(gone: &Bound, bound: &[Bound]) -> Heir {
         let socket = &bound.options.socket;
         (bound.actual.clone(), socket.interface.clone(), socket.v6only)
     };
-    if listening().any(|other| group(other) == group(gone)) {
+    if listening().any(|other| group(other) == group(gone) && !other.apart) {
         Heir::Same
     } else if Ours::new(listening().map(|bound| &bound.actual)).has(&gone.actual) {
         Heir::Other
@@ -201,28 +208,62 @@ impl Ours {
 /// fails, all is as before, and what was new is closed.
 pub fn open(places: Vec<Vec<Place>>, idle: &[bool], bound: &[Bound]) -> Result<Vec<Vec<(Opened, Options)>>, String> {
     let mut adjusted = Vec::new();
+    let mut apart = Vec::new();
     for (place, idle) in places.iter().zip(idle).flat_map(|(own, idle)| own.iter().map(move |place| (place, *idle))) {
         let opened = match place {
             Place::Kept { index, options } => {
                 adjusted.push((&bound[*index], options));
-                adjust(&bound[*index], &bound[*index].options, options)
+                adjust(&bound[*index], &bound[*index].options, options).map(|()| false)
             }
-            Place::New { .. } if idle => Ok(()),
-            Place::New { sockets, options } => sockets.iter().try_for_each(|socket| socket.listen(options.backlog)),
+            Place::New { .. } if idle => Ok(false),
+            Place::New { sockets, options } => listen(sockets, options.backlog, &there(sockets, bound)),
         };
-        if let Err(error) = opened {
-            for (bound, options) in adjusted {
-                // It had these before; what can't be had again has never been taken away.
-                let _ = adjust(bound, options, &bound.options);
+        match opened {
+            Ok(is_apart) => apart.push(is_apart),
+            Err(error) => {
+                for (bound, options) in adjusted {
+                    // It had these before; what can't be had again has never been taken away.
+                    let _ = adjust(bound, options, &bound.options);
+                }
+                return Err(error.to_string());
             }
-            return Err(error.to_string());
         }
     }
-    let open = |place| match place {
-        Place::Kept { index, options } => (Opened::Kept(index), options),
-        Place::New { sockets, options } => (Opened::New(sockets), options),
+    let mut apart = apart.into_iter();
+    let mut open = |place| {
+        let apart = apart.next().unwrap_or_default();
+        match place {
+            Place::Kept { index, options } => (Opened::Kept(index), options),
+            Place::New { sockets, options } => (Opened::New { sockets, apart }, options),
+        }
     };
-    Ok(places.into_iter().map(|own| own.into_iter().map(open).collect()).collect())
+    Ok(places.into_iter().map(|own| own.into_iter().map(&mut open).collect()).collect())
+}
+
+/// The TCP sockets of `bound` at the address of these.
+fn there(sockets: &[ListenSocket], bound: &[Bound]) -> Vec<Arc<ListenSocket>> {
+    let Some(address) = sockets.first().map(|socket| &socket.address).filter(|address| !address.is_path()) else {
+        return Vec::new();
+    };
+    let there = bound.iter().filter(|bound| bound.actual == *address).flat_map(|bound| &bound.sockets);
+    there.filter_map(|shared| shared.get()).collect()
+}
+
+/// Listens on new sockets, beside those that are there before. Whether they are a group apart from those, which can be
+/// hidden then.
+fn listen(sockets: &[ListenSocket], backlog: u32, before: &[Arc<ListenSocket>]) -> Result<bool, BindError> {
+    let all = || sockets.iter().try_for_each(|socket| socket.listen(backlog));
+    let apart = !before.is_empty() && before.iter().all(|socket| socket.stand_apart(true).is_ok());
+    let listening = all();
+    for socket in before {
+        // Else nothing could be bound beside it.
+        let _ = socket.stand_apart(false);
+    }
+    match listening {
+        // Where addresses of several users and networks share a port, the kernel asks them all for the option again.
+        Err(error) if apart && error.refused.error == Errno::ADDRINUSE => all().map(|()| false),
+        listening => listening.map(|()| apart),
+    }
 }
 
 fn adjust(bound: &Bound, before: &Options, wanted: &Options) -> Result<(), BindError> {
@@ -246,6 +287,53 @@ fn adjust(bound: &Bound, before: &Options, wanted: &Options) -> Result<(), BindE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Socket;
+    use crate::name::ClientAddr;
+    use std::collections::BTreeSet;
+    use std::io::Write;
+    use std::net::TcpStream;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn sockets_that_are_bound_anew_get_all_clients_but_those_that_are_being_connected() {
+        let options = |socket: Socket| {
+            let (at_close, access) = (AtClose::Reset, SocketAccess::default());
+            Options { backlog: 64, at_close, socket, access }
+        };
+        let bind = |address: &BindAddr, socket, neighbours| bind_all(address, &options(socket), 2, neighbours).unwrap();
+        // It connects its clients when they have sent something.
+        let deferred = Socket { defer_accept: Some(60), ..Socket::default() };
+        let anywhere = BindAddr(Endpoint::Tcp("127.0.0.1:0".parse().unwrap()));
+        let old: Vec<_> = bind(&anywhere, deferred, Neighbours::None).into_iter().map(Arc::new).collect();
+        old.iter().for_each(|socket| socket.listen(64).unwrap());
+        let address = old[0].address.clone();
+        let Endpoint::Tcp(at) = address.0 else { panic!("a TCP address") };
+        let mut early: Vec<_> = (0..8).map(|_| TcpStream::connect(at).unwrap()).collect();
+
+        let new = bind(&address, Socket { mptcp: true, ..Socket::default() }, Neighbours::Own);
+        assert!(listen(&new, 64, &old).unwrap());
+        assert!(old.iter().all(|socket| socket.hide()));
+        let late: Vec<_> = (0..32).map(|_| TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap()).collect();
+        early.iter_mut().for_each(|client| client.write_all(b"tide").unwrap());
+        let addresses = |clients: &[TcpStream]| -> BTreeSet<_> {
+            clients.iter().map(|client| ClientAddr::Tcp(client.local_addr().unwrap()).to_string()).collect()
+        };
+        assert_eq!(accepted(&new, late.len()), addresses(&late));
+        let old: Vec<_> = old.into_iter().filter_map(Arc::into_inner).collect();
+        assert_eq!(accepted(&old, early.len()), addresses(&early));
+        // Others can be bound beside those that go.
+        bind(&address, Socket::default(), Neighbours::Own);
+    }
+
+    /// Who comes to these sockets, until there are so many.
+    fn accepted(sockets: &[ListenSocket], count: usize) -> BTreeSet<String> {
+        let (mut clients, begun) = (BTreeSet::new(), Instant::now());
+        while clients.len() < count {
+            assert!(begun.elapsed() < Duration::from_secs(30), "only {clients:?}");
+            clients.extend(sockets.iter().filter_map(|socket| Some(socket.accept().ok()?.1.to_string())));
+        }
+        clients
+    }
 
     /// Without sockets.
     fn bound(address: &str, change: impl FnOnce(&mut Bound)) -> Bound {
@@ -254,7 +342,8 @@ mod tests {
         let options =
             Options { backlog: 1, at_close: AtClose::Reset, socket: crate::config::Socket::default(), access };
         let (listener, wanted, actual) = (ListenerName::new("web"), address.clone(), address);
-        let mut bound = Bound { listener, wanted, actual, options, sockets: Vec::new(), parked: Vec::new() };
+        let (sockets, parked) = (Vec::new(), Vec::new());
+        let mut bound = Bound { listener, wanted, actual, options, sockets, apart: false, parked };
         change(&mut bound);
         bound
     }
@@ -267,6 +356,7 @@ mod tests {
         assert_eq!(of(bound("0.0.0.0:80", |_| {})), Heir::Other);
         assert_eq!(of(bound("0.0.0.0:80", |bound| bound.parked.push(None))), Heir::Nobody);
         assert_eq!(of(bound("127.0.0.1:80", |bound| bound.options.socket.mptcp = true)), Heir::Same);
+        assert_eq!(of(bound("127.0.0.1:80", |bound| bound.apart = true)), Heir::Other);
         let elsewhere = |bound: &mut Bound| bound.options.socket.interface = Some("lo".into());
         assert_eq!(of(bound("127.0.0.1:80", elsewhere)), Heir::Other);
     }

@@ -264,7 +264,8 @@ mod tests {
         let share = |socket| Arc::new(SharedSocket::new(Arc::new(socket), options(), Arc::clone(&listener)));
         let sockets = sockets.into_iter().map(share).collect();
         let listener_name = listener.name.clone();
-        (Bound { listener: listener_name, wanted, actual, options: options(), sockets, parked: Vec::new() }, listener)
+        let (options, apart, parked) = (options(), false, Vec::new());
+        (Bound { listener: listener_name, wanted, actual, options, sockets, apart, parked }, listener)
     }
 
     fn takes(address: &BindAddr) -> bool {

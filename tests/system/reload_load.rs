@@ -124,14 +124,10 @@ fn f83_a_scrape_during_reloads_of_many_backends_is_whole_and_has_each_series_onc
     tidegate.logged(&["nothing has changed"]);
 }
 
-/// Between an address and all of them, and back: whoever comes meanwhile finds one or the other.
-#[test]
-fn nobody_notices_that_an_address_is_bound_more_widely_or_narrowly() {
-    let backend = Backend::echo();
-    let binds = ["127.0.0.1:21100", "0.0.0.0:21100", "[::]:21100"];
-    let config = |number: usize| Config::over([&backend]).bind(binds[number % binds.len()]);
+/// Under a storm of clients at this address, there are so many reloads of a config by its number; none of them notices.
+fn nobody_notices(address: &str, reloads: u64, config: impl Fn(usize) -> Config) {
     let tidegate = Tidegate::start(config(0));
-    let (address, stop) = (Addr::parse("127.0.0.1:21100"), AtomicBool::new(false));
+    let (address, stop) = (Addr::parse(address), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let client = || {
             while !stop.load(Relaxed) {
@@ -139,13 +135,49 @@ fn nobody_notices_that_an_address_is_bound_more_widely_or_narrowly() {
             }
         };
         let clients: Vec<_> = (0..THREADS).map(|_| scope.spawn(client)).collect();
-        for number in 1..=60 {
-            reload(&tidegate, config(number));
+        for number in 1..=reloads {
+            reload(&tidegate, config(number as usize));
         }
         stop.store(true, Relaxed);
         for client in clients {
             client.join().unwrap();
         }
     });
-    assert_eq!((tidegate.count_logged(&["refused"]), generation(&tidegate)), (0, 61));
+    assert_eq!((tidegate.count_logged(&["refused"]), generation(&tidegate)), (0, reloads + 1));
+}
+
+/// Between an address and all of them, and back: whoever comes meanwhile finds one or the other.
+#[test]
+fn nobody_notices_that_an_address_is_bound_more_widely_or_narrowly() {
+    let backend = Backend::echo();
+    let binds = ["127.0.0.1:21100", "0.0.0.0:21100", "[::]:21100"];
+    nobody_notices("127.0.0.1:21100", 60, |number| Config::over([&backend]).bind(binds[number % binds.len()]));
+}
+
+/// The very same address, but for what only a new socket can have. Where there is no MPTCP, the new ones are of TCP.
+#[test]
+fn nobody_notices_that_an_address_is_bound_anew_for_another_protocol() {
+    let backend = Backend::echo();
+    let config = |number: usize| {
+        let keys = format!("socket.mptcp = {}", !number.is_multiple_of(2));
+        Config::over([&backend]).bind("127.0.0.1:21101").listener(&keys)
+    };
+    nobody_notices("127.0.0.1:21101", 60, config);
+}
+
+/// With `defer_accept`, a client is being connected until it sends something. When that is too late, another one tries.
+#[test]
+fn who_is_being_connected_to_an_address_that_is_bound_anew_is_served() {
+    let backend = Backend::echo();
+    let config = |mptcp: bool| {
+        Config::over([&backend]).listener(&format!("[listeners.web.socket]\ndefer_accept = \"60s\"\nmptcp = {mptcp}"))
+    };
+    let (tidegate, mut mptcp) = (Tidegate::start(config(false)), false);
+    eventually("a client is served that was being connected", || {
+        let mut client = tidegate.connect();
+        mptcp = !mptcp;
+        reload(&tidegate, config(mptcp));
+        comes_and_goes(&tidegate.addr());
+        client.try_send("question").is_ok() && client.try_receive(8).as_deref() == Some(b"question")
+    });
 }

@@ -104,7 +104,7 @@ impl Live {
                         bound.sockets.iter().for_each(|socket| socket.hand_to(Arc::clone(listener)));
                         Bound { listener: name, wanted, options, ..bound }
                     }
-                    Opened::New(sockets) => {
+                    Opened::New { sockets, apart } => {
                         let Some(actual) = sockets.first().map(|socket| socket.address.clone()) else { continue };
                         let share = |socket| SharedSocket::new(Arc::new(socket), options.clone(), Arc::clone(listener));
                         let sockets: Unserved = sockets.into_iter().map(share).map(Arc::new).collect();
@@ -114,7 +114,7 @@ impl Live {
                         } else {
                             sockets.iter().map(|shared| parking::take(shared)).collect()
                         };
-                        Bound { listener: name, wanted, actual, options, sockets, parked }
+                        Bound { listener: name, wanted, actual, options, sockets, apart, parked }
                     }
                 };
                 self.bound.push(bound);
@@ -128,7 +128,7 @@ impl Live {
 fn addresses(places: &[Vec<(Opened, Options)>], before: &[Bound]) -> Vec<Vec<BindAddr>> {
     let address = |(opened, _): &(Opened, Options)| match opened {
         Opened::Kept(index) => before.get(*index).map(|bound| bound.actual.clone()),
-        Opened::New(sockets) => sockets.first().map(|socket| socket.address.clone()),
+        Opened::New { sockets, .. } => sockets.first().map(|socket| socket.address.clone()),
     };
     places.iter().map(|own| own.iter().filter_map(address).collect()).collect()
 }

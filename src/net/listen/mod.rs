@@ -242,6 +242,14 @@ impl ListenSocket {
         matches!(self.address.0, Endpoint::Tcp(_)) && !self.is_kept() && option::hide(&self.socket).is_ok()
     }
 
+    /// Has sockets that begin to listen at its address from now on be a group apart, or has them join this one's, as at
+    /// first. The kernel spreads clients over a group, and looks in no other once it has found one. Source:
+    /// `inet_reuseport_add_sock` in Linux's net/ipv4/inet_hashtables.c: a socket that begins to listen joins one that has
+    /// `SO_REUSEPORT` just then.
+    pub fn stand_apart(&self, apart: bool) -> Result<(), Errno> {
+        sockopt::set_socket_reuseport(&self.socket, !apart)
+    }
+
     /// Ends listening at once, whoever in this process still holds the socket: clients in its queue are reset. But for
     /// one that another process listens on after this one, of which nothing is ended.
     pub fn end(&self) {
