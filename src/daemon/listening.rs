@@ -305,7 +305,9 @@ mod tests {
         let deferred = Socket { defer_accept: Some(60), ..Socket::default() };
         let anywhere = BindAddr(Endpoint::Tcp("127.0.0.1:0".parse().unwrap()));
         let old: Vec<_> = bind(&anywhere, deferred, Neighbours::None).into_iter().map(Arc::new).collect();
-        old.iter().for_each(|socket| socket.listen(64).unwrap());
+        for socket in &old {
+            socket.listen(64).unwrap();
+        }
         let address = old[0].address.clone();
         let Endpoint::Tcp(at) = address.0 else { panic!("a TCP address") };
         let mut early: Vec<_> = (0..8).map(|_| TcpStream::connect(at).unwrap()).collect();
@@ -314,7 +316,9 @@ mod tests {
         assert!(listen(&new, 64, &old).unwrap());
         assert!(old.iter().all(|socket| socket.hide()));
         let late: Vec<_> = (0..32).map(|_| TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap()).collect();
-        early.iter_mut().for_each(|client| client.write_all(b"tide").unwrap());
+        for client in &mut early {
+            client.write_all(b"tide").unwrap();
+        }
         let addresses = |clients: &[TcpStream]| -> BTreeSet<_> {
             clients.iter().map(|client| ClientAddr::Tcp(client.local_addr().unwrap()).to_string()).collect()
         };

@@ -66,7 +66,7 @@ impl Fault {
         let is_hit = |line: &&str| line.contains("(INJECTED)");
         let own = text.lines().find(is_hit).and_then(thread);
         let lines: Vec<&str> = text.lines().filter(|line| thread(line) == own).collect();
-        let (first, last) = (lines.iter().position(|line| is_hit(line)), lines.iter().rposition(|line| is_hit(line)));
+        let (first, last) = (lines.iter().position(is_hit), lines.iter().rposition(is_hit));
         let between = first.zip(last).map_or(&[][..], |(first, last)| &lines[first..last]);
         (hits, between.iter().filter(|line| !is_hit(line)).count())
     }

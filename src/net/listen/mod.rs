@@ -244,8 +244,8 @@ impl ListenSocket {
 
     /// Has sockets that begin to listen at its address from now on be a group apart, or has them join this one's, as at
     /// first. The kernel spreads clients over a group, and looks in no other once it has found one. Source:
-    /// `inet_reuseport_add_sock` in Linux's net/ipv4/inet_hashtables.c: a socket that begins to listen joins one that has
-    /// `SO_REUSEPORT` just then.
+    /// `inet_reuseport_add_sock` in Linux's `net/ipv4/inet_hashtables.c`: a socket that begins to listen joins one that
+    /// has `SO_REUSEPORT` just then.
     pub fn stand_apart(&self, apart: bool) -> Result<(), Errno> {
         sockopt::set_socket_reuseport(&self.socket, !apart)
     }
