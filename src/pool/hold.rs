@@ -243,12 +243,20 @@ impl Held {
     /// What to do now; `open` says whether the pool has a backend to give.
     #[must_use]
     pub fn ask(&self, open: bool, now: Millis) -> Turn {
-        let mut line = self.hold.line();
+        let mut guard = self.hold.line();
+        let line = &mut *guard;
         let called = if open { line.release(self.hold.config.release_rate, now) } else { Vec::new() };
         let is_first = line.waiting.first() == Some(&self.ticket);
         let (next_release, dissolved) = (line.next_release.div_ceil(NANOS), line.dissolved);
+        // Somebody who came sooner was released as well, and is back already: it is that one's turn again.
+        let overtakes = !dissolved && line.waiting.first().is_some_and(|first| *first < self.ticket);
         let turn = match line.places.get_mut(&self.ticket) {
             None => Turn::Displaced,
+            Some(place) if overtakes && place.released.is_some() && now < self.deadline => {
+                (place.called, place.released) = (false, None);
+                line.waiting.insert(self.ticket);
+                Turn::Wait { until: self.deadline }
+            }
             Some(place) => {
                 place.called = false;
                 match place.released {
@@ -260,7 +268,7 @@ impl Held {
                 }
             }
         };
-        drop(line);
+        drop(guard);
         wake(called);
         turn
     }

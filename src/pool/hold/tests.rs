@@ -405,3 +405,17 @@ proptest! {
         prop_assert_eq!(names.len(), world.served.len(), "each once");
     }
 }
+
+/// Between the calls of both there may be time enough for a place to come free.
+#[test]
+fn who_was_released_as_well_does_not_overtake_one_who_is_back() {
+    let hold = hold_of(|config| config.release_rate = Rate { count: 1_000, per: Duration::from_secs(1) });
+    let [first, second] = [(); 2].map(|()| hold.enter(false, 1_000).unwrap());
+    hold.release(1_100);
+    assert_eq!(first.ask(true, 1_100), Turn::Search);
+    first.come_back(1_100);
+    assert_eq!(second.ask(true, 1_101), Turn::Wait { until: 6_000 });
+    assert_eq!(first.ask(true, 1_100 + PAUSE), Turn::Search);
+    first.serve(Duration::ZERO);
+    assert_eq!(second.ask(true, 1_100 + PAUSE + 1), Turn::Search);
+}
