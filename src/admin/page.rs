@@ -2,6 +2,7 @@
 //!
 //! Owns the HTML and its escaping. Every text that isn't a constant of this file passes through [`Escaped`].
 
+use super::Phase;
 use super::generations::{ConfigStatus, Generation, RefusedConfig};
 use super::moment::Moment;
 use super::status::{BackendStatus, LimitStatus, Listener, PoolStatus, RouteStatus, Status};
@@ -20,7 +21,7 @@ struct Page<'a>(&'a Status);
 
 impl Display for Page<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Status { version, phase, gates, generation, workers, started, now, .. } = self.0;
+        let Status { version, phase, ready, gates, generation, workers, started, now, .. } = self.0;
         f.write_str(concat!(
             "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n",
             "<meta name=\"viewport\" content=\"width=device-width\">\n<meta http-equiv=\"refresh\" content=\"5\">\n",
@@ -28,6 +29,7 @@ impl Display for Page<'_> {
         ))?;
         writeln!(f, "<h1>tidegate <small>{}</small></h1>", Escaped(version))?;
         let running = Coarse(started.until(*now));
+        let phase = if *phase == Phase::Ready.as_str() && !ready { "not ready" } else { phase };
         writeln!(f, "<p>{}, running for {running}, generation {generation}, {workers} workers", Escaped(phase))?;
         if !gates.is_empty() {
             f.write_str("<ul class=\"gates\">\n")?;
@@ -36,6 +38,7 @@ impl Display for Page<'_> {
             }
             f.write_str("</ul>\n")?;
         }
+        self.beside_the_file(f)?;
         self.listeners(f)?;
         self.limits(f)?;
         self.0.pools.iter().try_for_each(|pool| self.pool(pool, f))?;
@@ -47,6 +50,22 @@ impl Display for Page<'_> {
 }
 
 impl Page<'_> {
+    /// In what the process isn't as its config file says.
+    fn beside_the_file(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Status { needs_upgrade, adjustments, .. } = self.0;
+        if !needs_upgrade.is_empty() {
+            writeln!(f, "<p class=\"degraded\">waits for an upgrade: {}", Escaped(&needs_upgrade.join(", ")))?;
+        }
+        let listeners = adjustments.listeners.keys().map(|name| format!("listener {name}"));
+        let pools = adjustments.pools.keys().map(|name| format!("pool {name}"));
+        let level = adjustments.log_level.map(|level| format!("log {}", level.word()));
+        let changed: Vec<String> = listeners.chain(pools).chain(level).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "<p>changed at run time: {}", Escaped(&changed.join(", ")))
+    }
+
     fn listeners(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str("<h2>Listeners</h2>\n<table>\n")?;
         f.write_str("<tr><th>name<th>bind<th>pool<th>state<th>active<th>total\n")?;
@@ -148,6 +167,7 @@ impl Page<'_> {
             name,
             address,
             weight,
+            weight_configured,
             tier,
             state,
             share,
@@ -160,7 +180,11 @@ impl Page<'_> {
             ..
         } = backend;
         write!(f, "<tr><td>{}<td>{}<td class=\"number\">{tier}", Escaped(name), Escaped(address))?;
-        write!(f, "<td class=\"number\">{weight}<td class=\"number\">{:.0} %", share * 100.0)?;
+        write!(f, "<td class=\"number\">{weight}")?;
+        if weight != weight_configured {
+            write!(f, " (file: {weight_configured})")?;
+        }
+        write!(f, "<td class=\"number\">{:.0} %", share * 100.0)?;
         write!(f, "<td class=\"{state}\">{state}<td>{}", Coarse(since.until(self.0.now)))?;
         let full = max_connections.is_some_and(|max| *active >= max);
         write!(f, "<td class=\"number{}\">", if full { " degraded" } else { "" })?;

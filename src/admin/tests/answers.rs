@@ -180,6 +180,31 @@ async fn status_shows_the_table_and_its_state() {
 }
 
 #[tokio::test]
+async fn the_page_says_what_keeps_it_from_being_ready_and_what_is_not_as_in_the_file() {
+    let served = Served::tcp();
+    let page = served.get("/").await.body;
+    for part in
+        ["<p>not ready, ", "<li>pool app has no available backend\n", ">waits for an upgrade: runtime.workers\n"]
+    {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
+    assert!(!page.contains("changed at run time") && !page.contains("(file: "), "{page}");
+
+    served.all_up();
+    let adjusted = r#"{"listeners": {"web": "enabled"}, "pools": {"app": {"backends": {"10.0.0.1:80": {"weight": 7}}}},
+        "log_level": "debug"}"#;
+    let adjusted: Adjustments = serde_json::from_str(adjusted).unwrap();
+    let app = Arc::clone(&served.table.load().pools[0]);
+    app.adjust(&adjusted.pools["app"].backends, &served.metrics, false, Now::read());
+    served.adjustments.store(Arc::new(adjusted));
+    let page = served.get("/").await.body;
+    let row = "<tr><td>10.0.0.1:80<td>10.0.0.1:80<td class=\"number\">0<td class=\"number\">7 (file: 1)<td";
+    for part in ["<p>ready, ", "<p>changed at run time: listener web, pool app, log debug\n", row] {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
+}
+
+#[tokio::test]
 async fn the_page_shows_markup_as_text_and_runs_nothing() {
     let served = Served::tcp();
     served.backend(0).set_last_error("</td><script>alert(1)</script>", 1_650_000_000_123);

@@ -49,6 +49,7 @@ const WORKERS: usize = 2;
 struct Served {
     address: BindAddr,
     table: Arc<ArcSwap<RoutingTable>>,
+    adjustments: Arc<ArcSwap<Adjustments>>,
     metrics: Arc<Metrics>,
     phase: watch::Sender<Phase>,
     stop: oneshot::Sender<()>,
@@ -93,7 +94,7 @@ impl Served {
         let address = socket.address.clone();
         let metrics = Arc::new(Metrics::new().unwrap());
         let table = Arc::new(ArcSwap::from_pointee(table(config, &metrics)));
-        let phase = watch::Sender::new(Phase::Ready);
+        let (adjustments, phase) = (Arc::default(), watch::Sender::new(Phase::Ready));
         let (commands, calls) = command::channel();
         let own = Own::now();
         let access = Access::load(&Config::parse("lb.toml", config.as_bytes()).unwrap().config.admin, &own).unwrap();
@@ -103,7 +104,7 @@ impl Served {
             who: Arc::new(Who::new(access)),
             places: Places::new(MAX_CONNECTIONS),
             table: Arc::clone(&table),
-            adjustments: Arc::default(),
+            adjustments: Arc::clone(&adjustments),
             metrics: Arc::clone(&metrics),
             phase: phase.subscribe(),
             workers: WORKERS,
@@ -115,7 +116,7 @@ impl Served {
         let listener = Arc::new(Listener::new(socket).unwrap());
         let stopped = async move { _ = stopped.await };
         let serving = drain::spawn(serve(listener, Arc::new(state), stopped));
-        Self { address, table, metrics, phase, stop, serving, calls }
+        Self { address, table, adjustments, metrics, phase, stop, serving, calls }
     }
 
     async fn connect(&self) -> Stream {
