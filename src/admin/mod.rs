@@ -227,7 +227,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 type Stream = Box<dyn Duplex>;
 
-/// Serves one socket until `stop` is ready, then lets answers that have begun be finished, within a bound.
+/// Serves one socket until `stop` is ready, then lets answers that have begun be finished, within a bound. Who comes
+/// after that is left to another process that has the socket.
 pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future<Output = ()>) {
     let mut stop = pin!(stop);
     // Its drop, also by a panic, tells all connections to end.
@@ -237,6 +238,7 @@ pub async fn serve(listener: Arc<Listener>, state: Arc<State>, stop: impl Future
     let tell = Every::new(TELL, Instant::now());
     loop {
         let accepted = tokio::select! {
+            biased;
             () = &mut stop => break,
             accepted = listener.accept() => accepted,
         };

@@ -265,3 +265,22 @@ async fn f77_a_name_that_is_not_ours_is_misdirected() {
     }
     assert_eq!(served.metrics.admin_denied(crate::metrics::AdminDenial::Host).get(), 1);
 }
+
+#[tokio::test]
+async fn who_comes_when_another_process_has_the_socket_is_left_to_it() {
+    let address = BindAddr("127.0.0.1:0".parse().map(Endpoint::Tcp).unwrap());
+    let socket = bind_all(&address, &options(), 1, Neighbours::None).unwrap().pop().unwrap();
+    socket.listen(128).unwrap();
+    for _ in 0..32 {
+        let served = Served::on(socket.twin().unwrap(), CONFIG);
+        served.get("/livez").await;
+        // Somebody comes, and it is told to stop, before it has looked.
+        let Endpoint::Tcp(at) = socket.address.0 else { panic!("a TCP address") };
+        let _client = std::net::TcpStream::connect(at).unwrap();
+        yield_now().await;
+        served.stop.send(()).unwrap();
+        served.serving.await.unwrap();
+        assert!(socket.has_waiting());
+        socket.accept().unwrap();
+    }
+}

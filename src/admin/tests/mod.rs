@@ -91,6 +91,10 @@ impl Served {
     fn at(endpoint: Endpoint, config: &str) -> Self {
         let socket = bind_all(&BindAddr(endpoint), &options(), 1, Neighbours::None).unwrap().pop().unwrap();
         socket.listen(128).unwrap();
+        Self::on(socket, config)
+    }
+
+    fn on(socket: ListenSocket, config: &str) -> Self {
         let address = socket.address.clone();
         let metrics = Arc::new(Metrics::new().unwrap());
         let table = Arc::new(ArcSwap::from_pointee(table(config, &metrics)));
