@@ -246,8 +246,8 @@ fn is_own_file(remote: &Remote, client: &Client) -> Result<(), Exit> {
     }
     let (named, own) = (named.display(), clean_lines(own));
     Err(Exit::usage(format!(
-        "nothing is done: the process reads {own}, not {named}\nput the new config there, and ask again without -c; what \
-         it would change: tidegate plan -c {named}; to say only where the process is: --admin"
+        "nothing is done: the process reads {own}, not {named}\nput the new config there, and ask again with -c {own}; \
+         what it would change: tidegate plan -c {named}; to say only where the process is: --admin"
     )))
 }
 
