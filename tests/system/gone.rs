@@ -2,8 +2,9 @@
 //! and nothing of how it is.
 
 use crate::kit::metrics::Metrics;
-use crate::kit::{Addr, Backend, Config, Conn, Tidegate, eventually, free_port};
+use crate::kit::{Addr, Backend, Config, Conn, PATIENCE, Tidegate, eventually, free_port};
 use crate::reload::{reload, write};
+use std::time::{Duration, Instant};
 
 /// The samples that tell how something is, of these labels.
 fn standing(metrics: &Metrics, label: &str, value: &str) -> Vec<&'static str> {
@@ -19,10 +20,19 @@ fn standing(metrics: &Metrics, label: &str, value: &str) -> Vec<&'static str> {
     names.into_iter().filter(|name| metrics.has(name, &[(label, value)])).collect()
 }
 
+/// What the last clients of a listener go by is kept for ten seconds, and the time that they have for their first bytes.
+fn until_forgotten(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + 4 * PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "something is left of what has gone");
+        crate::kit::wait::pace(Duration::from_millis(100));
+    }
+}
+
 /// A second listener with a pool of its own, beside the one that every config has.
 fn with_leaver(first: &Backend, other: &Backend) -> String {
     format!(
-        "{}\n[listeners.leaver]\nbind = \"127.0.0.1:0\"\npool = \"leaver\"\n[pools.leaver]\n\
+        "{}\n[listeners.leaver]\nbind = \"127.0.0.1:0\"\npool = \"leaver\"\npreread_timeout = \"100ms\"\n[pools.leaver]\n\
          backends = [{{ address = \"{other}\", max_connections = 9 }}]\n",
         Config::over([first])
     )
@@ -60,7 +70,7 @@ fn f49_what_left_the_config_is_not_told_to_be_well_while_its_sessions_last() {
 
     reload(&tidegate, Config::over([&first]));
     drop(client);
-    eventually("nothing is left of it", || {
+    until_forgotten(|| {
         let text = tidegate.metrics().to_string();
         !text.contains("leaver") && !text.contains(&label)
     });
@@ -93,7 +103,7 @@ fn names_that_were_there_once_leave_nothing_behind_over_300_reloads() {
     let address = format!("127.0.0.1:{}", free_port());
     let config = |number: usize| {
         format!(
-            "{}\n[listeners.l{number}]\nbind = \"{address}\"\npool = \"p{number}\"\n\
+            "{}\n[listeners.l{number}]\nbind = \"{address}\"\npool = \"p{number}\"\npreread_timeout = \"100ms\"\n\
              max_connections = 9\n[limits.s{number}]\nmax_connections = 9\n[pools.p{number}]\n\
              backends = [{{ name = \"b{number}\", address = \"{backend}\", max_connections = 9 }}]\n\
              queue.max_waiting = 5\n",
@@ -124,6 +134,6 @@ fn names_that_were_there_once_leave_nothing_behind_over_300_reloads() {
         names.extend(metrics.values("tidegate_listener_connections_total", "listener"));
         names
     };
-    eventually("only what the config has is told of", || left() == [backend.to_string(), "web".to_owned()]);
-    eventually("nothing of the others is left", || tidegate.metrics().to_string().lines().count() < before);
+    until_forgotten(|| left() == [backend.to_string(), "web".to_owned()]);
+    until_forgotten(|| tidegate.metrics().to_string().lines().count() < before);
 }
