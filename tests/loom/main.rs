@@ -8,7 +8,7 @@
 use loom::future::block_on;
 use loom::model::Builder;
 use loom::thread;
-use queue::{Terms, Turn, WaitingList};
+use queue::{Terms, Turn, Waiter, WaitingList};
 use std::sync::Arc;
 use sync::{AtomicU32, Ordering};
 use tidegate::{clock, config};
@@ -63,7 +63,10 @@ impl Pool {
         if self.waiting.is_empty() && self.claim() {
             return;
         }
-        let mut waiter = self.waiting.enter(None, false, 1).unwrap();
+        self.wait(self.waiting.enter(None, false, 1).unwrap());
+    }
+
+    fn wait(&self, mut waiter: Waiter) {
         block_on(async {
             loop {
                 assert_eq!(waiter.turn().await, Turn::Try);
@@ -151,6 +154,23 @@ fn a_maximum_that_is_raised_lets_in_those_that_wait() {
         let session = thread::spawn(move || other.claim_or_wait());
         pool.count.set_max(2);
         pool.waiting.nudge(true);
+        session.join().unwrap();
+        assert_eq!((pool.count.active(), pool.waiting.len()), (2, 0));
+    });
+}
+
+/// Each of the two places tells one of those that wait, and whoever is come to first may leave its turn to the other.
+#[test]
+fn two_places_that_come_free_are_had_by_the_two_that_wait() {
+    check(|| {
+        let pool = Pool::new(2);
+        assert!(pool.claim() && pool.claim());
+        let [first, second] = [(); 2].map(|()| pool.waiting.enter(None, false, 1).unwrap());
+        let other = Arc::clone(&pool);
+        let session = thread::spawn(move || other.wait(first));
+        pool.release();
+        pool.release();
+        pool.wait(second);
         session.join().unwrap();
         assert_eq!((pool.count.active(), pool.waiting.len()), (2, 0));
     });
