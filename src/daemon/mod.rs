@@ -78,6 +78,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep_until, timeout};
+use tracing::field::debug;
 use upgrade::{Program, Successor, Word};
 use worker::{Ended, WorkerThread};
 
@@ -346,7 +347,9 @@ impl Daemon {
         self.phase.send_replace(Phase::Draining);
         notify(&[NotifyState::Stopping, NotifyState::Status(&status_line::draining(&live.shared))]);
         let lame_duck = live.config.runtime.lame_duck;
-        tracing::info!(signal, ?lame_duck, drain_timeout = ?live.config.runtime.drain_timeout, "stopping");
+        let told = (!lame_duck.is_zero()).then_some(debug(lame_duck));
+        let drain_timeout = live.config.runtime.drain_timeout;
+        tracing::info!(signal, lame_duck = told, ?drain_timeout, "stopping");
         if lame_duck.is_zero() { self.start_draining(live) } else { Stop::LameDuck(Instant::now() + lame_duck) }
     }
 
@@ -366,7 +369,8 @@ impl Daemon {
             tracing::error!(%error, "can't tell the successor to go");
         }
         let retired_timeout = live.config.runtime.retired_timeout;
-        tracing::info!(successor = successor.pid, ?retired_timeout, "handed over; finishing the sessions");
+        let told = retired_timeout.map(debug);
+        tracing::info!(successor = successor.pid, retired_timeout = told, "handed over; finishing the sessions");
         Stop::Retired(retired_timeout.map(|timeout| self.end_after(timeout, live)))
     }
 
