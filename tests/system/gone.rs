@@ -20,7 +20,7 @@ fn standing(metrics: &Metrics, label: &str, value: &str) -> Vec<&'static str> {
     names.into_iter().filter(|name| metrics.has(name, &[(label, value)])).collect()
 }
 
-/// What the last clients of a listener go by is kept for ten seconds, and the time that they have for their first bytes.
+/// What the last clients of a listener go by is kept for ten seconds, and as long as they have for their first bytes.
 fn until_forgotten(is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + 4 * PATIENCE;
     while !is_so() {
