@@ -3,7 +3,8 @@
 //! Owns which of them is for which address of the config. What belongs to an address is found in this order: what is
 //! called like the listener and was bound for that address; what was bound for that address, whatever it is called;
 //! and of the service manager's, what is called like the listener, in the order of its addresses, wherever it is bound:
-//! there the unit decides. Whatever nobody wants is named in the log and closed. Next: `net::listen::adopt`.
+//! there the unit decides (what a process has stored is known by its `SO_REUSEPORT`). Whatever nobody wants is named in
+//! the log and closed. Next: `net::listen::adopt`.
 
 use super::fd_store;
 use crate::config::Config;
@@ -103,7 +104,8 @@ impl Inherited {
             |listener, address, found| {
                 let is_tcp = |address: &BindAddr| matches!(address.0, Endpoint::Tcp(_));
                 let by_name = found.name == listener.as_str() && found.source == Source::ServiceManager;
-                by_name && is_tcp(address) == is_tcp(&found.given.address)
+                // One that a process has made and stored is where an earlier config had it.
+                by_name && !found.given.has_room_beside() && is_tcp(address) == is_tcp(&found.given.address)
             },
         ];
         for rule in rules {

@@ -265,6 +265,53 @@ fn a_socket_that_a_config_has_no_more_takes_nobody_though_the_manager_has_it_sti
 }
 
 #[test]
+fn after_an_upgrade_too_a_socket_that_a_config_has_no_more_takes_nobody_and_its_path_goes() {
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    let (tcp, path) = (Addr::Tcp(([127, 0, 0, 1], free_port()).into()), directory.path().join("more.sock"));
+    let more = format!("[listeners.more]\nbind = [\"{tcp}\", \"unix:{}\"]\npool = \"web\"\n", path.display());
+    let mut tidegate = with_store(&backend, directory.path(), &more);
+    let (_, stored) = manager.until("FDNAME=more");
+    assert_eq!(stored.len(), 2);
+    for _ in 0..2 {
+        tidegate.signal(Signal::USR2);
+        tidegate.follow_alone();
+    }
+    for address in [&tcp, &Addr::Unix(path.clone())] {
+        Conn::to(address).speak();
+    }
+    write(&tidegate, &backend, "");
+    tidegate.signal(Signal::HUP);
+    manager.until("FDSTOREREMOVE=1");
+    eventually("nobody is let in", || Conn::try_to(&tcp).map(Conn::reset).is_err());
+    eventually("the path is gone", || !path.exists());
+    drop(stored);
+}
+
+#[test]
+fn a_restart_with_another_address_leaves_the_one_that_is_stored() {
+    let backend = Backend::echo();
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    let notify = directory.path().join("notify");
+    let launch = |address: &Addr| {
+        let config = Config::over([&backend]).bind(address).only_runtime("workers = 1");
+        Launch::new(config).env("NOTIFY_SOCKET", notify.to_str().unwrap()).env("FDSTORE", "8")
+    };
+    let [before, after] = [(); 2].map(|()| Addr::Tcp(([127, 0, 0, 1], free_port()).into()));
+    let mut tidegate = launch(&before).start();
+    let (_, mut stored) = manager.until("FDNAME=web");
+    tidegate.signal(Signal::TERM);
+    assert_eq!(tidegate.wait().code, Some(0));
+    let tidegate = launch(&after).given("web", stored.pop().unwrap()).start();
+    assert_eq!(tidegate.addr(), after);
+    manager.until("FDSTOREREMOVE=1");
+    tidegate.echoed();
+    eventually("nobody is let in where it was", || Conn::try_to(&before).map(Conn::reset).is_err());
+}
+
+#[test]
 fn a_stored_socket_that_does_not_suit_any_more_is_bound_anew() {
     let backend = Backend::echo();
     let directory = tempfile::tempdir().unwrap();

@@ -54,6 +54,9 @@ struct Socket {
     /// The service manager has it too.
     #[serde(default)]
     kept: bool,
+    /// Because a process has given it to its store.
+    #[serde(default)]
+    stored: bool,
     #[serde(default)]
     inode: u64,
     #[serde(default)]
@@ -124,8 +127,8 @@ impl Estate {
                 let copy = socket.as_fd().try_clone_to_owned();
                 self.descriptors.push(copy.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?);
                 let (name, wanted) = (name.to_owned(), wanted.to_string());
-                let (kept, owns_path) = (socket.is_kept(), socket.owns_path());
-                self.handover.sockets.push(Socket { name, wanted, kept, inode, owns_path, parked });
+                let (kept, stored, owns_path) = (socket.is_kept(), socket.is_stored(), socket.owns_path());
+                self.handover.sockets.push(Socket { name, wanted, kept, stored, inode, owns_path, parked });
             }
             self.sockets.push((first + place.unwrap_or(inodes.len() - 1), socket));
         }
@@ -187,8 +190,12 @@ impl Handover {
     pub fn candidates(&self, descriptors: Vec<OwnedFd>) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (index, (socket, descriptor)) in self.sockets.iter().zip(descriptors).enumerate() {
-            let source =
-                if socket.kept { Source::ServiceManager } else { Source::Predecessor { owns_path: socket.owns_path } };
+            let owns_path = socket.owns_path;
+            let source = match (socket.kept, socket.stored) {
+                (true, true) => Source::Store { owns_path },
+                (true, false) => Source::ServiceManager,
+                (false, _) => Source::Predecessor { owns_path },
+            };
             let is_admin = socket.name == ADMIN;
             let given = if socket.parked { Given::bound(descriptor) } else { Given::new(descriptor) };
             match (given, address(&socket.wanted)) {

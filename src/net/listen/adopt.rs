@@ -48,6 +48,9 @@ pub enum Unfit {
 pub enum Source {
     /// It keeps the socket for the next process, and the path of a unix socket as well.
     ServiceManager,
+    /// A process before this one has given it to the service manager's store: see [`ListenSocket::take_from_store`].
+    /// Whether the path of a unix socket is to be removed then.
+    Store { owns_path: bool },
     /// It keeps both until they are ours alone: see [`ListenSocket::take_over`]. Whether it would have removed the path
     /// of a unix socket in the end.
     Predecessor { owns_path: bool },
@@ -152,15 +155,16 @@ fn take(given: Given, source: Source, options: &Options) -> Result<ListenSocket,
             earlier = (plain && waiting > 0).then(|| Arc::new(AtomicU32::new(waiting)));
         }
         Endpoint::Unix(file) => {
-            if source == (Source::Predecessor { owns_path: true }) {
+            if matches!(source, Source::Predecessor { owns_path: true } | Source::Store { owns_path: true }) {
                 let lent = OwnedPath::of(file)?;
                 lent.give_away();
                 path = Some(Arc::new(lent));
             }
         }
     }
-    let (kept, lent) = (AtomicBool::new(true), AtomicBool::new(source != Source::ServiceManager));
-    let (stored, passed_on) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (kept, lent) = (AtomicBool::new(true), AtomicBool::new(matches!(source, Source::Predecessor { .. })));
+    let stored = AtomicBool::new(matches!(source, Source::Store { .. }));
+    let passed_on = AtomicBool::new(false);
     Ok(ListenSocket { path, socket, address, kept, stored, lent, passed_on, earlier })
 }
 
@@ -169,7 +173,7 @@ pub(super) fn once_more(like: &ListenSocket) -> Result<ListenSocket, Refused> {
     let socket = like.socket.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
     let (kept, lent) = (AtomicBool::new(like.is_kept()), AtomicBool::new(like.is_lent()));
     let (address, path, earlier) = (like.address.clone(), like.path.clone(), like.earlier.clone());
-    let (stored, passed_on) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (stored, passed_on) = (AtomicBool::new(like.is_stored()), AtomicBool::new(false));
     Ok(ListenSocket { path, socket, address, kept, stored, lent, passed_on, earlier })
 }
 

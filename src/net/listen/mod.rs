@@ -103,7 +103,7 @@ pub struct ListenSocket {
     pub address: BindAddr,
     /// Another process listens on it after this one.
     kept: AtomicBool,
-    /// Because this process has given it to the service manager's store.
+    /// Because this process, or one before it, has given it to the service manager's store.
     stored: AtomicBool,
     /// The predecessor's, until it is taken over.
     lent: AtomicBool,
@@ -179,6 +179,12 @@ impl ListenSocket {
         self.stored.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the service manager has it because it was given to its store.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.stored.load(Ordering::Relaxed)
+    }
+
     /// The store is about to have it no more, so that it is this process's to end.
     pub fn take_from_store(&self) {
         if self.stored.swap(false, Ordering::Relaxed) {
@@ -228,10 +234,10 @@ impl ListenSocket {
         self.kept.load(Ordering::Relaxed)
     }
 
-    /// Whether the path of a unix socket is removed when this process closes it.
+    /// Whether the path of a unix socket is removed when this process closes it, or would be but for the store.
     #[must_use]
     pub fn owns_path(&self) -> bool {
-        self.path.as_ref().is_some_and(|path| !path.is_given_away())
+        self.path.as_ref().is_some_and(|path| self.is_stored() || !path.is_given_away())
     }
 
     /// Leaves new clients to other sockets of its address, or has the kernel refuse them, and goes on listening for
