@@ -46,6 +46,7 @@ pub struct Handover {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a socket")]
 struct Socket {
     /// The listener's name.
     name: String,
