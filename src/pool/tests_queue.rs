@@ -137,6 +137,26 @@ fn who_may_not_have_every_backend_hands_its_turn_on() {
     assert_eq!((turn(&mut choosy), turn(&mut easy)), (None, None), "it has looked for all");
 }
 
+/// Of two places, one that may have neither was told, and one that is about to take the first.
+#[test]
+fn who_comes_while_somebody_takes_one_of_two_places_is_told_of_the_other() {
+    let list = list(Order::Lifo, 10);
+    let mut choosy = list.enter(None, true, 1).unwrap();
+    let mut easy = enter(&list, 2);
+    assert_eq!((turn(&mut choosy), turn(&mut easy)), (Some(Turn::Try), None));
+    choosy.failed();
+    assert_eq!(turn(&mut easy), Some(Turn::Try));
+    easy.failed();
+    list.nudge(false);
+    list.nudge(false);
+    assert_eq!((turn(&mut easy), turn(&mut choosy)), (Some(Turn::Try), Some(Turn::Try)));
+    choosy.failed();
+    let mut newcomer = enter(&list, 3);
+    assert_eq!(turn(&mut newcomer), None);
+    easy.served(4);
+    assert_eq!(turn(&mut newcomer), Some(Turn::Try));
+}
+
 #[test]
 fn who_comes_back_has_its_place_again() {
     let list = list(Order::Fifo, 10);
@@ -216,7 +236,7 @@ impl World {
 /// about to try any more, nobody waits for a place that is there.
 #[test]
 fn no_place_is_free_while_somebody_waits_for_it() {
-    for seed in 0..600 {
+    for seed in 0..2_000 {
         let rng = &mut Rng::from_seed(seed);
         let order = [Order::Fifo, Order::Lifo, Order::Adaptive][seed as usize % 3];
         let rooms: Vec<u32> = (0..=rng.below(3)).map(|_| rng.below(3) as u32).collect();

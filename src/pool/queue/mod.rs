@@ -6,7 +6,8 @@
 //! nudge is a baton for one place, or for as many as there are (`more`). Who holds one tries; if it is served with
 //! `more`, it hands the baton on. If it gets nothing and might have had any backend, there was nothing, and the baton
 //! is gone; if it may not have every backend (it is *choosy*: it has failed on some), the next after it gets the baton.
-//! Who leaves with a baton hands it on. A baton that finds everybody nudged makes one of them hand on what it leaves.
+//! Who leaves with a baton hands it on. A baton that finds everybody nudged makes one of them hand on what it leaves; one
+//! that finds nobody, because the others are trying, makes the next who is served do that.
 //!
 //! Pure but for its lock: time is an argument, and a task is woken by its `Waker`, after the lock was given back.
 //! Invariants: who is in the list is there once, and leaves it by its guard; nobody enters a list that is full.
@@ -80,6 +81,8 @@ struct State {
     nudged: BTreeMap<Ticket, (Entry, Baton)>,
     /// How many of both are not choosy.
     easy: usize,
+    /// A baton has ended where all whom it could go to had none of what it told of, or try already.
+    left: bool,
     flow: Flow,
     /// The latest moment that anybody has told of.
     now: Millis,
@@ -114,6 +117,7 @@ impl WaitingList {
             resting: BTreeMap::new(),
             nudged: BTreeMap::new(),
             easy: 0,
+            left: false,
             flow: Flow::new(),
             now: 0,
         };
@@ -345,9 +349,11 @@ impl State {
             let baton = self.baton(more, false);
             return self.hand(ticket, baton);
         }
-        // All that could be told will try anyway, and one of them looks after what is left.
-        if let Some(mut nudged) = self.nudged.last_entry() {
-            nudged.get_mut().1.more = true;
+        // All that could be told will try anyway, and one of them looks after what is left; or else whoever of those that
+        // are trying already is served: by then, others may have come.
+        match self.nudged.last_entry() {
+            Some(mut nudged) => nudged.get_mut().1.more = true,
+            None => self.left = !self.resting.is_empty(),
         }
         None
     }
@@ -431,12 +437,13 @@ impl Waiter {
             state.flow.serve();
             // It may have been nudged once more while it tried.
             let (_, again) = state.remove(self.ticket);
-            let rest = self.baton.take().filter(|baton| baton.more);
+            let rest = self.baton.take().is_some_and(|baton| baton.more) | std::mem::take(&mut state.left);
             self.list.count(&state);
-            again.or(rest).and_then(|baton| {
-                let more = baton.more || rest.is_some();
-                state.nudge(more, None)
-            })
+            match again {
+                Some(baton) => state.nudge(baton.more || rest, None),
+                None if rest => state.nudge(true, None),
+                None => None,
+            }
         };
         wake(woken);
     }
