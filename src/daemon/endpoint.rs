@@ -178,6 +178,8 @@ impl Endpoint {
 
 impl Door {
     fn close(self) -> watch::Sender<bool> {
+        // It is there until the last answer has been given; who comes meanwhile finds those that take its place.
+        let _ = self.socket.hide();
         self.stop.send_replace(true);
         self.stop
     }

@@ -72,8 +72,12 @@ fn an_address_for_all_takes_the_place_of_one_on_the_same_port() {
     for wanted in ["0.0.0.0", "127.0.0.1"] {
         let wanted = Addr::parse(&format!("{wanted}:{port}"));
         write(&tidegate, listens(&Config::over([&echo]), &[&wanted]));
+        // The old address waits for the end of this one, and has no part in those that come meanwhile.
+        let mut slow = Conn::to(&here(port));
+        slow.send("GET /livez HTTP/1.1\r\n");
         let answer = post(&here(port), "/reload", "");
         assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(get(&here(port), "/livez").status, 200);
     }
     assert_eq!(get(&here(port), "/status").json()["generation"], 3);
 }
