@@ -82,29 +82,6 @@ fn two_places_are_two_turns() {
     assert_eq!(turns, [Some(Turn::Try), Some(Turn::Try), None]);
 }
 
-/// Workers come to those that were told each in its time.
-#[test]
-fn who_is_come_to_sooner_than_the_one_before_it_leaves_its_turn_to_that_one_once() {
-    for (order, [first, second, third]) in [(Order::Fifo, [0, 1, 2]), (Order::Lifo, [2, 1, 0])] {
-        let list = list(order, 10);
-        let mut waiters: Vec<Option<Waiter>> = (1..=3).map(|now| Some(enter(&list, now))).collect();
-        let turn = |waiter: &mut Option<Waiter>| turn(waiter.as_mut().unwrap());
-        list.nudge(false);
-        list.nudge(false);
-        assert_eq!(turn(&mut waiters[second]), None);
-        assert_eq!(turn(&mut waiters[first]), Some(Turn::Try));
-        waiters[first].take().unwrap().served(4);
-        assert_eq!(turn(&mut waiters[second]), Some(Turn::Try), "there may be a place for it, too");
-        waiters[second].as_mut().unwrap().failed();
-        // Now the worker of the one before is stuck.
-        list.nudge(false);
-        list.nudge(false);
-        assert_eq!(turn(&mut waiters[third]), None);
-        list.nudge(false);
-        assert_eq!(turn(&mut waiters[third]), Some(Turn::Try));
-    }
-}
-
 #[test]
 fn who_leaves_hands_its_turn_on() {
     let list = list(Order::Fifo, 10);

@@ -93,8 +93,6 @@ struct Entry {
     since: Millis,
     choosy: bool,
     waker: Option<Waker>,
-    /// It has left its turn to one before it, once.
-    polite: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +182,7 @@ impl WaitingList {
         // has to look: a place may have come free just before this one is seen here.
         let somebody_must_try = state.easy == 0;
         state.easy += usize::from(!choosy);
-        let entry = Entry { since: now, choosy, waker: None, polite: false };
+        let entry = Entry { since: now, choosy, waker: None };
         let woken = if place.is_some() {
             // Those behind it may have been told of a place that it would have been told of.
             let baton = state.baton(true, false);
@@ -306,22 +304,6 @@ impl State {
         Baton { more, newest_first, begun: self.next }
     }
 
-    /// Whether one before it is about to try as well, and was only not come to yet, as by another worker: then that one
-    /// looks after both places. It is believed once, as its worker may be stuck.
-    fn leaves_to_one_before(&mut self, ticket: Ticket, newest_first: bool) -> bool {
-        let before = if newest_first {
-            self.nudged.range_mut(ticket + 1..).next_back()
-        } else {
-            self.nudged.range_mut(..ticket).next()
-        };
-        match before {
-            // What it leaves goes the same way.
-            Some((_, (_, baton))) if baton.newest_first == newest_first => baton.more = true,
-            _ => return false,
-        }
-        true
-    }
-
     fn hand(&mut self, ticket: Ticket, baton: Baton) -> Option<Waker> {
         let mut entry = self.resting.remove(&ticket)?;
         let waker = entry.waker.take();
@@ -390,13 +372,7 @@ impl Waiter {
 
     fn poll_turn(&mut self, waker: &Waker) -> Poll<Turn> {
         let mut state = self.list.state();
-        if let Some((mut entry, baton)) = state.nudged.remove(&self.ticket) {
-            if !entry.polite && state.leaves_to_one_before(self.ticket, baton.newest_first) {
-                entry.polite = true;
-                entry.waker = Some(waker.clone());
-                state.resting.insert(self.ticket, entry);
-                return Poll::Pending;
-            }
+        if let Some((entry, baton)) = state.nudged.remove(&self.ticket) {
             // Back before it tries, so that what comes free meanwhile finds it again.
             state.resting.insert(self.ticket, entry);
             self.baton = Some(baton);
