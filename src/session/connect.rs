@@ -98,6 +98,8 @@ pub(super) enum Followed {
 pub(super) struct Attempt {
     slot: Slot,
     begun: Instant,
+    /// The time that its connect may take.
+    granted: Duration,
     /// It was believed to be up.
     chosen_up: bool,
 }
@@ -244,21 +246,21 @@ impl Search {
         self.tried.push(slot.id);
         self.attempts_left -= 1;
         let chosen_up = slot.is_up();
-        Some(Attempt { slot, begun, chosen_up })
+        Some(Attempt { slot, begun, granted: Duration::ZERO, chosen_up })
     }
 
     /// One attempt, and a second one beside it if the first takes its time and the pool allows it. `None` if all that
     /// ran have failed.
     async fn race(
         &mut self,
-        first: Attempt,
+        mut first: Attempt,
         record: &mut Record,
         worker: &Worker,
         deadline: Instant,
         watch: Option<&Watch>,
     ) -> Option<(Attempt, Stream)> {
         let behalf = self.behalf(record, worker);
-        let mut one = pin!(self.connecting(&first, behalf, deadline));
+        let mut one = pin!(self.connecting(&mut first, behalf, deadline));
         let patience = self.pool.connect.hedge_after.filter(|_| self.attempts_left > 0);
         let Some(patience) = patience else {
             let result = shown(record, worker, &first, watch).during(one).await;
@@ -268,11 +270,11 @@ impl Search {
         if let Ok(result) = shown(record, worker, &first, watch).during(first_part).await {
             return self.settle(first, result, record);
         }
-        let Some(second) = self.hedge(worker) else {
+        let Some(mut second) = self.hedge(worker) else {
             let result = shown(record, worker, &first, watch).during(one).await;
             return self.settle(first, result, record);
         };
-        let mut two = pin!(self.connecting(&second, behalf, deadline));
+        let mut two = pin!(self.connecting(&mut second, behalf, deadline));
         let (first_ended, result) = tokio::select! {
             biased;
             result = &mut one => (true, result),
@@ -314,12 +316,13 @@ impl Search {
 
     fn connecting(
         &self,
-        attempt: &Attempt,
+        attempt: &mut Attempt,
         behalf: Behalf,
         deadline: Instant,
     ) -> impl Future<Output = Connecting> + use<> {
         let left = deadline.saturating_duration_since(attempt.begun);
         let (address, limit) = (attempt.slot.address.clone(), self.pool.connect.timeout.min(left));
+        attempt.granted = limit;
         let (origin, preface) = (Arc::clone(&self.pool.origin), self.preface.clone());
         async move {
             let connecting = async {
@@ -344,7 +347,7 @@ impl Search {
         }
     }
 
-    fn succeed(&self, Attempt { slot, begun, chosen_up }: Attempt, record: &mut Record) -> Slot {
+    fn succeed(&self, Attempt { slot, begun, chosen_up, .. }: Attempt, record: &mut Record) -> Slot {
         let now = Instant::now();
         let took = now - begun;
         slot.connect_succeeded();
@@ -359,7 +362,7 @@ impl Search {
         slot
     }
 
-    fn fail(&mut self, Attempt { slot, begun, .. }: &Attempt, error: ConnectError, record: &mut Record) {
+    fn fail(&mut self, Attempt { slot, begun, granted, .. }: &Attempt, error: ConnectError, record: &mut Record) {
         let (outcome, took) = (error.reason().as_str(), begun.elapsed());
         record.failed_mut().push(FailedAttempt { backend: Arc::clone(&slot.label), outcome, took });
         slot.connect_failed(error.reason(), &error.to_string(), unix_ms());
@@ -369,8 +372,9 @@ impl Search {
         if let Some(why) = self.pool.origin.complaint(error, Behalf::Client(record.client, 0), Instant::now()) {
             tracing::warn!(pool = %self.pool.name, backend = &*slot.label, "can't connect: {why}");
         }
-        // An attempt that the budget has cut to less than half of its time proves nothing.
-        let had_time = took * 2 >= self.pool.connect.timeout.min(self.pool.connect.budget);
+        // An attempt that the budget has cut to less than half of its time proves nothing, also where it took longer
+        // because this process stood still.
+        let had_time = *granted * 2 >= self.pool.connect.timeout.min(self.pool.connect.budget);
         if !error.is_ours() && (had_time || error.reason() != ConnectErrorReason::Timeout) {
             report::failed(&self.pool, slot, slot.is_on_trial(), TrafficFailure::Connect);
             // Whoever refuses is quick about it, which must not look like being near.

@@ -1,11 +1,13 @@
 //! Finding a backend: failover, time-outs and the budget, and the ends of a session before it has a backend.
 
 use crate::kit::conn::Rest;
+use crate::kit::wait::pace;
 use crate::kit::{
-    Backend, Config, End, Listening, PATIENCE, Refusing, Silent, Tidegate, eventually, eventually_eq, kernel,
+    Backend, Config, End, Launch, Listening, PATIENCE, Refusing, Silent, Tidegate, eventually, eventually_eq, kernel,
 };
 use rustix::process::Signal;
-use std::time::Instant;
+use std::fs;
+use std::time::{Duration, Instant};
 
 const SYN_SENT: &[&str] = &["02"];
 
@@ -106,6 +108,28 @@ fn f19_the_budget_bounds_all_attempts_together() {
     assert!(wait >= 5.0, "{wait}");
     // Three full time-outs would be 9 s; the rest is what a busy machine may add.
     assert!(wait < 8.5, "{wait}");
+}
+
+/// What the budget leaves to the second attempt is too little to say anything of a backend, however long it took.
+#[test]
+fn f19_a_connect_that_was_cut_short_is_no_failure_though_this_process_stood_still() {
+    const FAILURES: &str = "tidegate_backend_traffic_failures_total";
+    let silent = [Silent::new(), Silent::new()];
+    let config = Config::over(&silent).connect("timeout = \"2s\"\nattempts = 2\nbudget = \"2600ms\"");
+    let launch = Launch::new(logged(config).only_runtime("workers = 1"));
+    let stall = launch.dir().join("stall");
+    let tidegate = launch.env("TIDEGATE_TEST_STALL", &format!("0:{}", stall.display())).start();
+    let mut client = tidegate.connect();
+    eventually("the first attempt has had its time", || tidegate.metrics().sum(FAILURES, &[]) == 1.0);
+    fs::write(&stall, "").unwrap();
+    eventually("the worker stands still", || stall.with_extension("begun").exists());
+    // For more than half of a whole time-out.
+    pace(Duration::from_millis(1_500));
+    fs::remove_file(&stall).unwrap();
+    client.expect_end(End::Rst);
+    let record = tidegate.records(1).remove(0);
+    assert_eq!(attempts(&record), silent.iter().map(|silent| format!("{silent} timeout")).collect::<Vec<_>>());
+    assert_eq!(tidegate.metrics().sum(FAILURES, &[]) as u64, 1);
 }
 
 #[test]
