@@ -48,7 +48,7 @@ mod fate {
 pub struct Attempt {
     /// Until there is a successor, which has it then.
     fate: Option<Arc<AtomicU8>>,
-    /// Of a child that accepts.
+    /// To the child, once there is one.
     socket: Arc<OnceLock<Arc<OwnedFd>>>,
     result: oneshot::Receiver<Result<Successor, String>>,
 }
@@ -69,9 +69,13 @@ impl Attempt {
         let (done, result) = oneshot::channel();
         let fate = Arc::new(AtomicU8::new(fate::OPEN));
         let (own, socket) = (Arc::clone(&fate), Arc::new(OnceLock::new()));
-        let accepting = Arc::clone(&socket);
+        let started = Arc::clone(&socket);
         let attempt = move || match Candidate::start(&program, own) {
-            Ok(candidate) => candidate.raise(estate, &accepting, done),
+            Ok(candidate) => {
+                // Nobody else sets it.
+                let _ = started.set(Arc::clone(&candidate.socket));
+                candidate.raise(estate, done);
+            }
             // Who waits may have given up.
             Err(text) => drop(done.send(Err(text))),
         };
@@ -93,7 +97,8 @@ impl Drop for Attempt {
         let Some(fate) = &self.fate else { return };
         abandon(fate);
         if let Some(socket) = self.socket.get() {
-            // This process may end before the thread looks again: without a word, the child would go on.
+            // This process may end before the thread looks again: without a word, a child that accepts by now, or is just
+            // about to, would go on.
             let _ = wire::send_no(socket);
         }
     }
@@ -165,18 +170,11 @@ impl Candidate {
     }
 
     /// Looks after it to its end, or to that of this process.
-    fn raise(
-        mut self,
-        estate: Estate,
-        accepting: &OnceLock<Arc<OwnedFd>>,
-        done: oneshot::Sender<Result<Successor, String>>,
-    ) {
+    fn raise(mut self, estate: Estate, done: oneshot::Sender<Result<Successor, String>>) {
         let taken = match self.grow_up(&estate) {
             Ok(taken) => taken,
             Err(why) => return drop(done.send(Err(self.fail(&why)))),
         };
-        // Nobody else sets it.
-        let _ = accepting.set(Arc::clone(&self.socket));
         let probation = hook::probation().unwrap_or(PROBATION);
         tracing::info!(successor = self.child.id(), ?probation, "the successor accepts, too");
         let proven = Instant::now() + probation;
@@ -402,5 +400,41 @@ mod hook {
         }
         let _ = variable;
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Adjustments;
+    use std::fs;
+    use std::path::Path;
+
+    /// Waits for it; for half a minute at most.
+    #[expect(clippy::disallowed_methods, reason = "a look is repeated after it")]
+    fn eventually(what: &str, is_so: impl Fn() -> bool) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !is_so() {
+            assert!(Instant::now() < until, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// It may say that it accepts at any moment then, and this process may be gone at the next.
+    #[test]
+    fn a_child_that_does_not_accept_yet_hears_as_well_that_it_is_not_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        // What hears outlives what is killed.
+        let lines = "exec 3<&0; cd \"$0\" && { cat <&3 >heard; touch done; } 2>/dev/null & wait";
+        let folder = dir.path().to_str().unwrap().to_owned();
+        let arguments = ["-c", lines, &folder].map(Into::into).to_vec();
+        let program = Program { path: Path::new("/bin/sh").to_owned(), arguments };
+        let estate = Estate::new(1, String::new(), Vec::new(), Adjustments::default(), &[]);
+        let attempt = Attempt::begin(program, estate);
+        let heard = || fs::read(dir.path().join("heard")).unwrap_or_default();
+        eventually("it has been told everything", || heard().ends_with(b"}e"));
+        drop(attempt);
+        eventually("nobody says any more", || dir.path().join("done").exists());
+        assert!(heard().ends_with(b"}en"), "{:?}", String::from_utf8_lossy(&heard()));
     }
 }

@@ -66,8 +66,8 @@ impl Heir {
                 Some(Message::Description(bytes)) => text.extend(bytes),
                 Some(Message::Descriptors(some)) => descriptors.extend(some),
                 Some(Message::Complete(streams)) => break streams,
+                Some(Message::No) | None => return Err(gone()),
                 Some(_) => return Err(alone(Errno::BADMSG)),
-                None => return Err(gone()),
             }
         };
         let handover = Handover::parse(&text).map_err(Failure::System)?;
@@ -86,7 +86,8 @@ impl Heir {
     pub async fn take_over(self, taken: &[usize], stop: impl Future<Output = &'static str>) -> Result<Word, Failure> {
         let broken = |error| Failure::System(format!("can't speak with the predecessor: {error}"));
         let words = serde_json::to_vec(taken).unwrap_or_default();
-        wire::send_ready(&self.predecessor, &words).map_err(|_| gone())?;
+        // One that is gone may have left its word.
+        let is_heard = wire::send_ready(&self.predecessor, &words).is_ok();
         rustix::io::ioctl_fionbio(&self.predecessor, true).map_err(broken)?;
         let watched = sys::watch(self.predecessor, Interest::READABLE).map_err(broken)?;
         let (mut stop, mut told) = (pin!(stop), None);
@@ -116,6 +117,7 @@ impl Heir {
                     return Ok(Word::No);
                 }
                 Err(Errno::AGAIN) => ready.clear_ready(),
+                Ok(None) | Err(Errno::CONNRESET) if !is_heard => return Err(gone()),
                 Ok(None) | Err(Errno::CONNRESET) => {
                     use_streams(&self.streams);
                     tracing::warn!("the predecessor has gone without a word; going on without it");
