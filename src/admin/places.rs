@@ -1,8 +1,11 @@
 //! The places of the endpoint's connections: so many at once, and who makes room when one more comes.
 //!
 //! Owns that choice: of those that ask for nothing, whoever is so for longest; where there is none, of those whose
-//! answer is made and that take their time to read it. So nobody keeps others out by holding connections, nobody loses
-//! an answer to one who only came, and no request is given up for another before its answer has been made.
+//! answer is made and that take their time to read it. Those have no more than three quarters of the places, and make
+//! room among themselves beyond that: else, with all of them, the next one who comes would be the only one to ask for
+//! nothing yet, and would go for the one after it before it has said a word. So nobody keeps others out by holding
+//! connections, nobody loses an answer to one who only came as long as few read slowly, and no request is given up for
+//! another before its answer has been made.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -70,7 +73,9 @@ impl Places {
         let mut taken = self.lock();
         let is_full = taken.count() >= self.most;
         if is_full {
-            let leaves = taken.idle.pop_first().or_else(|| taken.reading.pop_first());
+            let too_many_read = taken.reading.len() > self.most - self.most / 4;
+            let idle = if too_many_read { None } else { taken.idle.pop_first() };
+            let leaves = idle.or_else(|| taken.reading.pop_first());
             leaves?.1.notify_one();
         }
         let (key, leave) = (taken.key(), Arc::new(Notify::new()));
@@ -208,5 +213,27 @@ mod tests {
         drop((fourth_works, sixth_works, seventh_works));
         drop((third, fourth, fifth, sixth, seventh));
         assert_eq!(places.lock().count(), 0);
+    }
+
+    #[test]
+    fn those_who_read_slowly_leave_a_quarter_of_the_places_to_others() {
+        let places = Places::new(8);
+        let take = || places.take().unwrap().0;
+        let readers: Vec<Place> = (0..8).map(|_| take()).collect();
+        readers.iter().for_each(|reader| drop(reader.work()));
+        // Neither goes before it has asked for anything, though nobody but they asks for nothing.
+        let (first, second) = (take(), take());
+        let told = |all: &[Place]| all.iter().filter(|place| is_told(place)).count();
+        assert_eq!((told(&readers[..2]), told(&readers[2..])), (2, 0));
+        assert!(!is_told(&first) && !is_told(&second));
+        // Six may read in peace.
+        let third = take();
+        assert!(is_told(&first) && !is_told(&second) && !is_told(&third));
+        assert_eq!(told(&readers[2..]), 0);
+        // Who has been answered, and takes the answer, is one of those that ask for nothing again.
+        drop(second.work());
+        second.written();
+        let fourth = take();
+        assert!(is_told(&third) && !is_told(&second) && !is_told(&fourth));
     }
 }
