@@ -220,7 +220,9 @@ mod tests {
         let places = Places::new(8);
         let take = || places.take().unwrap().0;
         let readers: Vec<Place> = (0..8).map(|_| take()).collect();
-        readers.iter().for_each(|reader| drop(reader.work()));
+        for reader in &readers {
+            drop(reader.work());
+        }
         // Neither goes before it has asked for anything, though nobody but they asks for nothing.
         let (first, second) = (take(), take());
         let told = |all: &[Place]| all.iter().filter(|place| is_told(place)).count();

@@ -120,7 +120,7 @@ fn f19_a_connect_that_was_cut_short_is_no_failure_though_this_process_stood_stil
     let stall = launch.dir().join("stall");
     let tidegate = launch.env("TIDEGATE_TEST_STALL", &format!("0:{}", stall.display())).start();
     let mut client = tidegate.connect();
-    eventually("the first attempt has had its time", || tidegate.metrics().sum(FAILURES, &[]) == 1.0);
+    eventually("the first attempt has had its time", || tidegate.metrics().sum(FAILURES, &[]) as u64 == 1);
     fs::write(&stall, "").unwrap();
     eventually("the worker stands still", || stall.with_extension("begun").exists());
     // For more than half of a whole time-out.
