@@ -251,7 +251,7 @@ fn add(target: &Target, added: &AddedBackend, by: &Asker, live: &mut Live) -> Re
     let (whole, _) = target.members(live, &PoolAdjustments::default());
     let returning = whole
         .list
-        .into_iter()
+        .iter()
         .find(|member| member.address == address && added.name.as_deref().is_none_or(|name| *name == *member.label));
     let label = if let Some(member) = returning {
         if view.backends.iter().any(|backend| backend.label == member.label) {
@@ -271,12 +271,16 @@ fn add(target: &Target, added: &AddedBackend, by: &Asker, live: &mut Live) -> Re
         if member.weight != added.weight {
             own.backends.entry(member.label.to_string()).or_default().weight = Some(added.weight);
         }
-        member.label
+        Arc::clone(&member.label)
     } else {
-        let label = added.label().into();
+        let label: Arc<str> = added.label().into();
         // One that was left out by its name gives way to the same one under another.
         own.added.retain(|other| other.address != added.address);
         own.added.push(added.clone());
+        // Nor is it removed any more, if the config hasn't got it: should it come to have it, its word counts.
+        if !whole.list.iter().any(|member| *member.label == *label) {
+            own.removed.retain(|removed| *removed != *label);
+        }
         label
     };
     next.prune();

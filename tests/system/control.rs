@@ -129,6 +129,24 @@ fn a_reload_tells_of_whom_it_leaves_out_of_those_that_were_added() {
     assert_eq!(tidegate.answers(4), of(&[("a", 2), ("b", 2)]));
 }
 
+/// Removed while the file had it, added while it hadn't: whoever has it again is the file.
+#[test]
+fn a_backend_that_was_removed_and_added_is_the_files_once_that_has_it_again() {
+    let (world, own) = (World::new(), Backend::named("c"));
+    let with = |more: &str| world.config().to_string().replace("}]", &format!("}}, {{ address = \"{own}\"{more} }}]"));
+    let tidegate = Tidegate::start(with(""));
+    assert!(tidegate.change(&format!("/pools/web/backends/{own}/remove"), ""));
+    reload(&tidegate, world.config());
+    assert!(tidegate.change("/pools/web/backends", &json!({"address": own.to_string()}).to_string()));
+    assert_eq!(tidegate.answers(3), of(&[("a", 1), ("b", 1), ("c", 1)]));
+    write(&tidegate, with(", weight = 2"));
+    let plan = tidegate.post("/plan", "").json();
+    assert_eq!(plan["details"]["adjustments"][0]["becomes"], "taken_over", "{plan}");
+    reload(&tidegate, with(", weight = 2"));
+    assert_eq!(tidegate.answers(4), of(&[("a", 1), ("b", 1), ("c", 2)]));
+    assert_eq!(tidegate.status()["adjustments"], json!({}));
+}
+
 #[test]
 fn sessions_of_a_drained_backend_end_by_the_deadline_and_say_why() {
     let (echo, other) = (Backend::echo(), Backend::echo());
