@@ -5,6 +5,7 @@
 use super::findings::Complaint;
 use super::{Address, address, limits, pools, unit, words};
 use crate::name::{BackendAddr, Endpoint};
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -40,6 +41,16 @@ pub fn quoted(text: &str) -> String {
     words::quoted(text)
 }
 
+/// The text as one word of a command line that people may paste into a shell.
+#[must_use]
+pub fn shell_word(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.into();
+    }
+    format!("'{}'", text.replace('\'', "'\\''")).into()
+}
+
 /// `a, b or c`.
 #[must_use]
 pub fn any_of<S: AsRef<str>>(all: &[S]) -> String {
@@ -54,4 +65,23 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str> + Clone
 
 fn sentence(complaint: &Complaint) -> String {
     format!("{}; {}", complaint.message, complaint.hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_a_word_as_it_is_meant() {
+        for (text, word) in [
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("unix:/run/my app.sock", "'unix:/run/my app.sock'"),
+            ("[::1]:80", "'[::1]:80'"),
+            ("it's", "'it'\\''s'"),
+            ("$HOME", "'$HOME'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(text), word);
+        }
+    }
 }

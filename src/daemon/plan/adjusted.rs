@@ -4,6 +4,7 @@
 //! (`table::members` and `table::settled`). An adjustment to which the config makes no difference is not told of.
 
 use crate::config::plan::{Adjusted, Becomes, Kind};
+use crate::config::values::shell_word;
 use crate::config::{self, AddedBackend, Adjustment, Adjustments, Config, HealthOverride, PoolAdjustments};
 use crate::pool::ResolvedMember;
 use crate::table::{Resolution, Warning, members, settled};
@@ -148,8 +149,8 @@ impl Pool<'_> {
                 "was removed at run time, and stays out should the config have it again".to_owned(),
             )),
             (None, Some(after)) => {
-                let back = format!("tidegate add {} {} brings it back", self.name, after.address);
-                Some((Becomes::Applies, format!("was removed at run time, and stays out: {back}")))
+                let back = as_typed(self.name, &after);
+                Some((Becomes::Applies, format!("was removed at run time, and stays out: {back} brings it back")))
             }
             (Some(before), Some(after)) if before != after => {
                 Some((Becomes::Stays, "was removed at run time, and stays out".to_owned()))
@@ -183,6 +184,14 @@ impl Pool<'_> {
             _ => None,
         }
     }
+}
+
+/// What is typed to have a backend as the config has it.
+fn as_typed(pool: &str, member: &ResolvedMember) -> String {
+    let ResolvedMember { address, weight, tier, .. } = member;
+    let weight = if *weight == 1 { String::new() } else { format!(" --weight {weight}") };
+    let tier = if *tier == 0 { String::new() } else { format!(" --tier {tier}") };
+    format!("tidegate add {} {}{weight}{tier}", shell_word(pool), shell_word(&address.to_string()))
 }
 
 /// What is said: `draining, weight 5, forced up`.

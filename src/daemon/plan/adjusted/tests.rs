@@ -104,6 +104,15 @@ fn what_was_removed_stays_out() {
 }
 
 #[test]
+fn the_line_that_brings_a_backend_back_has_it_as_the_config_has_it() {
+    let path = "unix:/run/my app.sock";
+    let more = config(&format!("{ONE}, {{ name = \"b\", address = \"{path}\", weight = 3, tier = 1 }}"), "");
+    let removed = of_pool(PoolAdjustments { removed: vec!["b".to_owned()], ..PoolAdjustments::default() });
+    let (_, says) = one(&config(ONE, ""), &more, &removed);
+    assert!(says.ends_with(": tidegate add p 'unix:/run/my app.sock' --weight 3 --tier 1 brings it back"), "{says}");
+}
+
+#[test]
 fn of_a_pool_or_a_listener_that_goes_all_is_kept() {
     let plain = config(ONE, "");
     let more = "[listeners.x]\nbind = \"127.0.0.1:21501\"\npool = \"x\"\n[pools.x]\nbackends = [\"10.0.0.7:80\"]\n";
