@@ -5,6 +5,7 @@
 use super::client::{Client, Remote, Shape, escaped, wait_for};
 use super::table::clean_lines;
 use super::{DEFAULT_CONFIG, Exit};
+use crate::config::values::shell_word;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -244,10 +245,13 @@ fn is_own_file(remote: &Remote, client: &Client) -> Result<(), Exit> {
     if same {
         return Ok(());
     }
-    let (named, own) = (named.display(), clean_lines(own));
+    let named = std::path::absolute(named).unwrap_or_else(|_| named.to_owned()).display().to_string();
+    let own = clean_lines(own);
+    let (typed, put) = (shell_word(&named), shell_word(&own));
     Err(Exit::usage(format!(
-        "nothing is done: the process reads {own}, not {named}\nput the new config there, and ask again with -c {own}; \
-         what it would change: tidegate plan -c {named}; to say only where the process is: --admin"
+        "nothing is done: the process reads {own}, not {named}\nput the new config there, and ask again with -c {put}; \
+         what it would change: tidegate plan -c {typed}; to say only where the process is: --admin ADDRESS, without -c \
+         and TIDEGATE_CONFIG"
     )))
 }
 

@@ -272,7 +272,7 @@ fn a_file_that_is_not_the_process_s_own_is_not_reloaded_in_its_name() {
     let backend = Backend::echo();
     let tidegate = Tidegate::start(Config::over([&backend]));
     let (admin, own) = (tidegate.admin().to_string(), tidegate.dir().join("lb.toml"));
-    let other = daemon::file(tidegate.dir(), "other.toml", format!("[admin]\nlisten = \"{admin}\"\n"));
+    let other = daemon::file(tidegate.dir(), "an other.toml", format!("[admin]\nlisten = \"{admin}\"\n"));
     let token = tidegate.dir().join("token");
     let reload = |command: &str, file: &std::path::Path| {
         daemon::run(&[
@@ -292,6 +292,13 @@ fn a_file_that_is_not_the_process_s_own_is_not_reloaded_in_its_name() {
             let said = format!("nothing is done: the process reads {}, not {}\n", own.display(), file.display());
             assert!(exit.stderr.starts_with(&said), "{}", exit.stderr);
         }
+        let stderr = reload(command, &other).stderr;
+        let pasted = format!(
+            "ask again with -c {}; what it would change: tidegate plan -c '{}'; ",
+            own.display(),
+            other.display()
+        );
+        assert!(stderr.contains(&pasted), "{stderr}");
     }
     let link = tidegate.dir().join("link.toml");
     std::os::unix::fs::symlink("lb.toml", &link).unwrap();
