@@ -97,8 +97,8 @@ impl Drop for Attempt {
         let Some(fate) = &self.fate else { return };
         abandon(fate);
         if let Some(socket) = self.socket.get() {
-            // This process may end before the thread looks again: without a word, a child that accepts by now, or is just
-            // about to, would go on.
+            // This process may end before the thread looks again: without a word, a child that accepts by now, or is
+            // just about to, would go on.
             let _ = wire::send_no(socket);
         }
     }
