@@ -6,8 +6,8 @@
 //! nudge is a baton for one place, or for as many as there are (`more`). Who holds one tries; if it is served with
 //! `more`, it hands the baton on. If it gets nothing and might have had any backend, there was nothing, and the baton
 //! is gone; if it may not have every backend (it is *choosy*: it has failed on some), the next after it gets the baton.
-//! Who leaves with a baton hands it on. A baton that finds everybody nudged makes one of them hand on what it leaves; one
-//! that finds nobody, because the others are trying, makes the next who is served do that.
+//! Who leaves with a baton hands it on. A baton that finds everybody nudged makes one of them hand on what it leaves;
+//! one that finds nobody, because the others are trying, makes the next who is served do that.
 //!
 //! Pure but for its lock: time is an argument, and a task is woken by its `Waker`, after the lock was given back.
 //! Invariants: who is in the list is there once, and leaves it by its guard; nobody enters a list that is full.
@@ -331,8 +331,8 @@ impl State {
             let baton = self.baton(more, false);
             return self.hand(ticket, baton);
         }
-        // All that could be told will try anyway, and one of them looks after what is left; or else whoever of those that
-        // are trying already is served: by then, others may have come.
+        // All that could be told will try anyway, and one of them looks after what is left; or else whoever of those
+        // that are trying already is served: by then, others may have come.
         match self.nudged.last_entry() {
             Some(mut nudged) => nudged.get_mut().1.more = true,
             None => self.left = !self.resting.is_empty(),
