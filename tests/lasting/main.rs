@@ -10,6 +10,7 @@ mod kit;
 
 mod bandwidth;
 mod changes;
+mod gone;
 mod load;
 mod queue_soak;
 mod rolling;

@@ -29,7 +29,6 @@ mod ejection;
 mod ends;
 mod explain;
 mod families;
-mod gone;
 mod health;
 mod hedge;
 mod hold;

@@ -2,9 +2,22 @@
 //! and nothing of how it is.
 
 use crate::kit::metrics::Metrics;
-use crate::kit::{Addr, Backend, Config, Conn, PATIENCE, Tidegate, eventually, free_port};
-use crate::reload::{reload, write};
+use crate::kit::{Addr, Backend, Config, Conn, PATIENCE, Tidegate, eventually, eventually_eq, free_port};
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
+
+/// Makes this its config file.
+fn write(tidegate: &Tidegate, config: impl std::fmt::Display) {
+    let text = config.to_string().replace("$DIR", tidegate.dir().to_str().unwrap());
+    std::fs::write(tidegate.dir().join("lb.toml"), text).unwrap();
+}
+
+fn reload(tidegate: &Tidegate, config: impl std::fmt::Display) {
+    let wanted = tidegate.generation() + 1;
+    write(tidegate, config);
+    tidegate.signal(Signal::HUP);
+    eventually_eq("the reload is done", &wanted, || tidegate.generation());
+}
 
 /// The samples that tell how something is, of these labels.
 fn standing(metrics: &Metrics, label: &str, value: &str) -> Vec<&'static str> {
